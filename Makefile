@@ -1,0 +1,59 @@
+# Every target makes what it needs by itself, on a fresh machine too: the only thing to have is
+# Python 3.13 or 3.12 (`.ci/find-python` looks for it). Packages come from PyPI into .venv.
+
+BIN := .venv/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up test demo check format-check lint types contracts format bench proof lock
+
+help:
+	@printf '%-12s %s\n' \
+	  'make up'     'start pullcord here; prints its address, stops with Ctrl-C (ARGS="--listen ...")' \
+	  'make test'   'all tests, 3 rounds of each kill and race (ARGS="-k name")' \
+	  'make demo'   'a runaway agent, contained before your eyes, in about 30 seconds' \
+	  'make check'  'format, lint, types, import contracts, tests' \
+	  'make proof'  'the kills and races alone, 50 rounds of each (ROUNDS=n)' \
+	  'make bench'  'direct, stock mitmdump and pullcord side by side, in one run' \
+	  'make format' 'rewrite the sources in the one format' \
+	  'make setup'  'make .venv; every target above does it when needed' \
+	  'make lock'   'resolve requirements.lock anew from pyproject.toml'
+
+setup:
+	@.ci/setup
+
+up: setup
+	@exec $(BIN)/pullcord up $(ARGS)
+
+demo: setup
+	@exec $(BIN)/pullcord demo $(ARGS)
+
+test: setup
+	@ROUNDS=$${ROUNDS:-3} $(BIN)/python -m pytest -q $(ARGS)
+
+check: format-check lint types contracts test
+
+format-check: setup
+	@$(BIN)/ruff format --check --quiet --diff .
+
+lint: setup
+	@$(BIN)/ruff check --quiet .
+
+types: setup
+	@$(BIN)/mypy
+
+contracts: setup
+	@$(BIN)/lint-imports --no-logo
+
+format: setup
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: setup
+	@$(BIN)/python tests/bench/run.py $(ARGS)
+
+proof: setup
+	@ROUNDS=$${ROUNDS:-50} $(BIN)/python -m pytest -q -m proof $(ARGS)
+
+lock: setup
+	@.ci/lock

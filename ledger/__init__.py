@@ -1,0 +1,1 @@
+"""The record: the only home of SQL; it keeps what was asked, judged, sent and answered."""

@@ -1,0 +1,144 @@
+"""One call in the admission transaction: facts, verdict, and the rows that the verdict asks for.
+
+It is the one place where a verdict meets the record. A verdict that the record contradicts (an
+allowed write over a live claim, a replay of nothing) is a refusal.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ledger import claims
+from ledger.batch import Batch
+from ledger.claims import Met, Slot
+from ledger.records import Answer, Ask, Decision
+from ledger.sqlite import sqlite3
+from ledger.states import EventType
+from ledger.vault import Vault
+from ledger.windows import Drawn
+from policies.call import ClaimState, Effect, Facts, Identity, ToolCall
+from policies.ceilings import Count
+from policies.policy import Policy
+from policies.verdict import MEANING, Action, Reason, Verdict
+
+Judge = Callable[[Policy, ToolCall, Facts], Verdict]
+
+_REPLAYED = frozenset({Count.CALLS})
+_ALLOWED = frozenset({Count.CALLS, Count.WRITES})
+# A write that meets its own body again and is told that it was made keeps it protected.
+_TOLD = frozenset({Reason.REPLAYED, Reason.DONE_BUT_NOT_STORED})
+
+
+class Admission:
+    """One ask on its way through the transaction. Made, used once, dropped."""
+
+    def __init__(self, batch: Batch, vault: Vault, ask: Ask, policy: Policy) -> None:
+        self._batch = batch
+        self._vault = vault
+        self._ask = ask
+        self._policy = policy
+        self._known: Identity | None = None
+        self._slot: Slot | None = None
+        self._met: Met | None = None
+        self._drawn: Drawn = {}
+
+    def decide(self, judge: Judge) -> Decision:
+        identity: Identity | None = None
+        answer: Answer | None = None
+        try:
+            facts = self._facts()
+            identity = facts.identity
+            verdict = judge(self._policy, self._ask.call, facts)
+            verdict = self._consistent(verdict, identity)
+            if verdict.action is Action.REPLAY:
+                verdict, answer = self._recalled(verdict)
+        except sqlite3.Error:
+            raise
+        except Exception as error:
+            # One call that cannot be judged is refused; the others of the transaction go on.
+            verdict = Verdict(Action.REFUSE, Reason.POLICY_FAILURE, "policy", type(error).__name__)
+        if verdict.reason is not Reason.IN_FLIGHT or not self._ask.may_wait:
+            self._write(verdict, answer)
+        return Decision(verdict, identity, answer)
+
+    def _facts(self) -> Facts:
+        ask, batch = self._ask, self._batch
+        self._known, refused = batch.resolve(ask.claimant, ask.at_us)
+        if self._known is None or refused is not None:
+            return Facts(ask.at_us, None, refused, batch.pulls)
+        call, identity = ask.call, self._known
+        if call.fault is not None:
+            return Facts(ask.at_us, identity, None, batch.pulls)
+        if call.effect is Effect.WRITE:
+            self._slot = claims.slot(call, identity, self._policy.tool(call.tool).key)
+            if self._slot is not None:
+                self._met = claims.find(batch.conn, self._slot, ask.at_us)
+        self._drawn = batch.windows.drawn(self._policy, call, identity)
+        claim = None if self._met is None else self._met.claim
+        return Facts(ask.at_us, identity, None, batch.pulls, claim, self._drawn)
+
+    def _consistent(self, verdict: Verdict, identity: Identity | None) -> Verdict:
+        """The verdict, unless the record says that it cannot be."""
+        wrong = ""
+        if verdict.action is Action.ALLOW:
+            if identity is None or self._ask.call.fault is not None:
+                wrong = "allowed without an identity, or in spite of a fault"
+            elif self._batch.is_open(self._ask.call_id):
+                wrong = "this call id is in use"
+            elif self._met is not None:
+                wrong = "allowed over a live claim"
+        elif verdict.action is Action.REPLAY and (identity is None or self._met is None):
+            wrong = "a replay of nothing"
+        if wrong:
+            return Verdict(Action.REFUSE, Reason.POLICY_FAILURE, "policy", wrong)
+        return verdict
+
+    def _recalled(self, verdict: Verdict) -> tuple[Verdict, Answer | None]:
+        """The stored answer; a refusal when it cannot be opened (another vault key)."""
+        if self._met is None:
+            return verdict, None
+        claim = self._met.claim
+        answer = self._vault.get(self._batch.conn, self._met.row, claim.call_id)
+        if answer is not None:
+            return verdict, answer
+        done = claim.state is ClaimState.DONE
+        reason = Reason.DONE_BUT_NOT_STORED if done else Reason.OUTCOME_UNKNOWN
+        detail = "the stored answer cannot be opened"
+        return replace(verdict, action=Action.REFUSE, reason=reason, detail=detail), None
+
+    def _write(self, verdict: Verdict, answer: Answer | None) -> None:
+        ask, batch = self._ask, self._batch
+        claim_key = None if self._slot is None else self._slot.key
+        if verdict.action is Action.ALLOW:
+            batch.opened(ask.call_id, self._take())
+            batch.windows.charge(self._drawn, ask.at_us, _ALLOWED)
+        elif verdict.action is Action.REPLAY:
+            batch.windows.charge(self._drawn, ask.at_us, _REPLAYED)
+        if self._met is not None:
+            claim_key = self._met.key
+            by_body = not self._met.by_key or ask.call.key is None
+            if verdict.reason in _TOLD and by_body:
+                claims.use(batch.conn, self._met.row, ask.at_us)
+        status = answer.status if answer else None
+        if verdict.action is Action.REFUSE:
+            status = MEANING[verdict.reason].status
+        policy_id = batch.policy_id(self._policy, ask.at_us)
+        batch.journal.decided(
+            ask, self._known, verdict, status=status, claim_key=claim_key, policy_id=policy_id
+        )
+        pull = verdict.pull
+        if pull is not None and batch.pull(pull):
+            batch.journal.moved(
+                EventType.PULLED,
+                pull,
+                actor=pull.actor,
+                reason=pull.reason,
+                at_us=pull.at_us,
+                call_id=ask.call_id,
+            )
+
+    def _take(self) -> int | None:
+        if self._slot is None:
+            return None
+        self._batch.must_last = True
+        ask = self._ask
+        return claims.take(self._batch.conn, self._slot, ask.call, ask.call_id, ask.at_us)

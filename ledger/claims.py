@@ -1,0 +1,165 @@
+"""Claims: the one right to perform a write. Found, taken, settled, and dropped when they expire.
+
+The rules are in design.md section 5 and notes/store.md section 2. A claim is met by its key (the
+one that was sent, or one derived from the body), or by its body under any key of the same run.
+`pending` and `unknown` claims never expire. Every function is called inside a transaction.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from ledger import vault
+from ledger.sqlite import sqlite3
+from ledger.states import ClaimAfter
+from policies.call import Claim, ClaimState, Identity, ToolCall
+from policies.policy import KeyRule
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a write's claim belongs. `body_key` is None where the same body may be sent again."""
+
+    key: bytes
+    body_key: bytes | None
+    keep_us: int
+    same_body_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """A live claim. `by_key` is False when it was met by its body alone."""
+
+    row: int
+    key: bytes
+    by_key: bool
+    claim: Claim
+
+
+def digest(*parts: bytes) -> bytes:
+    """SHA-256 over the parts, each with its length before it, so that no two lists are alike."""
+    return hashlib.sha256(b"".join([len(part).to_bytes(4) + part for part in parts])).digest()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def slot(call: ToolCall, identity: Identity, rule: KeyRule) -> Slot | None:
+    """The claim that a write takes; None when the tool makes no claim for a write without a key,
+    or when the write has no fingerprint: no stored answer could stand for it (a WebSocket)."""
+    if not call.fingerprint:
+        return None
+    tenant, tool = _bytes(identity.tenant), _bytes(call.tool)
+    same_body_us = rule.same_body_seconds * 1_000_000
+    body_key = digest(b"derived", tenant, _bytes(identity.run), tool, call.fingerprint)
+    if call.key is not None:
+        return Slot(
+            key=digest(b"sent", tenant, tool, _bytes(call.key)),
+            body_key=body_key if rule.same_body == "replay" else None,
+            keep_us=rule.keep_seconds * 1_000_000,
+            same_body_us=same_body_us,
+        )
+    if rule.missing != "derive":
+        return None
+    return Slot(body_key, body_key if rule.same_body == "replay" else None, 0, same_body_us)
+
+
+_FIND = (
+    "SELECT id, key, call_id, state, fingerprint, answered, used_us, expires_us FROM claim "
+    "WHERE key IN (?1, ?2) OR body_key = ?2"
+)
+
+
+def find(conn: sqlite3.Connection, slot: Slot, now_us: int) -> Met | None:
+    """The live claim that this write meets. Drops the one with its key when that has expired.
+
+    By body, one that may still run or have happened comes before one that is done.
+    """
+    best: tuple[bool, int] | None = None
+    met: Met | None = None
+    for row in conn.execute(_FIND, (slot.key, slot.body_key)).fetchall():
+        row_id, key, call_id, state, fingerprint, answered, used_us, expires_us = row
+        done = state == "done"
+        if key == slot.key:
+            if done and expires_us <= now_us:
+                _drop(conn, row_id)
+                continue
+            claim = Claim(call_id, ClaimState(state), fingerprint, True, bool(answered))
+            return Met(row_id, key, True, claim)
+        if done and used_us <= now_us - slot.same_body_us:
+            continue
+        if best is None or (not done, used_us) > best:
+            best = (not done, used_us)
+            claim = Claim(call_id, ClaimState(state), fingerprint, False, bool(answered))
+            met = Met(row_id, key, False, claim)
+    return met
+
+
+def take(conn: sqlite3.Connection, slot: Slot, call: ToolCall, call_id: str, now_us: int) -> int:
+    """Claim the write for this call, after `find` found nothing. Returns the claim's row."""
+    cursor = conn.execute(
+        "INSERT INTO claim (key, body_key, fingerprint, call_id, state, created_us, used_us, "
+        "keep_us, same_body_us) VALUES (?, ?, ?, ?, 'pending', ?, ?, ?, ?)",
+        (
+            slot.key,
+            None if slot.body_key == slot.key else slot.body_key,
+            call.fingerprint,
+            call_id,
+            now_us,
+            now_us,
+            slot.keep_us,
+            slot.same_body_us,
+        ),
+    )
+    return int(cursor.lastrowid or 0)
+
+
+# A claim protects until its key's time is over and its body's, whichever is later.
+_USE = (
+    "UPDATE claim SET used_us = max(used_us, ?1), expires_us = CASE WHEN state = 'done' "
+    "THEN max(created_us + keep_us, max(used_us, ?1) + same_body_us) END WHERE id = ?2"
+)
+_SETTLE = (
+    "UPDATE claim SET state = ?3, answered = ?4, used_us = max(used_us, ?1), "
+    "expires_us = CASE WHEN ?3 = 'done' "
+    "THEN max(created_us + keep_us, max(used_us, ?1) + same_body_us) END WHERE id = ?2"
+)
+
+
+def use(conn: sqlite3.Connection, row: int, now_us: int) -> None:
+    """Met again by its body: the time in which a body is protected starts anew."""
+    conn.execute(_USE, (now_us, row))
+
+
+def settle(
+    conn: sqlite3.Connection, row: int, now_us: int, after: ClaimAfter, *, answered: bool
+) -> None:
+    """Write down how the claimed call ended. Protection of the body counts from here."""
+    if after is ClaimAfter.RELEASED:
+        _drop(conn, row)
+        return
+    # A claimed call that ends without a word about its claim may have happened.
+    state = "done" if after is ClaimAfter.DONE else "unknown"
+    conn.execute(_SETTLE, (now_us, row, state, answered))
+
+
+def forsake(conn: sqlite3.Connection) -> int:
+    """After a crash: whatever was in flight may have happened. How many claims there were."""
+    return conn.execute(
+        "UPDATE claim SET state = 'unknown' WHERE id IN (SELECT claim FROM open_call)"
+    ).rowcount
+
+
+def reap(conn: sqlite3.Connection, now_us: int, limit: int) -> int:
+    """Drop up to `limit` claims that have expired, with their answers."""
+    rows = conn.execute(
+        "SELECT id FROM claim WHERE expires_us <= ? LIMIT ?", (now_us, limit)
+    ).fetchall()
+    for (row,) in rows:
+        _drop(conn, row)
+    return len(rows)
+
+
+def _drop(conn: sqlite3.Connection, row: int) -> None:
+    conn.execute("DELETE FROM claim WHERE id = ?", (row,))
+    vault.drop(conn, row)

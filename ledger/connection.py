@@ -1,0 +1,181 @@
+"""Connections to the ledger: the one writer with its lock, and readers. No tables are known here.
+
+PRAGMAs and their reasons: notes/store.md, section 3. One SQLite library per process, the one that
+sqlite-utils chose; and nothing here opens or copies the database's files in any other way, since
+a plain open and close drops SQLite's own locks.
+"""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+from ledger.errors import Kind, LedgerBusy, LedgerUnavailable, unavailable
+from ledger.sqlite import sqlite3
+
+DATABASE = "ledger.db"
+LOCK = "ledger.lock"
+
+_PRAGMAS = (
+    "page_size=4096",
+    "auto_vacuum=INCREMENTAL",
+    "wal_autocheckpoint=4000",
+    "journal_size_limit=-1",
+    "cache_size=-65536",
+    "temp_store=MEMORY",
+    "foreign_keys=ON",
+    "mmap_size=0",
+    "trusted_schema=OFF",
+    "fullfsync=ON",
+    "synchronous=FULL",
+)
+
+_OS_KINDS = {
+    errno.EACCES: Kind.READ_ONLY,
+    errno.EPERM: Kind.READ_ONLY,
+    errno.EROFS: Kind.READ_ONLY,
+    errno.ENOSPC: Kind.FULL,
+    errno.EDQUOT: Kind.FULL,
+    errno.ENOENT: Kind.MISSING,
+    errno.ENOTDIR: Kind.MISSING,
+}
+
+
+def open_reader(data: Path, busy_seconds: float = 5.0) -> sqlite3.Connection:
+    """A connection that cannot write. LedgerUnavailable when there is no ledger to read."""
+    uri = f"{(data / DATABASE).absolute().as_uri()}?mode=ro"
+    try:
+        conn = sqlite3.connect(
+            uri, uri=True, isolation_level=None, timeout=busy_seconds, check_same_thread=False
+        )
+        try:
+            conn.execute("PRAGMA query_only=ON")
+            conn.execute("PRAGMA trusted_schema=OFF")
+            conn.execute("SELECT 1 FROM sqlite_schema")
+        except sqlite3.Error:
+            conn.close()
+            raise
+    except sqlite3.Error as error:
+        raise unavailable(error) from error
+    return conn
+
+
+class Writer:
+    """The one connection that writes, and the lock that makes it the one.
+
+    The lock is the kernel's (flock): it ends with the process however that ends.
+    """
+
+    def __init__(self, data: Path, busy_seconds: float) -> None:
+        """Raises LedgerBusy and LedgerUnavailable."""
+        self._path = data / DATABASE
+        self._durable = True
+        self._corrupt = False
+        self._known: dict[str, tuple[int, int]] = {}
+        try:
+            data.mkdir(mode=0o711, parents=True, exist_ok=True)
+            self._lock = _lock(data)
+            try:
+                if not self._path.exists():
+                    self._path.touch(mode=0o600)
+                self._path.chmod(0o600)
+            except OSError:
+                os.close(self._lock)
+                raise
+        except OSError as error:
+            kind = _OS_KINDS.get(error.errno or 0, Kind.OTHER)
+            raise LedgerUnavailable(kind, str(error)) from error
+        try:
+            self.conn = self._connect(busy_seconds)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _connect(self, busy_seconds: float) -> sqlite3.Connection:
+        conn = sqlite3.connect(
+            self._path, isolation_level=None, timeout=busy_seconds, check_same_thread=False
+        )
+        try:
+            for pragma in _PRAGMAS:
+                conn.execute(f"PRAGMA {pragma}")
+            (mode,) = conn.execute("PRAGMA journal_mode=WAL").fetchone()
+        except sqlite3.Error as error:
+            conn.close()
+            raise unavailable(error) from error
+        if mode != "wal":
+            conn.close()
+            raise LedgerUnavailable(Kind.OTHER, "this file system has no write-ahead log")
+        return conn
+
+    def watch_files(self) -> None:
+        """From now on the files that are open must stay the ones that the folder shows."""
+        wal = self._path.with_name(f"{DATABASE}-wal")
+        for path in (self._path, self._path.with_name(LOCK), wal):
+            self._known[str(path)] = _inode(str(path))
+
+    def begin(self, *, durable: bool) -> None:
+        """Start a transaction that holds the write lock; `durable` ones reach the disk."""
+        if self._corrupt:
+            raise LedgerUnavailable(Kind.CORRUPT)
+        for path, inode in self._known.items():
+            if _inode(path) != inode:
+                raise LedgerUnavailable(Kind.MISSING, os.path.basename(path))
+        if durable is not self._durable:
+            self.conn.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._durable = durable
+        self.conn.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        self.conn.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Never raises: SQLite has rolled back by itself after some errors."""
+        try:
+            if self.conn.in_transaction:
+                self.conn.execute("ROLLBACK")
+        except sqlite3.Error:
+            # What a failed rollback leaves is rolled back when the file is opened again.
+            self._corrupt = True
+
+    def failed(self, error: sqlite3.Error) -> LedgerUnavailable:
+        """The error as ours. After damage was seen once, nothing is trusted again."""
+        known = unavailable(error)
+        self._corrupt = self._corrupt or known.kind is Kind.CORRUPT
+        return known
+
+    def close(self) -> None:
+        try:
+            if not self._corrupt:
+                self.conn.execute("PRAGMA optimize")
+        except sqlite3.Error:
+            # It only refreshes statistics.
+            pass
+        finally:
+            self.conn.close()
+            self.release_lock()
+
+    def release_lock(self) -> None:
+        os.close(self._lock)
+
+
+def _inode(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return (0, 0)
+    return (found.st_dev, found.st_ino)
+
+
+def _lock(data: Path) -> int:
+    handle = os.open(data / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(handle)
+        raise LedgerBusy(
+            f"another pullcord owns {data} (pid {owner}); end it, or choose another --data"
+        ) from None
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+    return handle

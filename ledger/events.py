@@ -1,0 +1,171 @@
+"""Rows of the record: how a decision, an outcome, an operator's act becomes a row of `event`.
+
+Rows wait in a journal until their transaction ends and are written in order. What an agent sent
+is recorded redacted or as a digest only; query strings, header values and bodies never.
+"""
+
+from itertools import groupby
+
+from ledger.errors import LedgerError
+from ledger.records import Ask, Outcome
+from ledger.redact import redact, storable
+from ledger.sqlite import sqlite3
+from ledger.states import NEXT, CallState, EventType
+from policies.call import Identity
+from policies.verdict import Action, Pull, Scope, Verdict
+
+Row = tuple[str | int | bytes | None, ...]
+
+
+def _insert(*columns: str) -> str:
+    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+    return f"INSERT INTO event ({names}) VALUES ({marks})"  # noqa: S608 - column names of ours
+
+
+# fmt: off
+_DECISION = _insert(
+    "type", "at_us", "call_id", "run", "tenant", "parent", "root", "agent", "release",
+    "tool", "operation", "method", "host", "path", "effect",
+    "decision", "reason", "rule", "detail", "state", "status", "key", "replay_of",
+    "request_digest", "policy",
+)
+# fmt: on
+_OUTCOME = _insert(
+    "type",
+    "at_us",
+    "call_id",
+    "state",
+    "status",
+    "latency_us",
+    "response_digest",
+    "response_bytes",
+    "detail",
+)
+_ACT = _insert(
+    "type", "at_us", "call_id", "run", "tenant", "release", "tool", "rule", "actor", "detail"
+)
+
+_TYPE_AND_STATE: dict[Action, tuple[str, str]] = {
+    Action.ALLOW: (EventType.INTENT.value, CallState.PENDING.value),
+    Action.REPLAY: (EventType.REPLAYED.value, CallState.REPLAYED.value),
+    Action.REFUSE: (EventType.REFUSED.value, CallState.REFUSED.value),
+    Action.HOLD: (EventType.HELD.value, CallState.HELD.value),
+}
+
+_NOBODY = Identity(run="", tenant="")
+
+
+class Journal:
+    """The rows of one transaction, in order."""
+
+    def __init__(self, redact_key: bytes) -> None:
+        self._rows: list[tuple[str, Row]] = []
+        self._redact_key = redact_key
+
+    def decided(
+        self,
+        ask: Ask,
+        identity: Identity | None,
+        verdict: Verdict,
+        *,
+        status: int | None,
+        claim_key: bytes | None,
+        policy_id: int,
+    ) -> None:
+        """One judged call. `status` is what the caller is told unless it is let through."""
+        who = identity or _NOBODY
+        call, request, key = ask.call, ask.request, self._redact_key
+        kind, state = _TYPE_AND_STATE[verdict.action]
+        row: Row = (
+            kind,
+            ask.at_us,
+            ask.call_id,
+            who.run or None,
+            who.tenant or None,
+            who.parent or None,
+            who.root or None,
+            who.agent or None,
+            who.release or None,
+            call.tool,
+            redact(call.operation, key) or None,
+            storable(request.method),
+            storable(request.host),
+            redact(request.path, key),
+            call.effect.value,
+            verdict.action.value,
+            verdict.reason.value,
+            verdict.rule,
+            redact(verdict.detail, key) or None,
+            state,
+            status,
+            None if claim_key is None else claim_key[:8].hex(),
+            verdict.earlier_call or None,
+            call.fingerprint,
+            policy_id,
+        )
+        self._rows.append((_DECISION, row))
+
+    def ended(self, outcome: Outcome) -> None:
+        """How an admitted call ended. Raises LedgerError for a state that cannot follow."""
+        if outcome.state not in NEXT[CallState.PENDING]:
+            raise LedgerError(f"an admitted call cannot become {outcome.state}")
+        row: Row = (
+            EventType.OUTCOME.value,
+            outcome.at_us,
+            outcome.call_id,
+            outcome.state.value,
+            outcome.status,
+            outcome.latency_us,
+            outcome.response_digest,
+            outcome.response_bytes,
+            redact(outcome.error, self._redact_key) or None,
+        )
+        self._rows.append((_OUTCOME, row))
+
+    def moved(
+        self, kind: EventType, pull: Pull, *, actor: str, reason: str, at_us: int, call_id: str = ""
+    ) -> None:
+        """A cord pulled or released. `call_id` is the call over which a ceiling pulled it."""
+        subject = {pull.scope: pull.subject or None}
+        row: Row = (
+            kind.value,
+            at_us,
+            call_id or None,
+            subject.get(Scope.RUN),
+            subject.get(Scope.TENANT),
+            subject.get(Scope.RELEASE),
+            subject.get(Scope.TOOL),
+            pull.rule,
+            actor,
+            reason or None,
+        )
+        self._rows.append((_ACT, row))
+
+    def noted(
+        self,
+        kind: EventType,
+        *,
+        at_us: int,
+        actor: str,
+        detail: str,
+        run: str = "",
+        tenant: str = "",
+    ) -> None:
+        """Any other act: a token minted, a policy accepted, a recovery."""
+        row: Row = (
+            kind.value,
+            at_us,
+            None,
+            run or None,
+            tenant or None,
+            None,
+            None,
+            None,
+            actor,
+            detail or None,
+        )
+        self._rows.append((_ACT, row))
+
+    def write(self, conn: sqlite3.Connection) -> None:
+        for statement, rows in groupby(self._rows, key=lambda entry: entry[0]):
+            conn.executemany(statement, [row for _, row in rows])

@@ -1,0 +1,144 @@
+"""The filter language of the ledger: `tool:stripe.* state:unknown since:2h -run:r1`.
+
+Terms are AND-ed, `-` negates one, `*` stands for any text. Values become bound parameters, never
+SQL. Pure: the caller brings the time.
+"""
+
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import get_close_matches
+
+from ledger.errors import LedgerError
+from ledger.states import CallState
+from policies.call import Effect
+from policies.verdict import Action, Reason
+
+Value = str | int
+
+
+class FilterError(LedgerError):
+    """A filter that cannot be understood; the message names the term and what is possible."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A condition on the rows of the view `calls`, with the values bound to its marks."""
+
+    where: str
+    values: tuple[Value, ...]
+
+
+ALL = Filter("1", ())
+
+_UNITS_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_AGO = re.compile(r"(\d{1,9})([smhdw])")
+
+# Fields whose words are known: a misspelt one is told instead of finding nothing.
+_WORDS: dict[str, tuple[str, ...]] = {
+    "state": tuple(CallState),
+    "decision": tuple(Action),
+    "effect": tuple(Effect),
+    "reason": tuple(Reason),
+}
+_TEXTS = (
+    *_WORDS,
+    *("id", "tenant", "run", "parent", "root", "agent", "release", "tool", "method", "host"),
+    *("path", "rule", "key", "replay_of", "policy"),
+)
+_LOWER = frozenset({"host", "id"})
+_UPPER = frozenset({"method"})
+
+
+def parse(terms: str | Sequence[str], now_us: int) -> Filter:
+    """The condition that all terms make together. A string is split as a shell would.
+
+    Raises FilterError.
+    """
+    if isinstance(terms, str):
+        try:
+            terms = shlex.split(terms)
+        except ValueError as error:
+            raise FilterError(f"the filter {terms!r} has an open quote") from error
+    conditions: list[str] = []
+    values: list[Value] = []
+    for term in terms:
+        where, bound = _term(term, now_us)
+        conditions.append(where)
+        values += bound
+    return Filter(" AND ".join(conditions), tuple(values)) if conditions else ALL
+
+
+def _term(term: str, now_us: int) -> tuple[str, list[Value]]:
+    bare = term.removeprefix("-")
+    field, colon, value = bare.partition(":")
+    if not colon or not value:
+        raise FilterError(f"{term!r} is no filter: write FIELD:VALUE, for example state:unknown")
+    if field not in FIELDS:
+        near = get_close_matches(field, FIELDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(FIELDS))}"
+        raise FilterError(f"no field {field!r} in {term!r}; {hint}")
+    where, bound = FIELDS[field](field, value, now_us)
+    # A row that lacks the value is not a row that has it: it passes a negation.
+    return (f"coalesce({where}, 0) = 0" if bare != term else where), bound
+
+
+def _text(field: str, value: str, now_us: int) -> tuple[str, list[Value]]:
+    words = _WORDS.get(field)
+    if words and "*" not in value and value not in words:
+        near = get_close_matches(value, words, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(words)}"
+        raise FilterError(f"no {field} {value!r}; {hint}")
+    if field in _LOWER:
+        value = value.lower()
+    elif field in _UPPER:
+        value = value.upper()
+    if "*" in value:
+        return f"{field} GLOB ?", [_only_stars(value)]
+    return f"{field} = ?", [value]
+
+
+def _only_stars(glob: str) -> str:
+    """GLOB knows `?` and `[` too; here they are plain characters."""
+    return re.sub(r"[?\[]", lambda found: f"[{found[0]}]", glob)
+
+
+def _status(field: str, value: str, now_us: int) -> tuple[str, list[Value]]:
+    if re.fullmatch(r"[1-5]xx", value):
+        least = int(value[0]) * 100
+        return "status BETWEEN ? AND ?", [least, least + 99]
+    if not re.fullmatch(r"\d{3}", value):
+        raise FilterError(f"{value!r} is no status: write 404, or 5xx")
+    return "status = ?", [int(value)]
+
+
+def _time(field: str, value: str, now_us: int) -> tuple[str, list[Value]]:
+    return f"at_us {'>=' if field == 'since' else '<'} ?", [moment(value, now_us)]
+
+
+def moment(text: str, now_us: int) -> int:
+    """`2h` ago, or an RFC 3339 time, as UTC microseconds. Without an offset it is UTC."""
+    ago = _AGO.fullmatch(text)
+    if ago:
+        return max(0, now_us - int(ago[1]) * _UNITS_SECONDS[ago[2]] * 1_000_000)
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise FilterError(
+            f"{text!r} is no time: write 30s, 15m, 2h, 3d, or 2026-11-22T10:00:00Z"
+        ) from None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    since = when - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+FIELDS: dict[str, Callable[[str, str, int], tuple[str, list[Value]]]] = {
+    **dict.fromkeys(_TEXTS, _text),
+    "status": _status,
+    "since": _time,
+    "until": _time,
+}
+"""Every field, and what turns its value into a condition."""

@@ -1,0 +1,211 @@
+"""The schema as an ordered list of steps, applied by sqlite-utils. A step is never edited.
+
+Times are UTC microseconds (`_us`), money is integer micro-dollars (`_microusd`).
+"""
+
+from collections.abc import Callable
+
+from sqlite_utils.db import Database
+from sqlite_utils.migrations import Migrations
+
+from ledger.errors import LedgerError
+
+# One row per thing that happened; rows are added, never changed. A call is one row when it is
+# decided and one when it has ended; the columns that only the second knows are empty in the first.
+_EVENT = """
+CREATE TABLE event (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    type TEXT NOT NULL,
+    at_us INTEGER NOT NULL,
+    call_id TEXT,
+    run TEXT,
+    tenant TEXT,
+    parent TEXT,
+    root TEXT,
+    agent TEXT,
+    release TEXT,
+    tool TEXT,
+    operation TEXT,
+    method TEXT,
+    host TEXT,
+    path TEXT,
+    effect TEXT,
+    decision TEXT,
+    reason TEXT,
+    rule TEXT,
+    state TEXT,
+    status INTEGER,
+    key TEXT,
+    replay_of TEXT,
+    request_digest BLOB,
+    response_digest BLOB,
+    response_bytes INTEGER,
+    latency_us INTEGER,
+    input_tokens INTEGER,
+    output_tokens INTEGER,
+    cost_microusd INTEGER,
+    policy INTEGER REFERENCES policy (id),
+    actor TEXT,
+    detail TEXT
+) STRICT
+"""
+
+# One row per call, in the words of `pullcord ledger query`.
+_CALLS = """
+CREATE VIEW calls AS
+SELECT
+    d.call_id AS id,
+    strftime('%Y-%m-%dT%H:%M:%S', d.at_us / 1000000, 'unixepoch')
+        || printf('.%03dZ', d.at_us / 1000 % 1000) AS at,
+    d.tenant AS tenant,
+    d.run AS run,
+    d.parent AS parent,
+    d.root AS root,
+    d.agent AS agent,
+    d.release AS release,
+    d.tool AS tool,
+    d.method AS method,
+    d.host AS host,
+    d.path AS path,
+    d.effect AS effect,
+    d.decision AS decision,
+    d.reason AS reason,
+    d.rule AS rule,
+    coalesce(o.state, d.state) AS state,
+    coalesce(o.status, d.status) AS status,
+    d.key AS key,
+    d.replay_of AS replay_of,
+    lower(hex(d.request_digest)) AS request_digest,
+    CASE WHEN o.response_digest IS NULL THEN NULL ELSE lower(hex(o.response_digest)) END
+        AS response_digest,
+    o.latency_us / 1000.0 AS latency_ms,
+    o.input_tokens AS input_tokens,
+    o.output_tokens AS output_tokens,
+    o.cost_microusd / 1000000.0 AS cost_usd,
+    p.digest AS policy,
+    d.seq AS seq,
+    d.at_us AS at_us
+FROM event d
+LEFT JOIN event o ON o.call_id = d.call_id AND o.type = 'call.outcome'
+LEFT JOIN policy p ON p.id = d.policy
+WHERE d.type IN ('call.intent', 'call.refused', 'call.replayed', 'call.held')
+"""
+
+_TABLES = (
+    # Every policy text that was in force.
+    """
+    CREATE TABLE policy (
+        id INTEGER PRIMARY KEY,
+        digest TEXT NOT NULL UNIQUE,
+        source TEXT NOT NULL,
+        at_us INTEGER NOT NULL,
+        text TEXT NOT NULL
+    ) STRICT
+    """,
+    _EVENT,
+    "CREATE INDEX event_call ON event (call_id) WHERE call_id IS NOT NULL",
+    "CREATE INDEX event_run ON event (run, seq) WHERE run IS NOT NULL",
+    _CALLS,
+    # The calls that were let through and have not ended; what a crash leaves here is `unknown`.
+    """
+    CREATE TABLE open_call (
+        call_id TEXT PRIMARY KEY,
+        claim INTEGER
+    ) STRICT, WITHOUT ROWID
+    """,
+    # The one right to perform a write. `expires_us` is empty unless done: nothing else expires.
+    # `body_key` is empty when it is the key itself, or when the same body may be sent again.
+    """
+    CREATE TABLE claim (
+        id INTEGER PRIMARY KEY,
+        key BLOB NOT NULL UNIQUE,
+        body_key BLOB,
+        fingerprint BLOB NOT NULL,
+        call_id TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('pending', 'done', 'unknown')),
+        answered INTEGER NOT NULL DEFAULT 0,
+        created_us INTEGER NOT NULL,
+        used_us INTEGER NOT NULL,
+        keep_us INTEGER NOT NULL,
+        same_body_us INTEGER NOT NULL,
+        expires_us INTEGER CHECK ((expires_us IS NOT NULL) = (state = 'done'))
+    ) STRICT
+    """,
+    "CREATE INDEX claim_body ON claim (body_key) WHERE body_key IS NOT NULL",
+    "CREATE INDEX claim_expires ON claim (expires_us) WHERE expires_us IS NOT NULL",
+    # The replay vault: the exact answer of a claimed write, encrypted (ledger/vault.py).
+    "CREATE TABLE answer (claim INTEGER PRIMARY KEY, sealed BLOB NOT NULL) STRICT",
+    # Ceilings' sliding windows, packed (policies/ceilings.py). Empty `expires_us`: for life.
+    """
+    CREATE TABLE window (
+        ceiling TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        packed BLOB NOT NULL,
+        expires_us INTEGER,
+        PRIMARY KEY (ceiling, subject)
+    ) STRICT, WITHOUT ROWID
+    """,
+    # Cords that are pulled now; who pulled and released them when is in `event`.
+    """
+    CREATE TABLE pull (
+        level TEXT NOT NULL,
+        scope TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        actor TEXT NOT NULL,
+        at_us INTEGER NOT NULL,
+        PRIMARY KEY (level, scope, subject)
+    ) STRICT, WITHOUT ROWID
+    """,
+    # Runs that tokens were minted for. `ancestors` is a JSON list, parent first.
+    """
+    CREATE TABLE run (
+        name TEXT PRIMARY KEY,
+        tenant TEXT NOT NULL,
+        ancestors TEXT NOT NULL,
+        agent TEXT NOT NULL,
+        release TEXT NOT NULL,
+        created_us INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    # Tokens by hash; the token itself is nowhere. `tools` is a JSON list of globs, or empty.
+    """
+    CREATE TABLE token (
+        hash BLOB PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        run TEXT NOT NULL REFERENCES run (name),
+        minted_by TEXT,
+        tools TEXT,
+        actor TEXT NOT NULL,
+        created_us INTEGER NOT NULL,
+        expires_us INTEGER,
+        revoked_us INTEGER
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE INDEX token_run ON token (run)",
+    # One row that is written when a commit of the past has to be made durable.
+    "CREATE TABLE durable (id INTEGER PRIMARY KEY CHECK (id = 1), count INTEGER NOT NULL) STRICT",
+    "INSERT INTO durable VALUES (1, 0)",
+)
+
+
+def _record(db: Database) -> None:
+    for statement in _TABLES:
+        db.execute(statement)
+
+
+STEPS: tuple[tuple[str, Callable[[Database], None]], ...] = (("0001_record", _record),)
+
+
+def migrate(db: Database) -> None:
+    """Bring the schema up to date. LedgerError when a newer pullcord made it."""
+    migrations = Migrations("pullcord")
+    for name, step in STEPS:
+        migrations(name=name)(step)
+    known = {name for name, _ in STEPS}
+    newer = [step.name for step in migrations.applied(db) if step.name not in known]
+    if newer:
+        raise LedgerError(
+            f"the ledger was made by a newer pullcord (step {newer[-1]}); run that version"
+        )
+    migrations.apply(db)

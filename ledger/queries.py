@@ -1,0 +1,178 @@
+"""Reads: what people ask of the record. On connections that cannot write (connection.py).
+
+Nothing here takes part in judging a call.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ledger.errors import LedgerError, unavailable
+from ledger.filters import ALL, Filter
+from ledger.sqlite import sqlite3
+
+Row = dict[str, Any]
+
+# The contract of `pullcord ledger query --json` (design.md, section 6), in this order.
+CALL_COLUMNS = (
+    *("id", "at", "tenant", "run", "parent", "root", "agent", "release", "tool", "method"),
+    *("host", "path", "effect", "decision", "reason", "rule", "state", "status", "key"),
+    *("replay_of", "request_digest", "response_digest", "latency_ms", "input_tokens"),
+    *("output_tokens", "cost_usd", "policy"),
+)
+
+QUERY_SECONDS_MAX = 10.0
+_STEPS_BETWEEN_CHECKS = 10_000
+
+
+class QueryError(LedgerError):
+    """A question that cannot be answered as asked; the message says why."""
+
+
+def calls(
+    reader: sqlite3.Connection,
+    chosen: Filter = ALL,
+    limit: int = 100,
+    after: str | None = None,
+) -> Iterator[Row]:
+    """Calls that the filter lets through, newest first; `after` goes on behind that call's id."""
+    where, values = chosen.where, list(chosen.values)
+    if after is not None:
+        where += " AND seq < (SELECT max(seq) FROM calls WHERE id = ?)"
+        values.append(after)
+    statement = (
+        f"SELECT {', '.join(CALL_COLUMNS)} FROM calls "  # noqa: S608 - values are bound
+        f"WHERE {where} ORDER BY seq DESC LIMIT ?"
+    )
+    yield from _rows(reader, statement, [*values, limit])
+
+
+def call(reader: sqlite3.Connection, call_id: str) -> Row | None:
+    """One call by its id or the start of it, with its rows of the record under `events`.
+
+    Raises QueryError when several calls begin so.
+    """
+    least = call_id.lower()
+    found = _rows(
+        reader,
+        "SELECT DISTINCT call_id FROM event WHERE call_id >= ? AND call_id < ? LIMIT 2",
+        [least, least + "\U0010ffff"],
+    )
+    ids = [row["call_id"] for row in found]
+    if not ids or not least:
+        return None
+    if len(ids) > 1 and ids[0] != least:
+        raise QueryError(f"several calls begin with {call_id}; write more of the id")
+    chosen = Filter("id = ?", (ids[0],))
+    row = next(calls(reader, chosen, limit=1), None)
+    if row is None:
+        return None
+    row["events"] = list(_events(reader, "e.call_id = ?", [ids[0]], "ORDER BY e.seq"))
+    return row
+
+
+def tail(reader: sqlite3.Connection, after_seq: int, limit: int = 1000) -> list[Row]:
+    """Rows of the record behind this number, in order. An outcome tells its call's run and tool."""
+    return list(_events(reader, "e.seq > ?", [after_seq, limit], "ORDER BY e.seq LIMIT ?"))
+
+
+def last_events(reader: sqlite3.Connection, limit: int = 20) -> list[Row]:
+    """The newest rows of the record, newest first. The first one's `seq` is where `tail` starts."""
+    return list(_events(reader, "1", [limit], "ORDER BY e.seq DESC LIMIT ?"))
+
+
+def totals(reader: sqlite3.Connection, chosen: Filter = ALL) -> list[Row]:
+    """How many calls there are, and what they cost, by tool, effect, decision, reason and state."""
+    grouped = "tool, effect, decision, reason, state"
+    return list(
+        _rows(
+            reader,
+            f"SELECT {grouped}, count(*) AS calls, total(cost_usd) AS cost_usd "  # noqa: S608
+            f"FROM calls WHERE {chosen.where} GROUP BY {grouped} ORDER BY calls DESC, {grouped}",
+            list(chosen.values),
+        )
+    )
+
+
+def sql(
+    reader: sqlite3.Connection,
+    text: str,
+    monotonic_seconds: Callable[[], float] = time.monotonic,
+    seconds_max: float = QUERY_SECONDS_MAX,
+) -> Iterator[Row]:
+    """The rows of a person's own SELECT. Raises QueryError when it is anything else, or slow.
+
+    It may read everything but token hashes and sealed answers, for at most `seconds_max`.
+    """
+    deadline = monotonic_seconds() + seconds_max
+    reader.set_authorizer(_allow_reading)
+    reader.set_progress_handler(lambda: int(monotonic_seconds() > deadline), _STEPS_BETWEEN_CHECKS)
+    try:
+        cursor = reader.execute(text)
+        if cursor.description is None:
+            raise QueryError("only a SELECT is answered here")
+        names = [column[0] for column in cursor.description]
+        for row in cursor:
+            yield dict(zip(names, row, strict=True))
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        if monotonic_seconds() > deadline:
+            raise QueryError(f"the query took longer than {seconds_max:g} s") from error
+        raise QueryError(f"the query is refused: {error}") from error
+    finally:
+        reader.set_authorizer(None)
+        reader.set_progress_handler(None, 0)
+
+
+_HIDDEN = {("token", "hash"), ("answer", "sealed")}
+_SHOWING = frozenset({"table_info", "table_xinfo", "table_list", "index_list", "index_info"})
+
+
+def _allow_reading(
+    action: int, first: str | None, second: str | None, _database: str | None, _by: str | None
+) -> int:
+    if action == sqlite3.SQLITE_READ and (first, second) in _HIDDEN:
+        return sqlite3.SQLITE_IGNORE  # reads as NULL
+    if action == sqlite3.SQLITE_FUNCTION:
+        refused = second == "load_extension"
+    elif action == sqlite3.SQLITE_PRAGMA:
+        refused = first not in _SHOWING
+    else:
+        refused = action not in _READING
+    return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
+
+
+_READING = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE})
+
+# An outcome row holds only what its decision did not know yet.
+_EVENT_COLUMNS = """
+    e.seq, e.type,
+    strftime('%Y-%m-%dT%H:%M:%S', e.at_us / 1000000, 'unixepoch')
+        || printf('.%03dZ', e.at_us / 1000 % 1000) AS at,
+    e.call_id AS id, coalesce(e.tenant, d.tenant) AS tenant, coalesce(e.run, d.run) AS run,
+    coalesce(e.tool, d.tool) AS tool, coalesce(e.operation, d.operation) AS operation,
+    coalesce(e.method, d.method) AS method, coalesce(e.host, d.host) AS host,
+    coalesce(e.path, d.path) AS path, coalesce(e.effect, d.effect) AS effect,
+    e.decision, e.reason, e.rule, e.state, e.status, e.key, e.replay_of,
+    e.latency_us / 1000.0 AS latency_ms, e.response_bytes, e.actor, e.detail
+"""
+
+
+def _events(
+    reader: sqlite3.Connection, where: str, values: Sequence[Any], rest: str
+) -> Iterator[Row]:
+    statement = (
+        f"SELECT {_EVENT_COLUMNS} FROM event e LEFT JOIN event d "  # noqa: S608 - values are bound
+        "ON d.call_id = e.call_id AND d.type = 'call.intent' AND e.type = 'call.outcome' "
+        f"WHERE {where} {rest}"
+    )
+    return _rows(reader, statement, values)
+
+
+def _rows(reader: sqlite3.Connection, statement: str, values: Sequence[Any]) -> Iterator[Row]:
+    try:
+        cursor = reader.execute(statement, values)
+        names = [column[0] for column in cursor.description]
+        for row in cursor:
+            yield dict(zip(names, row, strict=True))
+    except sqlite3.Error as error:
+        raise unavailable(error) from error

@@ -1,0 +1,86 @@
+"""What the gate and the store hand each other: plain frozen values, no SQL, no behaviour."""
+
+from dataclasses import dataclass, field
+
+from ledger.states import CallState, ClaimAfter
+from policies.call import Identity, Request, ToolCall
+from policies.verdict import Limit, Pull, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """Credentials of `token` mode; resolved inside the transaction, so a revocation is at once."""
+
+    run: str
+    token_hash: bytes = field(repr=False)
+
+
+Claimant = Identity | Bearer | None
+"""Who says that they call: an identity as told (`open` mode), a token, or nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One call to judge. `call_id` is a UUIDv7, `at_us` UTC microseconds.
+
+    Of the request only method, host and redacted path are recorded. With `may_wait` a write that
+    meets its twin in flight leaves no trace, because the gate waits and asks again.
+    """
+
+    call_id: str
+    at_us: int
+    claimant: Claimant
+    request: Request
+    call: ToolCall
+    may_wait: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to a write, kept to be given again byte for byte."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`identity` is None when nobody valid asked; `answer` is set for a replay only."""
+
+    verdict: Verdict
+    identity: Identity | None
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an admitted call ended. `answer` is kept while its claim lives; `error` is for people."""
+
+    call_id: str
+    at_us: int
+    state: CallState
+    claim_after: ClaimAfter
+    status: int | None
+    latency_us: int
+    response_digest: bytes | None
+    response_bytes: int
+    answer: Answer | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnState:
+    """What a run may know about itself: the cords over it, and its own and its tenant's limits."""
+
+    identity: Identity
+    pulls: tuple[Pull, ...]
+    limits: tuple[Limit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What was found open when the ledger was opened, and is `unknown` since."""
+
+    calls: int = 0
+    claims: int = 0

@@ -1,0 +1,82 @@
+"""Secrets out of text that is recorded in the clear: request paths and operation names. Pure.
+
+Equal secrets get equal marks, `[redacted:xxxxxxxx]`, by a keyed hash, so that rows can still be
+compared and the mark can't be tried against a list of guesses.
+"""
+
+import hashlib
+import hmac
+import re
+from urllib.parse import quote, unquote
+
+TEXT_CHARS_MAX = 2048  # a longer path tells a person nothing more
+
+# Credentials that services put into paths, or that people paste there. The generic rule below
+# catches most other long ones.
+KNOWN: dict[str, str] = {
+    "telegram_bot": r"bot\d{6,}:[A-Za-z0-9_-]{30,}",
+    "stripe": r"(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{8,}",
+    "stripe_webhook": r"whsec_[A-Za-z0-9]{8,}",
+    "github": r"gh[pousr]_[A-Za-z0-9]{16,}",
+    "github_fine_grained": r"github_pat_[A-Za-z0-9_]{16,}",
+    "gitlab": r"glpat-[A-Za-z0-9_-]{16,}",
+    "slack": r"xox[abeoprs]-[A-Za-z0-9-]{8,}",
+    "slack_webhook": r"(?<=/)T[A-Z0-9]{6,}/B[A-Z0-9]{6,}/[A-Za-z0-9]{16,}",
+    "openai_anthropic": r"sk-[A-Za-z0-9_-]{16,}",
+    "google": r"AIza[A-Za-z0-9_-]{30,}",
+    "google_oauth": r"ya29\.[A-Za-z0-9._-]{16,}",
+    "aws_key_id": r"(?:AKIA|ASIA)[A-Z0-9]{16}",
+    "sendgrid": r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
+    "npm": r"npm_[A-Za-z0-9]{30,}",
+    "json_web_token": r"eyJ[A-Za-z0-9_-]{8,400}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?",
+}
+
+_KNOWN = re.compile("|".join(KNOWN.values()))
+_LONG = re.compile(r"[A-Za-z0-9_\-+=.~]{32,}")
+_RUN = re.compile(r"[A-Za-z0-9+=]{16,}")
+_SHORTEST = re.compile(r"[A-Za-z0-9_\-+=.~:%/]{14,}")
+
+
+def redact(text: str, key: bytes) -> str:
+    """The text cut at TEXT_CHARS_MAX, with what looks like a secret replaced.
+
+    A secret with `%` escapes is found too; its segment is then shown unescaped.
+    """
+    text = text[:TEXT_CHARS_MAX]  # first, so that no text can make the patterns slow
+    text = storable(text)
+    if not _SHORTEST.search(text):
+        return text
+    if "%" in text:
+        text = "/".join(_unescaped(segment, key) for segment in text.split("/"))
+    return _masked(text, key)
+
+
+def storable(text: str) -> str:
+    """The text as UTF-8 can hold it: bytes that were no UTF-8 come in as lone surrogates."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _masked(text: str, key: bytes) -> str:
+    text = _KNOWN.sub(lambda found: _mark(found[0], key), text)
+    return _LONG.sub(lambda found: _mark(found[0], key) if _is_random(found[0]) else found[0], text)
+
+
+def _unescaped(segment: str, key: bytes) -> str:
+    plain = unquote(segment)
+    masked = _masked(plain, key)
+    return segment if masked == plain else quote(masked, safe="[]:@!$&'()*+,;=")
+
+
+def _is_random(text: str) -> bool:
+    """Whether a long segment looks made by a machine: a long stretch of letters and digits mixed.
+
+    Words joined by dashes, UUIDs and dotted names have only short stretches.
+    """
+    return any(
+        any(char.isdigit() for char in run) and any(char.isalpha() for char in run)
+        for run in _RUN.findall(text)
+    )
+
+
+def _mark(secret: str, key: bytes) -> str:
+    return f"[redacted:{hmac.digest(key, secret.encode(), hashlib.sha256)[:4].hex()}]"

@@ -1,0 +1,254 @@
+"""Runs and their tokens: minted, resolved on every call, listed, revoked. Called in transactions.
+
+A token is known here by its hash alone. A run belongs to one tenant, one parent and one release
+for its whole life. Nothing here widens anything: a run's own token mints narrower ones only.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from ledger.errors import LedgerError
+from ledger.records import Bearer
+from ledger.sqlite import sqlite3
+from policies.call import Identity
+from policies.policy import covers
+from policies.verdict import Reason
+
+ANCESTORS_MAX = 32  # a deeper tree of runs is itself a runaway
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a token is minted for. `tools` are globs with `*` only; None: all of the tenant's."""
+
+    run: str
+    tenant: str = ""
+    parent: str = ""
+    agent: str = ""
+    release: str = ""
+    tools: tuple[str, ...] | None = None
+    expires_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A minted token as people see it. `id` is the start of its hash."""
+
+    id: str
+    identity: Identity
+    actor: str
+    created_us: int
+    expires_us: int | None
+    revoked_us: int | None
+    hash: bytes = field(repr=False)
+
+
+Resolved = tuple[Identity | None, Reason | None]
+"""An identity, and why it may not call. Both are set for a known token that is not valid now."""
+
+_SELECT = (
+    "SELECT t.hash, t.id, r.name, r.tenant, r.ancestors, r.agent, r.release, t.tools, t.actor, "
+    "t.created_us, t.expires_us, t.revoked_us FROM token t JOIN run r ON r.name = t.run "
+)
+
+
+_FAMILY = (
+    "WITH RECURSIVE family (id) AS (SELECT id FROM token WHERE id = :name OR run = :name "
+    "UNION SELECT token.id FROM token JOIN family ON token.minted_by = family.id) "
+)
+
+
+def resolve(conn: sqlite3.Connection, bearer: Bearer, now_us: int) -> Resolved:
+    """Who these credentials are, and whether they are valid now."""
+    return checked(by_hash(conn, bearer.token_hash), bearer, now_us)
+
+
+def checked(token: Token | None, bearer: Bearer, now_us: int) -> Resolved:
+    """The same, when the token was looked up by its hash already."""
+    if token is None or token.identity.run != bearer.run:
+        return None, Reason.CREDENTIALS_INVALID
+    if token.revoked_us is not None:
+        return token.identity, Reason.TOKEN_REVOKED
+    if token.expires_us is not None and token.expires_us <= now_us:
+        return token.identity, Reason.TOKEN_EXPIRED
+    return token.identity, None
+
+
+def listed(conn: sqlite3.Connection) -> list[Token]:
+    """All tokens, newest first."""
+    rows = conn.execute(_SELECT + "ORDER BY t.created_us DESC, t.id").fetchall()
+    return [_token(row) for row in rows]
+
+
+def mint(
+    conn: sqlite3.Connection,
+    grant: Grant,
+    token_hash: bytes,
+    *,
+    actor: str,
+    at_us: int,
+    by: Bearer | None,
+) -> Token:
+    """Record a token, and its run when that is new. `by` is the run's own token when a run mints.
+
+    Raises LedgerError before anything is written.
+    """
+    minter = None if by is None else _minter(conn, by, at_us)
+    if minter is not None:
+        grant = _narrowed(grant, minter)
+    _check_tools(grant.tools)
+    if not grant.run:
+        raise LedgerError("a token is minted for a run: name it")
+    if by_hash(conn, token_hash) is not None:
+        raise LedgerError("this token exists already; make a new random one")
+    identity, is_new = _run(conn, grant)
+    if is_new:
+        conn.execute(
+            "INSERT INTO run (name, tenant, ancestors, agent, release, created_us) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                identity.run,
+                identity.tenant,
+                orjson.dumps(identity.ancestors).decode(),
+                identity.agent,
+                identity.release,
+                at_us,
+            ),
+        )
+    token_id = token_hash.hex()[:16]
+    conn.execute(
+        "INSERT INTO token (hash, id, run, minted_by, tools, actor, created_us, expires_us) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            token_hash,
+            token_id,
+            identity.run,
+            None if minter is None else minter.id,
+            None if grant.tools is None else orjson.dumps(grant.tools).decode(),
+            actor,
+            at_us,
+            grant.expires_us,
+        ),
+    )
+    return Token(token_id, identity, actor, at_us, grant.expires_us, None, token_hash)
+
+
+def revoke(conn: sqlite3.Connection, name: str, at_us: int) -> list[Token]:
+    """Revoke a token by its id, or all of a run by its name, and all that they minted.
+
+    Returns those that were valid until now.
+    """
+    rows = conn.execute(
+        _FAMILY + _SELECT + "WHERE t.id IN family AND t.revoked_us IS NULL",
+        {"name": name},
+    ).fetchall()
+    tokens = [_token(row) for row in rows]
+    conn.executemany(
+        "UPDATE token SET revoked_us = ? WHERE hash = ?", [(at_us, token.hash) for token in tokens]
+    )
+    return tokens
+
+
+def by_hash(conn: sqlite3.Connection, token_hash: bytes) -> Token | None:
+    row = conn.execute(_SELECT + "WHERE t.hash = ?", (token_hash,)).fetchone()
+    return None if row is None else _token(row)
+
+
+def _token(row: tuple[Any, ...]) -> Token:
+    token_hash, token_id, run, tenant, ancestors, agent, release, tools, *times = row
+    identity = Identity(
+        run=run,
+        tenant=tenant,
+        ancestors=tuple(orjson.loads(ancestors)),
+        agent=agent,
+        release=release,
+        tools=None if tools is None else tuple(orjson.loads(tools)),
+    )
+    actor, created_us, expires_us, revoked_us = times
+    return Token(token_id, identity, actor, created_us, expires_us, revoked_us, token_hash)
+
+
+def _minter(conn: sqlite3.Connection, by: Bearer, now_us: int) -> Token:
+    token = by_hash(conn, by.token_hash)
+    _, refused = checked(token, by, now_us)
+    if refused is not None or token is None:
+        raise LedgerError("the run's own token is not valid, so it mints none")
+    return token
+
+
+def _narrowed(grant: Grant, minter: Token) -> Grant:
+    """What a run may grant: to its children, of its tenant, release and tools, no longer."""
+    own = minter.identity
+    if grant.tenant not in ("", own.tenant) or grant.parent not in ("", own.run):
+        raise LedgerError("a run mints tokens for its own children only")
+    if grant.run == own.run:
+        raise LedgerError("a run mints tokens for its children; name a new run")
+    if grant.release not in ("", own.release):
+        raise LedgerError("a child runs the release of its parent")
+    tools = own.tools if grant.tools is None else grant.tools
+    _check_tools(tools)
+    # With `*` as the only wildcard, a glob that is matched as text is matched in all it names.
+    if own.tools is not None and not all(covers(own.tools, glob) for glob in tools or ()):
+        raise LedgerError(f"a child may use only what its parent may: {', '.join(own.tools)}")
+    ends = [end for end in (grant.expires_us, minter.expires_us) if end is not None]
+    return replace(
+        grant,
+        tenant=own.tenant,
+        parent=own.run,
+        agent=grant.agent or own.agent,
+        release=own.release,
+        tools=tools,
+        expires_us=min(ends, default=None),
+    )
+
+
+def _check_tools(tools: tuple[str, ...] | None) -> None:
+    for glob in tools or ():
+        if any(char in glob for char in "?[]") or not glob:
+            raise LedgerError(f"a token's tool {glob!r} is no name; `*` is the only wildcard")
+
+
+def _run(conn: sqlite3.Connection, grant: Grant) -> tuple[Identity, bool]:
+    """The run of a grant as it is recorded, or as it is to be."""
+    known = _known_run(conn, grant.run)
+    if known is not None:
+        for field_name in ("tenant", "parent", "agent", "release"):
+            asked, has = getattr(grant, field_name), getattr(known, field_name)
+            if asked not in ("", has):
+                raise LedgerError(
+                    f"run {grant.run} has the {field_name} {has or 'none'}, not {asked}; "
+                    "choose another run name"
+                )
+        return replace(known, tools=grant.tools), False
+    ancestors: tuple[str, ...] = ()
+    if grant.parent:
+        parent = _known_run(conn, grant.parent)
+        if parent is None:
+            raise LedgerError(f"there is no run {grant.parent} to be the parent of {grant.run}")
+        if grant.tenant not in ("", parent.tenant):
+            raise LedgerError(f"run {grant.parent} is of tenant {parent.tenant}, so is its child")
+        ancestors = (parent.run, *parent.ancestors)
+        if len(ancestors) > ANCESTORS_MAX:
+            raise LedgerError(f"runs nest at most {ANCESTORS_MAX} deep")
+        grant = replace(
+            grant,
+            tenant=parent.tenant,
+            agent=grant.agent or parent.agent,
+            release=grant.release or parent.release,
+        )
+    if not grant.tenant:
+        raise LedgerError(f"run {grant.run} is new: name its tenant")
+    identity = Identity(grant.run, grant.tenant, ancestors, grant.agent, grant.release, grant.tools)
+    return identity, True
+
+
+def _known_run(conn: sqlite3.Connection, name: str) -> Identity | None:
+    row = conn.execute(
+        "SELECT name, tenant, ancestors, agent, release FROM run WHERE name = ?", (name,)
+    ).fetchone()
+    if row is None:
+        return None
+    run, tenant, ancestors, agent, release = row
+    return Identity(run, tenant, tuple(orjson.loads(ancestors)), agent, release)

@@ -1,0 +1,205 @@
+"""A policy file -> Policy. The only reader of policy files.
+
+The text is parsed (`document.py`), held against the schema (`schema.py`), checked as a whole and
+compiled into the indexed, frozen form that judging uses. All mistakes are told at once.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
+from ipaddress import ip_network
+from pathlib import Path
+
+from policies import document, paths
+from policies.ceilings import Ceiling
+from policies.document import Document, Location, Mistake, MistakenFileError
+from policies.mistakes import suggestion, validated
+from policies.policy import UNLISTED, KeyRule, Policy, Tool, covers
+from policies.schema import CeilingRule, PolicyFile, PulledRule, ToolRule, duration_us
+from policies.verdict import Level, Pull, Pulls, Scope
+
+PolicyError = MistakenFileError
+"""Raised for a policy that cannot be used; one line for each mistake, `mistakes` holds them."""
+
+
+def load_file(path: Path | str) -> Policy:
+    """Read and compile a policy file. Raises PolicyError."""
+    source = str(path)
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(document.BYTES_MAX + 1)
+    except OSError as fault:
+        raise PolicyError(source, [Mistake(0, 0, f"cannot be read: {fault.strerror}")]) from None
+    if len(content) > document.BYTES_MAX:
+        raise PolicyError(source, [Mistake(0, 0, "is larger than 1 MiB")])
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        before = content[: fault.start]
+        column = fault.start - (before.rfind(b"\n") + 1) + 1
+        wrong = f"is not UTF-8 (byte 0x{content[fault.start]:02x}); save the file as UTF-8"
+        raise PolicyError(source, [Mistake(before.count(b"\n") + 1, column, wrong)]) from None
+    return load(text, source)
+
+
+def load(text: str, source: str = "policy.yaml") -> Policy:
+    """Compile the text of a policy; `source` is how its author calls it. Raises PolicyError."""
+    read = document.read(text, source)
+    file = validated(PolicyFile, read, source)
+    compiler = _Compiler(file, read, source, hashlib.sha256(text.encode()).hexdigest())
+    policy = compiler.policy(text)
+    if compiler.mistakes:
+        raise PolicyError(source, compiler.mistakes)
+    return policy
+
+
+class _Compiler:
+    """Turns the checked file into a Policy and collects what is wrong with it as a whole."""
+
+    def __init__(self, file: PolicyFile, read: Document, source: str, digest: str) -> None:
+        self.file = file
+        self.read = read
+        self.source = source
+        self.digest = digest
+        self.names = [*file.tools, UNLISTED]
+        self.mistakes: list[Mistake] = []
+
+    def policy(self, text: str) -> Policy:
+        file = self.file
+        tools = {name: self.tool(name, order) for order, name in enumerate(file.tools)}
+        by_host, by_suffix = _by_host(tools.values())
+        ceilings = self.ceilings()
+        return Policy(
+            digest=self.digest,
+            source=self.source,
+            text=text,
+            unlisted=file.unlisted,
+            tools=tools,
+            by_host=by_host,
+            by_suffix=by_suffix,
+            pulls={
+                **self.pulls(Level.FREEZE, "frozen", file.frozen),
+                **self.pulls(Level.HALT, "halted", file.halted),
+            },
+            tenants={name: self.allowed(name) for name in file.tenants},
+            ceilings=ceilings,
+            ceilings_of={
+                name: tuple(ceiling for ceiling in ceilings if covers(ceiling.tools, name))
+                for name in self.names
+            },
+            tag_headers=(file.tags.run, file.tags.tenant),
+        )
+
+    def tool(self, name: str, order: int) -> Tool:
+        rule = self.file.tools[name]
+        match = rule.match
+        return Tool(
+            name=name,
+            order=order,
+            hosts=tuple(dict.fromkeys(match.host)),
+            port=match.port,
+            methods=None if "*" in match.method else frozenset(match.method),
+            path=None if match.path is None else paths.template(match.path),
+            mcp_tool=match.mcp_tool,
+            graphql_operation=match.graphql_operation,
+            model_api=rule.model_api,
+            effect=rule.effect,
+            key=_key_rule(rule),
+            allow_addresses=tuple(ip_network(block) for block in rule.allow_addresses),
+            tags=rule.tags,
+            line=self.read.locate_key(("tools", name)).start_mark.line + 1,
+        )
+
+    def named(self, glob: str, location: Location) -> list[str]:
+        """The tools that a glob names. One that names none is a mistake, not a silent no-op."""
+        names = [name for name in self.names if covers((glob,), name)]
+        if not names:
+            hint = suggestion(glob, self.names)
+            self.mistakes.append(self.read.at(location, f"no tool is named {glob!r}{hint}"))
+        return names
+
+    def allowed(self, tenant: str) -> tuple[str, ...]:
+        globs = self.file.tenants[tenant].allow
+        for place, glob in enumerate(globs):
+            self.named(glob, ("tenants", tenant, "allow", place))
+        return tuple(globs)
+
+    def pulls(self, level: Level, section: str, rule: PulledRule) -> Pulls:
+        stated: list[tuple[Scope, str, Location]] = []
+        if rule.all:
+            stated.append((Scope.GLOBAL, "", (section, "global")))
+        scopes = (
+            (Scope.TENANT, "tenants", rule.tenants),
+            (Scope.RUN, "runs", rule.runs),
+            (Scope.RELEASE, "releases", rule.releases),
+        )
+        for scope, key, subjects in scopes:
+            for place, subject in enumerate(subjects):
+                stated.append((scope, subject, (section, key, place)))
+        for place, glob in enumerate(rule.tools):
+            location: Location = (section, "tools", place)
+            stated += [(Scope.TOOL, name, location) for name in self.named(glob, location)]
+        actor = f"policy:{self.digest[:12]}"
+        return {
+            (level, scope, subject): Pull(
+                level, scope, subject, f"{self.source}:{self.read.line(location)}", actor, 0
+            )
+            for scope, subject, location in stated
+        }
+
+    def ceilings(self) -> tuple[Ceiling, ...]:
+        found: dict[str, Ceiling] = {}
+        for place, rule in enumerate(self.file.ceilings):
+            if rule.tool is not None:
+                self.named(rule.tool, ("ceilings", place, "tool"))
+            ceiling = _ceiling(rule)
+            if ceiling.id in found:
+                text = "this ceiling stands twice; a ceiling is its content, not its place"
+                self.mistakes.append(self.read.at(("ceilings", place), text))
+            found[ceiling.id] = ceiling
+        return tuple(found.values())
+
+
+def _key_rule(rule: ToolRule) -> KeyRule:
+    key = rule.idempotency
+    return KeyRule(
+        header=key.header.lower(),
+        missing=key.missing,
+        same_body=key.same_body,
+        same_body_seconds=key.same_body_seconds,
+        keep_seconds=key.keep_seconds,
+    )
+
+
+def _ceiling(rule: CeilingRule) -> Ceiling:
+    within_us = None if rule.within is None else duration_us(rule.within)
+    then = None if rule.then == "throttle" else Level(rule.then)
+    tool = rule.tool or "*"
+    content = "\n".join(map(str, (rule.per, tool, rule.count, rule.at_most, within_us, rule.then)))
+    return Ceiling(
+        id=hashlib.sha256(content.encode()).hexdigest()[:10],
+        per=rule.per,
+        count=rule.count,
+        at_most=rule.at_most,
+        within_us=within_us,
+        then=then,
+        tools=(tool,),
+    )
+
+
+def _by_host(
+    tools: Iterable[Tool],
+) -> tuple[dict[str, tuple[Tool, ...]], dict[str, tuple[Tool, ...]]]:
+    """Tools by exact host and by suffix, in the order of the file."""
+    exact: defaultdict[str, list[Tool]] = defaultdict(list)
+    suffix: defaultdict[str, list[Tool]] = defaultdict(list)
+    for tool in tools:
+        for host in tool.hosts:
+            if host.startswith("*."):
+                suffix[host[2:]].append(tool)
+            else:
+                exact[host].append(tool)
+    return (
+        {host: tuple(found) for host, found in exact.items()},
+        {host: tuple(found) for host, found in suffix.items()},
+    )

@@ -1,0 +1,234 @@
+"""identify(policy, request) -> ToolCall: which tool a request means and what it does to the world.
+
+The first tool in file order whose host, port, method, path and protocol hold is the one. A tool
+with a protocol condition owns its endpoint: what is sent there is that protocol's, or unlisted, or
+refused; it never falls through to a broader tool. Whatever cannot be read is a write.
+
+Plain calls are read from their head alone: no body is parsed unless a rule needs it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from policies import canonical, paths
+from policies.call import Dialect, Effect, Request, ToolCall
+from policies.head import SAFE, Head, read_head
+from policies.policy import UNLISTED, UNLISTED_TOOL, KeyRule, Policy, Tool, covers
+from policies.protocols import graphql, mcp, model_api
+from policies.protocols.reading import Operation, Reading
+from policies.verdict import Reason
+
+DEFAULT_PORT = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+HOST_CHARACTERS_MAX = 255  # RFC 1035, section 2.3.4
+KEY_CHARACTERS_MAX = 255
+OPERATION_CHARACTERS_MAX = 200
+
+
+class Matcher(NamedTuple):
+    """A protocol that hides its operation in the body: the glob of a tool that names it, and its
+    reader, which answers None when the request is not of the protocol after all."""
+
+    dialect: Dialect
+    glob: Callable[[Tool], str | None]
+    read: Callable[[Request, bool], Reading | None]
+
+
+MATCHERS: tuple[Matcher, ...] = (
+    Matcher(Dialect.MCP, lambda tool: tool.mcp_tool, mcp.read),
+    Matcher(Dialect.GRAPHQL, lambda tool: tool.graphql_operation, graphql.read),
+)
+
+
+def identify(policy: Policy, request: Request) -> ToolCall:
+    """Name the tool, its effect and its fingerprint. Raises nothing, whatever an agent sends.
+
+    A request that servers could understand in two ways comes back with a `fault`.
+    """
+    head = read_head(request)
+    if head is None:
+        return _fault(UNLISTED, _label(request, request.path), _dialect(request, "", None))
+    candidates = _candidates(policy, request.host)
+    if paths.has_second_reading(head.path) and _is_a_dodge(candidates, request, head.path):
+        dialect = _dialect(request, head.media_type, None)
+        return _fault(UNLISTED, _label(request, head.path), dialect)
+    standing = _standing(candidates, request, head.path)
+    for tool in standing:
+        matcher = _matcher(tool)
+        if matcher is None:
+            return _by_head(tool, request, head)
+        if head.upgrades:
+            # The operations would go by inside the socket, where no rule could name them.
+            label = _label(request, head.path)
+            return _fault(tool.name, label, matcher.dialect, Reason.PROTOCOL_UNSUPPORTED)
+        reading = matcher.read(request, tool.path is not None)
+        if reading is not None:
+            return _by_body(matcher, [tool, *standing], reading, request, head)
+    return _by_head(UNLISTED_TOOL, request, head)
+
+
+def _candidates(policy: Policy, host: str) -> Sequence[Tool]:
+    """The tools of a host in file order; found label by label, whatever the policy's length."""
+    if len(host) > HOST_CHARACTERS_MAX:
+        return ()
+    if ":" in host:
+        try:
+            host = ip_address(host).compressed
+        except ValueError:
+            return ()
+    found = policy.by_host.get(host, ())
+    if not policy.by_suffix:
+        return found
+    suffixed: list[Tool] = []
+    _, _, suffix = host.partition(".")
+    while suffix:
+        suffixed += policy.by_suffix.get(suffix, ())
+        _, _, suffix = suffix.partition(".")
+    return sorted((*found, *suffixed), key=lambda tool: tool.order) if suffixed else found
+
+
+def _standing(candidates: Sequence[Tool], request: Request, path: str) -> Iterator[Tool]:
+    """The candidates whose method, port and path hold."""
+    method = request.method.upper()
+    default_port = DEFAULT_PORT.get(request.scheme)
+    for tool in candidates:
+        if (
+            (tool.methods is None or method in tool.methods)
+            and request.port == (tool.port or default_port)
+            and (tool.path is None or tool.path.fullmatch(path))
+        ):
+            yield tool
+
+
+def _is_a_dodge(candidates: Sequence[Tool], request: Request, path: str) -> bool:
+    """Whether a server that reads the path another way would reach an earlier tool."""
+    other_path = paths.second_reading(path)
+    if other_path is None:
+        return True
+    first = next(_standing(candidates, request, path), None)
+    other = next(_standing(candidates, request, other_path), None)
+    return other is not None and (first is None or other.order < first.order)
+
+
+def _matcher(tool: Tool) -> Matcher | None:
+    if tool.mcp_tool is None and tool.graphql_operation is None:
+        return None
+    return next(matcher for matcher in MATCHERS if matcher.glob(tool) is not None)
+
+
+def _by_head(tool: Tool, request: Request, head: Head) -> ToolCall:
+    """A call that its head explains: plain HTTP, gRPC, a model API, a WebSocket."""
+    effect = tool.effect or _effect(tool, request, head)
+    dialect = _dialect(request, head.media_type, tool)
+    label = _label(request, head.path)
+    if effect is not Effect.WRITE or head.upgrades:
+        # A WebSocket is a write that no stored answer can stand for: it is never deduplicated.
+        return ToolCall(tool.name, effect, label, b"", dialect=dialect)
+    key, key_is_faulty = _key(tool.key, request)
+    if key_is_faulty:
+        return _fault(tool.name, label, dialect)
+    fingerprint = canonical.fingerprint(request, head.path)
+    return ToolCall(tool.name, effect, label, fingerprint, key, dialect)
+
+
+def _effect(tool: Tool, request: Request, head: Head) -> Effect:
+    if head.upgrades or head.is_grpc:
+        return Effect.WRITE
+    if request.method in SAFE:
+        return Effect.READ
+    if tool.model_api and model_api.infers(tool.model_api, request.method, head.path):
+        return Effect.MODEL
+    return Effect.WRITE
+
+
+def _by_body(
+    matcher: Matcher, tools: Sequence[Tool], reading: Reading, request: Request, head: Head
+) -> ToolCall:
+    """A call that its body explains. `tools` stand at the endpoint, its owner first."""
+    owner, label = tools[0], _label(request, head.path)
+    if reading.fault is not None:
+        return _fault(owner.name, label, matcher.dialect, reading.fault, reading.rpc_id)
+    label = _text(reading.operations[0].label)
+    touched: dict[str, Tool] = {}
+    writes = 0
+    for operation in reading.operations:
+        covering = [] if operation.own else _covering(matcher, tools, operation)
+        touched |= {tool.name: tool for tool in covering}
+        writes += _writes(operation, covering)
+    tool = next(iter(touched.values()), owner)
+    if len(touched) > 1 or writes > 1:
+        # Reads of several tools have no one tool whose cords and permissions would apply.
+        fault = Reason.BATCH_OF_WRITES if writes else Reason.MALFORMED_REQUEST
+        return _fault(tool.name, label, matcher.dialect, fault, reading.rpc_id)
+    if not writes:
+        effect = (tool.effect if touched else None) or Effect.READ
+        return ToolCall(tool.name, effect, label, b"", None, matcher.dialect, reading.rpc_id)
+    try:
+        payload = None if reading.message is None else canonical.write_json(reading.message)
+    except canonical.NotPlainJsonError:
+        return _fault(tool.name, label, matcher.dialect)
+    key, key_is_faulty = _key(tool.key, request)
+    if key_is_faulty:
+        return _fault(tool.name, label, matcher.dialect, rpc_id=reading.rpc_id)
+    fingerprint = canonical.fingerprint(request, head.path, payload)
+    return ToolCall(
+        tool.name, Effect.WRITE, label, fingerprint, key, matcher.dialect, reading.rpc_id
+    )
+
+
+def _covering(matcher: Matcher, tools: Sequence[Tool], operation: Operation) -> list[Tool]:
+    """For each name of the operation, the first tool that covers it."""
+    if not operation.names:
+        return [UNLISTED_TOOL]
+    globs = [(tool, glob) for tool in tools if (glob := matcher.glob(tool)) is not None]
+    return [
+        next((tool for tool, glob in globs if covers((glob,), name)), UNLISTED_TOOL)
+        for name in operation.names
+    ]
+
+
+def _writes(operation: Operation, covering: Sequence[Tool]) -> int:
+    """How many writes an operation makes; the policy's word on the tools counts most."""
+    if operation.own:
+        return int(operation.effect is Effect.WRITE)
+    writes = sum((tool.effect or operation.effect) is Effect.WRITE for tool in covering)
+    return writes if operation.effect is Effect.WRITE else min(writes, 1)
+
+
+def _key(rule: KeyRule, request: Request) -> tuple[str | None, bool]:
+    """The idempotency key that was sent, and whether what was sent cannot be one."""
+    values = [value.strip() for name, value in request.headers if name == rule.header]
+    if not values:
+        return None, False
+    return values[0], len(values) > 1 or not 1 <= len(values[0]) <= KEY_CHARACTERS_MAX
+
+
+def _dialect(request: Request, media_type: str, tool: Tool | None) -> Dialect:
+    if media_type.startswith("application/grpc"):
+        return Dialect.GRPC
+    if tool is not None and tool.model_api is not None:
+        return model_api.DIALECT[tool.model_api]
+    if request.host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+        return Dialect.AWS
+    return Dialect.HTTP
+
+
+def _label(request: Request, path: str) -> str:
+    return _text(f"{request.method} {path}")
+
+
+def _text(label: str) -> str:
+    """A label as it can be stored: short, and without the halves of characters."""
+    label = label[:OPERATION_CHARACTERS_MAX]
+    return label if label.isascii() else label.encode("utf-8", "backslashreplace").decode()
+
+
+def _fault(
+    tool: str,
+    label: str,
+    dialect: Dialect,
+    fault: Reason = Reason.MALFORMED_REQUEST,
+    rpc_id: str | int | None = None,
+) -> ToolCall:
+    """A call that can only be refused; it counts as a write."""
+    return ToolCall(tool, Effect.WRITE, label, b"", None, dialect, rpc_id, fault)

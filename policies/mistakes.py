@@ -1,0 +1,115 @@
+"""What pydantic found wrong with a document, told as mistakes that its author can mend."""
+
+import re
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from policies.document import Document, Location, Mistake, MistakenFileError
+
+_KINDS: dict[type, str] = {
+    str: "text", bool: "a boolean", int: "a number", float: "a number", list: "a list",
+    dict: "a mapping",
+}  # fmt: skip
+_WANTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+
+
+def validated[M: BaseModel](model: type[M], document: Document, source: str) -> M:
+    """The document as the model. Raises MistakenFileError with all that is wrong with it."""
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as found:
+        schema = model.model_json_schema(by_alias=True)
+        mistakes = [_mistake(document, schema, error) for error in found.errors(include_url=False)]
+        raise MistakenFileError(source, mistakes) from None
+
+
+def suggestion(word: str, words: list[str]) -> str:
+    """`; did you mean 'x'?`, or nothing when no known word is near."""
+    near = get_close_matches(word, words, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _mistake(document: Document, schema: dict[str, Any], error: ErrorDetails) -> Mistake:
+    location: Location = error["loc"]
+    if error["type"] == "extra_forbidden":
+        known = _keys(schema, location[:-1])
+        hint = suggestion(str(location[-1]), known) or f"; known here: {', '.join(known)}"
+        return document.at(location, f"unknown key {location[-1]!r}{hint}", of_key=True)
+    if error["type"] == "missing":
+        return document.at(location[:-1], f"{location[-1]!r} is missing")
+    if location[-1:] == ("[key]",):
+        text = f"the name {location[-2]!r} {_sentence(error)}"
+        return document.at(location[:-1], text, of_key=True)
+    names = [part for part in location if isinstance(part, str)]
+    subject = repr(names[-1]) if names else "the file"
+    return document.at(location, f"{subject} {_sentence(error)}")
+
+
+def _sentence(error: ErrorDetails) -> str:
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    if kind in _WANTED:
+        quotes = kind == "string_type" and isinstance(value, bool | int | float)
+        hint = "; put it in quotes" if quotes else ""
+        return f"must be {_WANTED[kind]}, not {_shown(value)}{hint}"
+    if kind in ("literal_error", "enum"):
+        words = re.findall(r"[\w]+", re.sub(r"<[^>]*: |>|\bor\b", " ", str(context["expected"])))
+        wanted = " or ".join([", ".join(words[:-1]), words[-1]] if words[:-1] else words)
+        if not isinstance(value, str) or len(words) == 1:
+            return f"must be {wanted}, not {_shown(value)}"
+        return f"must be {wanted}, not {value[:40]!r}{suggestion(value, words)}"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "greater_than_equal":
+        return f"must be at least {context['ge']}, not {value}"
+    if kind == "less_than_equal":
+        return f"must be at most {context['le']}, not {value}"
+    if kind in ("too_short", "string_too_short"):
+        return "must not be empty"
+    if kind == "string_too_long":
+        return f"must be at most {context['max_length']} characters"
+    return error["msg"]
+
+
+def _shown(value: object) -> str:
+    kind = _KINDS.get(type(value), "this")
+    if isinstance(value, list | dict):
+        return kind
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return f"the {kind.removeprefix('a ')} {text[:60]}"
+
+
+def _keys(schema: dict[str, Any], location: Location) -> list[str]:
+    """The keys that a mapping of the document may have, by the JSON Schema of the whole."""
+    here = _choices(schema, schema)
+    for part in location:
+        below = [found for choice in here if (found := _below(choice, part)) is not None]
+        here = [choice for found in below for choice in _choices(schema, found)] or here
+    return [key for choice in here for key in choice.get("properties", ())]
+
+
+def _choices(schema: dict[str, Any], part: dict[str, Any]) -> list[dict[str, Any]]:
+    if "$ref" in part:
+        return _choices(schema, schema["$defs"][part["$ref"].rpartition("/")[2]])
+    if "anyOf" in part:
+        return [choice for option in part["anyOf"] for choice in _choices(schema, option)]
+    return [part]
+
+
+def _below(choice: dict[str, Any], part: str | int) -> dict[str, Any] | None:
+    if isinstance(part, int):
+        return choice.get("items")
+    found: dict[str, Any] | None = choice.get("properties", {}).get(part)
+    rest = choice.get("additionalProperties")
+    return found if found is not None else rest if isinstance(rest, dict) else None

@@ -1,0 +1,111 @@
+"""The policy as compiled for use: frozen, indexed so that cost does not grow with its length.
+
+Made by `load.py` from the pydantic models of `schema.py`; read by `match.py` and `decide.py`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
+
+from policies.call import Effect, Identity, ToolCall
+from policies.ceilings import Ceiling, Count
+from policies.verdict import Pulls, Scope
+
+UNLISTED = "unlisted"
+
+IPNetwork = IPv4Network | IPv6Network
+
+
+def covers(globs: Sequence[str], name: str) -> bool:
+    """Whether one of the globs names this tool. Tool names are case-sensitive."""
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRule:
+    """How a tool's writes are made once. Seconds of protection for sent and for derived keys."""
+
+    header: str | None = "idempotency-key"
+    missing: Literal["derive", "require", "off"] = "derive"
+    same_body: Literal["replay", "allow"] = "replay"
+    same_body_seconds: int = 600
+    keep_seconds: int = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool of the policy. `order` is its place in the file: the first that matches wins.
+
+    `hosts` are exact names or `*.suffix`; `path` is a compiled template; the globs `mcp_tool` and
+    `graphql_operation` apply to JSON-RPC `tools/call` names and to `query.field` pairs.
+    """
+
+    name: str
+    order: int = 0
+    hosts: tuple[str, ...] = ()
+    port: int | None = None
+    methods: frozenset[str] | None = None
+    path: re.Pattern[str] | None = None
+    mcp_tool: str | None = None
+    graphql_operation: str | None = None
+    model_api: Literal["openai", "anthropic", "google"] | None = None
+    effect: Effect | None = None
+    key: KeyRule = field(default_factory=KeyRule)
+    allow_addresses: tuple[IPNetwork, ...] = ()
+    tags: bool = True
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A whole policy. `digest` is the SHA-256 of its text in hex; `source` the file it came from.
+
+    `pulls` are its `frozen:` and `halted:` lines.
+    """
+
+    digest: str
+    source: str
+    text: str = field(repr=False)
+    unlisted: Literal["refuse", "read_only", "allow"]
+    tools: Mapping[str, Tool]
+    by_host: Mapping[str, tuple[Tool, ...]] = field(repr=False)
+    by_suffix: Mapping[str, tuple[Tool, ...]] = field(repr=False)
+    pulls: Pulls
+    tenants: Mapping[str, tuple[str, ...]]
+    ceilings: tuple[Ceiling, ...]
+    ceilings_of: Mapping[str, tuple[Ceiling, ...]] = field(repr=False)
+    tag_headers: tuple[str, str] = ("X-Run-Id", "X-Tenant-Id")
+
+    def tool(self, name: str) -> Tool:
+        """The tool of this name; the unlisted one when the policy has none."""
+        return self.tools.get(name, UNLISTED_TOOL)
+
+    def bounds(self, call: ToolCall, identity: Identity) -> list[tuple[Ceiling, str]]:
+        """The ceilings that a call draws on, each with the subject whose window it is."""
+        subject_of = {
+            Scope.GLOBAL: "",
+            Scope.TENANT: identity.tenant,
+            Scope.RUN: identity.run,
+            Scope.TOOL: call.tool,
+        }
+        return [
+            (ceiling, subject_of[ceiling.per])
+            for ceiling in self.ceilings_of.get(call.tool, ())
+            if ceiling.count is Count.CALLS or call.effect is Effect.WRITE
+        ]
+
+
+UNLISTED_TOOL = Tool(name=UNLISTED, tags=False)
+
+
+def subjects(identity: Identity, tool: str) -> list[tuple[Scope, str]]:
+    """Every scope a call stands in, widest first; a cord pulled on any of them applies to it."""
+    scopes = [(Scope.GLOBAL, ""), (Scope.TENANT, identity.tenant)]
+    if identity.release:
+        scopes.append((Scope.RELEASE, identity.release))
+    scopes += [(Scope.RUN, run) for run in (*reversed(identity.ancestors), identity.run)]
+    scopes.append((Scope.TOOL, tool))
+    return scopes

@@ -1,0 +1,155 @@
+"""GraphQL over HTTP: what matters is the root fields of the operation that will run.
+
+The document is parsed, never searched. The name that the agent gives an operation and the aliases
+it gives to fields say nothing. A document that two servers could read differently is a fault; one
+that is only named (a persisted query) can be anything, so no tool covers it.
+"""
+
+import hashlib
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from policies.call import Effect, Request
+from policies.canonical import NotPlainJsonError, read_json
+from policies.protocols.reading import AMBIGUOUS, Operation, Reading, looks_alike
+
+if TYPE_CHECKING:
+    from graphql import DocumentNode, OperationDefinitionNode, SelectionSetNode
+
+# Other calls wait while a document is parsed: with these, some tens of milliseconds at the most.
+TOKENS_MAX = 5_000
+CHARACTERS_MAX = 100_000
+FIELDS_MAX = 1_000
+ENTRIES_MAX = 20  # clients send ten
+
+_MEMBERS = frozenset({"query", "operationName", "variables", "extensions"})
+# Members by which servers look up a document that they keep; beside one the text may be ignored.
+_KEPT = frozenset({"documentId", "document_id", "doc_id", "queryId", "query_id"})
+_ASKS = frozenset(name.casefold() for name in _MEMBERS | _KEPT)
+_PERSISTED = Operation((), Effect.WRITE, "persisted query")
+
+
+class _AmbiguousError(ValueError):
+    """The request is not plainly one GraphQL request or a batch of them."""
+
+
+def read(request: Request, _: bool) -> Reading | None:
+    """Read a request to a GraphQL endpoint; None when it only looks at a page of it."""
+    try:
+        entries = _entries(request)
+        if entries is None:
+            return None
+        if not 1 <= len(entries) <= ENTRIES_MAX:
+            return AMBIGUOUS
+        return Reading(tuple(_operation(entry) for entry in entries))
+    except (_AmbiguousError, NotPlainJsonError, RecursionError):
+        return AMBIGUOUS
+
+
+def _entries(request: Request) -> list[object] | None:
+    pairs = parse_qsl(request.target.partition("?")[2], keep_blank_values=True)
+    asked: list[tuple[str, object]] = [pair for pair in pairs if pair[0].casefold() in _ASKS]
+    if asked and request.body:
+        raise _AmbiguousError  # some servers take the one, some the other
+    if asked:
+        members = dict(asked)
+        if len(members) != len(asked):
+            raise _AmbiguousError
+        return [members]
+    if not request.body:
+        if request.method in ("GET", "HEAD", "OPTIONS"):
+            return None
+        raise _AmbiguousError
+    media_type = (request.header("content-type") or "").partition(";")[0].strip().lower()
+    if media_type == "application/graphql":
+        return [{"query": _text(request.body)}]
+    message = read_json(request.body)
+    return message if isinstance(message, list) else [message]
+
+
+def _text(body: bytes) -> str:
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _AmbiguousError from None
+
+
+def _operation(entry: object) -> Operation:
+    if not isinstance(entry, dict) or looks_alike(entry, _MEMBERS):
+        raise _AmbiguousError
+    text, name = entry.get("query"), entry.get("operationName")
+    if not text or "id" in entry or not _KEPT.isdisjoint(entry):
+        return _PERSISTED
+    if not isinstance(text, str) or len(text) > CHARACTERS_MAX:
+        raise _AmbiguousError
+    if not (name is None or isinstance(name, str)):
+        raise _AmbiguousError
+    _check_hash(text, entry.get("extensions"))
+    kind, fields = _root_fields(text, name)
+    names = tuple(f"{kind}.{field}" for field in fields)
+    effect = Effect.WRITE if kind == "mutation" else Effect.READ
+    return Operation(names, effect, " ".join(names))
+
+
+def _check_hash(text: str, extensions: object) -> None:
+    """A text sent with the hash of a kept document must be that document."""
+    if isinstance(extensions, str):  # in a URL it is JSON in text
+        extensions = read_json(extensions.encode("utf-8", "surrogatepass"))
+    if not isinstance(extensions, dict) or "persistedQuery" not in extensions:
+        return
+    kept = extensions["persistedQuery"]
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    if not isinstance(kept, dict) or kept.get("sha256Hash") != digest:
+        raise _AmbiguousError
+
+
+def _root_fields(text: str, name: str | None) -> tuple[str, list[str]]:
+    # Imported late: it takes 60 ms, and most processes never see a GraphQL call.
+    from graphql import GraphQLSyntaxError, parse
+
+    try:
+        document = parse(text, no_location=True, max_tokens=TOKENS_MAX)
+    except GraphQLSyntaxError:
+        raise _AmbiguousError from None
+    operation = _chosen(document, name)
+    fields = _fields(document, operation.selection_set)
+    # Introspection beside real fields changes nothing about what they do.
+    asked = [field for field in fields if not field.startswith("__")]
+    return operation.operation.value, asked or fields
+
+
+def _chosen(document: "DocumentNode", name: str | None) -> "OperationDefinitionNode":
+    from graphql import OperationDefinitionNode
+
+    nodes = document.definitions
+    operations = [node for node in nodes if isinstance(node, OperationDefinitionNode)]
+    if name is not None:
+        operations = [node for node in operations if node.name and node.name.value == name]
+    if len(operations) != 1:
+        raise _AmbiguousError
+    return operations[0]
+
+
+def _fields(document: "DocumentNode", root: "SelectionSetNode") -> list[str]:
+    """The root fields, also those that fragments bring in; each fragment counts once."""
+    from graphql import FieldNode, FragmentDefinitionNode, FragmentSpreadNode, InlineFragmentNode
+
+    parts = [node for node in document.definitions if isinstance(node, FragmentDefinitionNode)]
+    fragments = {part.name.value: part.selection_set for part in parts}
+    if len(fragments) != len(parts):
+        raise _AmbiguousError
+    fields: list[str] = []
+    waiting = [root]
+    while waiting:
+        for node in waiting.pop().selections:
+            if isinstance(node, FieldNode):
+                fields.append(node.name.value)
+            elif isinstance(node, FragmentSpreadNode):
+                # Taken out, so that a fragment that spreads itself ends.
+                if (spread := fragments.pop(node.name.value, None)) is not None:
+                    waiting.append(spread)
+            elif isinstance(node, InlineFragmentNode):
+                waiting.append(node.selection_set)
+    if not fields or len(fields) > FIELDS_MAX:
+        raise _AmbiguousError
+    return fields

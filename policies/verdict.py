@@ -1,0 +1,171 @@
+"""The words of a judgement: actions, reason codes, and what each reason means to a caller.
+
+Sentences for people are built elsewhere from this table; nothing here knows a call or a clock.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Action(StrEnum):
+    ALLOW = "allow"
+    REPLAY = "replay"
+    HOLD = "hold"
+    REFUSE = "refuse"
+
+
+class Level(StrEnum):
+    """How hard a cord is pulled: a freeze stops writes, a halt stops everything."""
+
+    FREEZE = "freeze"
+    HALT = "halt"
+
+
+class Scope(StrEnum):
+    GLOBAL = "global"
+    TENANT = "tenant"
+    RUN = "run"
+    RELEASE = "release"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """One pulled cord: latched until a named person (or the policy line that made it) lifts it.
+
+    `subject` is empty for the global scope. `at_us` is UTC microseconds.
+    """
+
+    level: Level
+    scope: Scope
+    subject: str
+    reason: str
+    actor: str
+    at_us: int
+
+    @property
+    def rule(self) -> str:
+        name = f":{self.subject}" if self.subject else ""
+        return f"{self.level}:{self.scope}{name}"
+
+
+Pulls = Mapping[tuple[Level, Scope, str], Pull]
+"""Pulled cords by level, scope and subject."""
+
+
+class Reason(StrEnum):
+    """Every verdict carries exactly one of these codes; tests and callers compare codes."""
+
+    ALLOWED = "allowed"
+    REPLAYED = "replayed"
+    # Who is calling
+    CREDENTIALS_REQUIRED = "credentials_required"
+    CREDENTIALS_INVALID = "credentials_invalid"
+    TOKEN_REVOKED = "token_revoked"  # noqa: S105 - a reason code, not a secret
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a reason code, not a secret
+    # What was sent
+    MALFORMED_REQUEST = "malformed_request"
+    AUTHORITY_MISMATCH = "authority_mismatch"
+    BODY_TOO_LARGE = "body_too_large"
+    HEAD_TOO_LARGE = "head_too_large"
+    PROTOCOL_UNSUPPORTED = "protocol_unsupported"
+    BATCH_OF_WRITES = "batch_of_writes"
+    # Pulled cords
+    HALTED = "halted"
+    FROZEN = "frozen"
+    # Where it goes and whether it may
+    DESTINATION_UNLISTED = "destination_unlisted"
+    DESTINATION_READ_ONLY = "destination_read_only"
+    ADDRESS_REFUSED = "address_refused"
+    OWN_LISTENER = "own_listener"
+    TOOL_NOT_ALLOWED = "tool_not_allowed"
+    # Writes happen once
+    KEY_REQUIRED = "key_required"
+    KEY_REUSED = "key_reused"
+    IN_FLIGHT = "in_flight"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    DONE_BUT_NOT_STORED = "done_but_not_stored"
+    # Bounds
+    OVER_CEILING = "over_ceiling"
+    # Failures, ours and the upstream's
+    STORE_UNAVAILABLE = "store_unavailable"
+    POLICY_FAILURE = "policy_failure"
+    SHUTTING_DOWN = "shutting_down"
+    NOT_SENT = "not_sent"
+    UPSTREAM_FAILED = "upstream_failed"
+    CUT = "cut"
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a reason tells the caller: the HTTP status, a short title, whether a retry can work."""
+
+    status: int
+    title: str
+    retry: bool
+
+
+MEANING: dict[Reason, Meaning] = {
+    Reason.ALLOWED: Meaning(200, "allowed", False),
+    Reason.REPLAYED: Meaning(200, "answered from the record", False),
+    Reason.CREDENTIALS_REQUIRED: Meaning(407, "proxy credentials are required", False),
+    Reason.CREDENTIALS_INVALID: Meaning(407, "the proxy credentials are not valid", False),
+    Reason.TOKEN_REVOKED: Meaning(403, "the run's token was revoked", False),
+    Reason.TOKEN_EXPIRED: Meaning(403, "the run's token has expired", False),
+    Reason.MALFORMED_REQUEST: Meaning(400, "the request is malformed or ambiguous", False),
+    Reason.AUTHORITY_MISMATCH: Meaning(400, "the request names two destinations", False),
+    Reason.BODY_TOO_LARGE: Meaning(413, "the request body is too large", False),
+    Reason.HEAD_TOO_LARGE: Meaning(431, "the request head is too large", False),
+    Reason.PROTOCOL_UNSUPPORTED: Meaning(501, "this protocol cannot be inspected", False),
+    Reason.BATCH_OF_WRITES: Meaning(400, "a batch may hold at most one write", False),
+    Reason.HALTED: Meaning(403, "halted by an operator or a bound", False),
+    Reason.FROZEN: Meaning(403, "writes are frozen", False),
+    Reason.DESTINATION_UNLISTED: Meaning(403, "the policy lists no such destination", False),
+    Reason.DESTINATION_READ_ONLY: Meaning(403, "unlisted destinations are read-only", False),
+    Reason.ADDRESS_REFUSED: Meaning(403, "the destination's address is not allowed", False),
+    Reason.OWN_LISTENER: Meaning(403, "pullcord itself is not a destination", False),
+    Reason.TOOL_NOT_ALLOWED: Meaning(403, "this tenant or run may not use the tool", False),
+    Reason.KEY_REQUIRED: Meaning(400, "this tool requires an idempotency key", False),
+    Reason.KEY_REUSED: Meaning(422, "the idempotency key was used with another payload", False),
+    Reason.IN_FLIGHT: Meaning(409, "the same write is still in flight", True),
+    Reason.OUTCOME_UNKNOWN: Meaning(504, "the write was sent and its outcome is unknown", False),
+    Reason.DONE_BUT_NOT_STORED: Meaning(409, "done before; the answer was not kept", False),
+    Reason.OVER_CEILING: Meaning(429, "a ceiling is reached", True),
+    Reason.STORE_UNAVAILABLE: Meaning(503, "the ledger cannot record, so nothing passes", True),
+    Reason.POLICY_FAILURE: Meaning(503, "the call could not be judged, so it does not pass", False),
+    Reason.SHUTTING_DOWN: Meaning(503, "pullcord is shutting down", True),
+    Reason.NOT_SENT: Meaning(502, "nothing was sent: the upstream could not be reached", True),
+    Reason.UPSTREAM_FAILED: Meaning(502, "the upstream's answer did not arrive", True),
+    Reason.CUT: Meaning(403, "cut while in flight", False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The ceiling that refused a call, for `RateLimit` headers. Counts and whole seconds."""
+
+    name: str
+    at_most: int
+    remaining: int
+    reset_seconds: int
+    window_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What happens to one call and why.
+
+    `rule` names the line that decided (`halt:run:r1`, `tool:NAME`, `ceiling:ID`).
+    `earlier_call` is the id of the call that holds the claim this one met.
+    `pull` is the cord that a ceiling asks to be pulled in the same transaction.
+    """
+
+    action: Action
+    reason: Reason
+    rule: str
+    detail: str = ""
+    retry_after_seconds: int | None = None
+    limit: Limit | None = None
+    earlier_call: str = ""
+    pull: Pull | None = None

@@ -1,0 +1,1 @@
+"""The program: everything that waits, listens or prints."""

@@ -1,0 +1,98 @@
+"""What several commands read: the pulled cords, the ledger on a connection that cannot write."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proxy.cli.terminal import Failure, escaped, loud
+from proxy.control_client import Unreachable, ask
+
+if TYPE_CHECKING:
+    from ledger.sqlite import sqlite3
+
+DATABASE = "ledger.db"  # as ledger/connection.py has it, which is slow to import
+
+Cord = dict[str, Any]
+"""A pulled cord as `proxy.operations.pull_as_json` has it."""
+
+
+@contextmanager
+def reader(data: Path) -> "Iterator[sqlite3.Connection]":
+    """A connection to the ledger that cannot write. Raises Failure when there is no ledger."""
+    if not (data / DATABASE).exists():
+        raise Failure(f"there is no ledger in {data} yet; pullcord up makes it", 2)
+
+    from ledger.connection import open_reader
+
+    connection = open_reader(data)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def cords_on_disk(data: Path) -> list[Cord]:
+    """The stored cords, for when no proxy answers; none when there is no ledger yet."""
+    if not (data / DATABASE).exists():
+        return []
+
+    from ledger.queries import sql
+    from policies.verdict import Level, Pull, Scope
+    from proxy.operations import pull_as_json
+
+    with reader(data) as connection:
+        rows = list(sql(connection, "SELECT * FROM pull ORDER BY at_us DESC"))
+    return [
+        pull_as_json(Pull(Level(row.pop("level")), Scope(row.pop("scope")), **row)) for row in rows
+    ]
+
+
+def standing(data: Path) -> list[Cord]:
+    """All cords that stand: as the proxy says, with the policy's own, else the stored ones."""
+    try:
+        cords: list[Cord] = ask(data, "GET", "/v1/status")["pulled"]
+    except Unreachable:
+        return cords_on_disk(data)
+    return cords
+
+
+def told_cord(cord: Cord) -> str:
+    """One cord on one line, made harmless for a terminal."""
+    where = escaped(f"{cord['scope']} {cord['subject']}".strip())
+    name = f"{loud(cord['level'].upper())} {where}"
+    if cord["actor"].startswith("policy:"):
+        return f"{name}  by the policy, {escaped(cord['reason'])}"
+    why = f'  "{escaped(cord["reason"])}"' if cord["reason"] else ""
+    return f"{name}{why}  by {escaped(cord['actor'])} since {cord['at']}"
+
+
+def refused_by(data: Path, cord: Cord) -> int:
+    """How many calls this cord has refused since it was pulled."""
+    from ledger.filters import parse
+    from ledger.queries import totals
+
+    terms = [f"rule:{cord['rule']}", f"since:{cord['at']}"]
+    with reader(data) as connection:
+        return sum(row["calls"] for row in totals(connection, parse(terms, 0)))
+
+
+def run_totals(data: Path, run: str, since_us: int) -> dict[str, int]:
+    """What a run has called since then: all calls, writes let through, replays, refusals."""
+    from ledger.filters import parse
+    from ledger.queries import totals
+    from proxy.operations import timestamp
+
+    terms = [f"run:{run}", f"since:{timestamp(since_us)}"]
+    with reader(data) as connection:
+        rows = totals(connection, parse(terms, 0))
+
+    def count(**wanted: str) -> int:
+        return sum(row["calls"] for row in rows if wanted.items() <= row.items())
+
+    return {
+        "calls": count(),
+        "writes": count(effect="write", decision="allow"),
+        "replayed": count(decision="replay"),
+        "refused": count(decision="refuse"),
+    }

@@ -1,0 +1,173 @@
+"""`ledger query|show|tail`: the record, read on a connection that cannot write."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from proxy.cli.places import data_directory, data_option
+from proxy.cli.reading import reader
+from proxy.cli.terminal import Failure, escaped, loud, say, say_json, say_table, warn
+
+if TYPE_CHECKING:
+    from ledger.sqlite import sqlite3
+
+NOT_FOUND = 4
+POLL_SECONDS = 0.3  # what a person takes for at once; a poll reads one index
+SHOWN_BEFORE = 10  # rows of the past that `tail` starts with
+LOOKED_BACK = 500  # among how many of the newest rows those are sought
+
+Row = dict[str, Any]
+
+# `-run:r1` is a filter, not a handful of options; so -h cannot be one here.
+_FILTERS = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
+
+
+@click.group()
+def ledger() -> None:
+    """Read the record of calls: query, show, tail."""
+
+
+@ledger.command(context_settings=_FILTERS)
+@click.argument("filters", nargs=-1, metavar="[FILTER]...")
+@click.option("--limit", default=50, type=click.IntRange(1), help="At most so many calls.")
+@click.option("--sql", metavar="SELECT", help="A query of your own; it can only read.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@data_option
+def query(
+    filters: tuple[str, ...], limit: int, sql: str | None, as_json: bool, data: str | None
+) -> None:
+    """Calls that all filters let through, newest first.
+
+    A filter is FIELD:VALUE, with * for any text and - before it for "not", for example
+    tool:stripe.* state:unknown since:2h -run:r1
+    """
+    from ledger import queries
+
+    if sql is not None and filters:
+        raise click.UsageError("--sql stands alone; put the filters into its WHERE")
+    with reader(data_directory(data)) as connection:
+        if sql is not None:
+            _say_rows(list(queries.sql(connection, sql)), as_json)
+            return
+        rows = list(queries.calls(connection, _parsed(filters), limit))
+    if as_json:
+        _say_rows(rows, as_json)
+        return
+    titles = ("id", "at", "run", "tool", "effect", "decision", "reason", "state", "status", "ms")
+    say_table(titles, [_call_cells(row) for row in rows])
+    if len(rows) == limit:
+        warn(f"the newest {limit}; there may be more: --limit N")
+
+
+@ledger.command()
+@click.argument("call_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@data_option
+def show(call_id: str, as_json: bool, data: str | None) -> None:
+    """One call by its ID, or the start of it, and what happened to it."""
+    from ledger.queries import call
+
+    with reader(data_directory(data)) as connection:
+        row = call(connection, call_id)
+    if row is None:
+        raise Failure(f"the ledger has no call {call_id!r}; pullcord ledger query lists them", 4)
+    if as_json:
+        say_json(row)
+        return
+    events = row.pop("events")
+    for name, value in row.items():
+        if value is not None:
+            say(f"{name:<16} {escaped(str(value))}")
+    for event in events:
+        say(_event_line(event))
+
+
+@ledger.command(context_settings=_FILTERS)
+@click.argument("filters", nargs=-1, metavar="[FILTER]...")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@data_option
+def tail(filters: tuple[str, ...], as_json: bool, data: str | None) -> None:
+    """Follow the record until Ctrl-C: the last rows, then each new one.
+
+    Filters choose calls; a cord that is pulled or released is always shown.
+    """
+    with reader(data_directory(data)) as connection, contextlib.suppress(KeyboardInterrupt):
+        for row in _followed(connection, filters):
+            if as_json:
+                say_json(row)
+            else:
+                say(_event_line(row))
+
+
+def _parsed(filters: Sequence[str]) -> Any:
+    from ledger.filters import parse
+    from proxy.clock import SystemClock
+
+    return parse(filters, SystemClock().now_us())
+
+
+def _followed(connection: "sqlite3.Connection", filters: tuple[str, ...]) -> Iterator[Row]:
+    from ledger import queries
+
+    _parsed(filters)  # a mistake is told before the first row
+    newest = queries.last_events(connection, LOOKED_BACK)
+    seq = newest[0]["seq"] if newest else 0
+    wanted = [row for row in newest if _is_wanted(connection, row, filters)]
+    yield from reversed(wanted[:SHOWN_BEFORE])
+    while True:
+        rows = queries.tail(connection, seq)
+        for row in rows:
+            seq = row["seq"]
+            if _is_wanted(connection, row, filters):
+                yield row
+        if not rows:
+            time.sleep(POLL_SECONDS)
+
+
+def _is_wanted(connection: "sqlite3.Connection", row: Row, filters: tuple[str, ...]) -> bool:
+    from ledger import queries
+
+    if not filters or row["type"].startswith("cord."):
+        return True
+    if row["id"] is None:
+        return False
+    # Both rows of a call are wanted when the call as it is now passes.
+    chosen = _parsed((*filters, f"id:{row['id']}"))
+    return next(queries.calls(connection, chosen, 1), None) is not None
+
+
+def _say_rows(rows: list[Row], as_json: bool) -> None:
+    if as_json:
+        for row in rows:
+            say_json(row)
+    elif rows:
+        say_table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def _call_cells(row: Row) -> tuple[object, ...]:
+    names = (row["id"], _when(row), row["run"], row["tool"], row["effect"], row["decision"])
+    latency = row["latency_ms"]
+    ended = None if latency is None else f"{latency:.1f}"
+    return (*names, row["reason"], row["state"], row["status"], ended)
+
+
+def _when(row: Row) -> str:
+    """Month, day and time of an RFC 3339 moment."""
+    return str(row["at"][5:19]).replace("T", " ")
+
+
+def _event_line(row: Row) -> str:
+    """One row of the record: when, who, which tool, what, why."""
+    kind = row["type"].removeprefix("call.")
+    latency = None if row["latency_ms"] is None else f"{row['latency_ms']:.1f} ms"
+    place = f"{row['method']} {row['host']}{row['path']}" if row["method"] else None
+    reason = row["reason"] if row["reason"] not in (None, "allowed") else None
+    words = (row["run"], row["tool"], kind, row["state"], row["status"], latency, reason)
+    rule = row["rule"] if kind not in ("intent", "outcome") else None
+    more = (rule, row["detail"], row["actor"] and f"by {row['actor']}", place)
+    shown = "  ".join(escaped(str(word)) for word in (*words, *more) if word not in (None, ""))
+    line = f"{_when(row)}  {shown}"
+    return loud(line) if row["type"] == "cord.pulled" else line

@@ -1,0 +1,52 @@
+"""`up` and `demo`: what serves."""
+
+import os
+
+import click
+
+from proxy.cli.places import Command, config_directory, config_option
+
+# Flags of `up`, one for each setting (proxy/settings.py), as config/pullcord.yaml explains them.
+FLAGS = {
+    "listen": ("HOST:PORT", "Where agents reach the proxy."),
+    "data": ("DIR", "Ledger, certificate authority, keys, control socket."),
+    "identity": ("token|open", "How runs are known."),
+    "upstream_ca": ("FILE", "Certificates to trust upstream beside the system's."),
+    "invalid_policy": ("keep|freeze", "What an invalid edit of the policy does."),
+    "connect_seconds": ("N", "How long an upstream may take to resolve and connect."),
+    "first_byte_seconds": ("N", "How long to the first byte of its answer."),
+    "idle_seconds": ("N", "How long between two bytes of it."),
+    "body_bytes_max": ("N", "The longest request body."),
+    "drain_seconds": ("N", "How long calls in flight may take to end at the stop."),
+}
+
+
+def _setting_options(command: Command) -> Command:
+    for name, (metavar, text) in reversed(FLAGS.items()):
+        flag = "--" + name.replace("_", "-")
+        command = click.option(flag, name, metavar=metavar, help=text)(command)
+    return command
+
+
+@click.command(short_help="Start the proxy; it stops with Ctrl-C or SIGTERM.")
+@config_option
+@_setting_options
+def up(config: str | None, **flags: str | None) -> None:
+    """Start the proxy. A flag wins over its PULLCORD_ variable, that over pullcord.yaml."""
+    directory = config_directory(config)
+
+    from proxy.serve import run
+    from proxy.settings import load
+
+    raise click.exceptions.Exit(run(load(directory, flags, os.environ)))
+
+
+@click.command(short_help="Watch a runaway agent being contained, in half a minute.")
+@click.option(
+    "--fast", is_flag=True, help="Without pauses; fails when a figure is not as it must be."
+)
+def demo(fast: bool) -> None:
+    """A real proxy, made-up services and a runaway agent, contained before your eyes."""
+    from proxy.demo import main
+
+    raise click.exceptions.Exit(main.run(fast))

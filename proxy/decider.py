@@ -1,0 +1,205 @@
+"""The one place that judges: a thread that owns the store and takes what is queued as one batch.
+
+Many callers share one commit (group commit, notes/store.md section 1). The policy is read once a
+batch, so no batch mixes two. When the store fails, every caller of the batch is told so, and
+settlements wait here, in order, until the store takes them.
+"""
+
+import asyncio
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import structlog
+
+from ledger.store import Ask, Decision, LedgerUnavailable, Outcome, Store
+from policies.call import Effect
+from policies.decide import decide
+from policies.match import identify
+from policies.policy import Policy
+from policies.verdict import Pulls
+
+log = structlog.get_logger()
+
+BATCH_MAX = 256  # notes/store.md: beyond this the commit grows as fast as the batch
+REAP_SECONDS = 30.0  # an idle store drops expired claims this often
+REAP_BATCHES = 500  # and a busy one this often
+
+
+@dataclass(frozen=True, slots=True)
+class _Admit:
+    ask: Ask
+    policy: Policy  # the one that identified the call
+
+
+@dataclass(frozen=True, slots=True)
+class _Settle:
+    outcome: Outcome
+    durable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Act:
+    act: Callable[[Store], Any]
+    durable: bool
+
+
+_Work = _Admit | _Settle | _Act
+_Item = tuple[_Work, "asyncio.Future[Any]"]
+_Stop = None
+
+
+class Decider:
+    """Owns the store and the policy in force. Made by `start`; every method is for the loop thread.
+
+    `epoch` moves whenever a cord or the policy changed: whoever admitted a call before that looks
+    once more before its first byte leaves.
+    """
+
+    def __init__(self, store: Store, policy: Policy) -> None:
+        self.policy = policy
+        self.epoch = 0
+        self.failure: LedgerUnavailable | None = None
+        self._store = store
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._owed: deque[Outcome] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="decider", daemon=True)
+
+    @classmethod
+    def start(cls, store: Store, policy: Policy) -> Self:
+        decider = cls(store, policy)
+        decider._thread.start()
+        return decider
+
+    @property
+    def pulls(self) -> Pulls:
+        return self._store.pulls
+
+    @property
+    def owed(self) -> int:
+        """Settlements that the store has not taken yet."""
+        return len(self._owed)
+
+    def admit(self, ask: Ask, policy: Policy) -> "asyncio.Future[Decision]":
+        return self._put(_Admit(ask, policy))
+
+    def settle(self, outcome: Outcome, *, durable: bool) -> "asyncio.Future[bool]":
+        """Done when committed. Fails with LedgerUnavailable, and is then kept and tried again."""
+        return self._put(_Settle(outcome, durable))
+
+    def act[T](self, act: Callable[[Store], T], *, durable: bool = True) -> "asyncio.Future[T]":
+        """Run a function on the store, inside the batch's transaction."""
+        return self._put(_Act(act, durable))
+
+    def adopt(self, policy: Policy) -> None:
+        """From the next batch on, this policy is in force."""
+        self.policy = policy
+        self.epoch += 1
+
+    async def stop(self) -> None:
+        self._queue.put(_Stop)
+        await asyncio.to_thread(self._thread.join)
+
+    def _put(self, work: _Work) -> "asyncio.Future[Any]":
+        future = self._loop.create_future()
+        self._queue.put((work, future))
+        return future
+
+    # The decider thread from here on.
+
+    def _run(self) -> None:
+        batches = 0
+        while True:
+            batch, stop = self._take()
+            batches += 1
+            if batch or self._owed:
+                self._answer(batch)
+            if not batch or batches % REAP_BATCHES == 0:
+                self._reap()
+            if stop:
+                return
+
+    def _take(self) -> tuple[list[_Item], bool]:
+        """Wait for one piece of work, then take all that has queued behind it."""
+        batch: list[_Item] = []
+        try:
+            item = self._queue.get(timeout=1.0 if self._owed else REAP_SECONDS)
+            while item is not _Stop:
+                batch.append(item)
+                if len(batch) >= BATCH_MAX:
+                    return batch, False
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            return batch, False
+        return batch, True
+
+    def _answer(self, batch: list[_Item]) -> None:
+        pulls = self._store.pulls
+        try:
+            answers = self._commit([work for work, _ in batch])
+            self.failure = None
+        except LedgerUnavailable as failure:
+            self.failure = failure
+            answers = self._owe(batch, failure)
+        except Exception as failure:
+            # A bug of ours must refuse the batch, not end the thread: nothing passes either way.
+            log.exception("decider.failed")
+            answers = self._owe(batch, failure)
+        moved = self._store.pulls is not pulls
+        self._loop.call_soon_threadsafe(self._deliver, batch, answers, moved)
+
+    def _owe(self, batch: list[_Item], failure: Exception) -> list[Any]:
+        self._owed += [work.outcome for work, _ in batch if isinstance(work, _Settle)]
+        return [failure] * len(batch)
+
+    def _commit(self, works: list[_Work]) -> list[Any]:
+        policy = self.policy
+        owed = list(self._owed)
+        durable = bool(owed) or any(map(_is_durable, works))
+        with self._store.transaction(durable=durable):
+            for outcome in owed:
+                self._store.settle(outcome)
+            answers = [self._do(work, policy) for work in works]
+        self._owed.clear()
+        return answers
+
+    def _do(self, work: _Work, policy: Policy) -> Any:
+        if isinstance(work, _Admit):
+            ask = work.ask
+            if work.policy is not policy and ask.call.fault is None:
+                ask = replace(ask, call=identify(policy, ask.request))
+            return self._store.admit(ask, policy, decide)
+        if isinstance(work, _Settle):
+            return self._store.settle(work.outcome)
+        return work.act(self._store)
+
+    def _reap(self) -> None:
+        try:
+            with self._store.transaction(durable=False):
+                self._store.reap()
+        except LedgerUnavailable as failure:
+            self.failure = failure
+
+    # The loop thread again.
+
+    def _deliver(self, batch: list[_Item], answers: list[Any], moved: bool) -> None:
+        if moved:
+            self.epoch += 1
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.done():
+                continue  # the caller has gone
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+
+def _is_durable(work: _Work) -> bool:
+    """Whether a power cut may not lose it: claims, their outcomes, and operators' acts."""
+    if isinstance(work, _Admit):
+        return work.ask.call.effect is not Effect.READ
+    return work.durable

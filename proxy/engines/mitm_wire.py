@@ -1,0 +1,78 @@
+"""mitmproxy's messages as ours, and ours as mitmproxy's. Pure."""
+
+from dataclasses import dataclass
+
+from mitmproxy import http
+
+from policies.call import Request
+from policies.verdict import Reason
+from proxy import head
+from proxy.identity import Credentials, read
+from proxy.refuse import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """What a CONNECT named, and the credentials it carried."""
+
+    host: str
+    port: int
+    credentials: Credentials | None
+
+
+def response(reply: Refusal) -> http.Response:
+    fields = [(name.encode(), value.encode()) for name, value in reply.headers]
+    return http.Response.make(reply.status, reply.body, http.Headers(fields))
+
+
+def closing(response: http.Response) -> http.Response:
+    response.headers["connection"] = "close"
+    return response
+
+
+def credentials(
+    request: http.Request,
+) -> tuple[Credentials | None, head.Fault | None, bool]:
+    """Take the proxy credentials out of the request, so that nothing can forward or store them.
+
+    Returns them, the fault when there are two, and whether any were sent.
+    """
+    sent = request.headers.get_all("proxy-authorization")
+    if sent:
+        del request.headers["proxy-authorization"]
+    if len(sent) > 1:
+        return None, head.Fault(Reason.MALFORMED_REQUEST, "two Proxy-Authorization headers"), True
+    return read(sent[0] if sent else None), None, bool(sent)
+
+
+def seen(flow: http.HTTPFlow) -> Request:
+    """What can be said of a request that cannot be judged: printable, short, without secrets."""
+
+    def plain(text: str, size: int) -> str:
+        return "".join(c if "!" <= c <= "~" else "?" for c in text[:size])
+
+    request = flow.request
+    return Request(
+        plain(request.method, 32),
+        request.scheme,
+        head.plain_host(plain(request.host, 255)),
+        request.port,
+        plain(request.path.partition("?")[0], 1024) or "/",
+    )
+
+
+def head_of(flow: http.HTTPFlow, tunnel: Tunnel | None, sni: str | None) -> head.Head:
+    """What the engine read, for the consistency checks. `sni` is None outside TLS."""
+    request = flow.request
+    return head.Head(
+        method=request.method,
+        scheme=request.scheme,
+        host=request.host,
+        port=request.port,
+        target=request.path,
+        headers=request.headers.fields,
+        http2=request.is_http2,
+        authority=request.authority or None,
+        tunnel=(tunnel.host, tunnel.port) if tunnel else None,
+        sni=sni,
+    )

@@ -1,0 +1,273 @@
+"""What an operator does to a store: pull and release cords, mint and revoke tokens.
+
+Each act runs inside a durable transaction of whoever owns the store: the running proxy does it for
+its control socket, the command line for itself when no proxy runs. So both do the same thing.
+"""
+
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ledger.errors import LedgerError
+from ledger.store import Store
+from ledger.tokens import Grant, Token
+from policies.policy import UNLISTED, Policy
+from policies.verdict import Level, Pull, Scope
+from proxy.identity import NAME, new_token, token_hash
+
+DEFAULT_TENANT = "default"
+VAULT_KEY_FILE = Path("private", "vault.key")
+VAULT_KEY_BYTES = 32
+TEXT_CHARACTERS_MAX = 1_000  # of a reason or a subject: a sentence, not a document
+CordName = tuple[Level, Scope, str]
+"""What a cord is known by: its level, its scope and its subject."""
+
+RELEASING = {Level.HALT: "resume", Level.FREEZE: "thaw"}
+
+
+class OperationError(Exception):
+    """The act cannot be done as asked; the message says what to ask for instead."""
+
+
+class NotFound(OperationError):
+    """What the act is about does not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A new token and its secret, which is shown once and stored nowhere."""
+
+    token: Token
+    secret: str = field(repr=False)
+
+
+# ---------------------------------------------------------------------------------- cords
+
+
+def pull(store: Store, policy: Policy | None, cord: Pull) -> tuple[Pull, bool]:
+    """Pull a cord. Gives the cord that stands now, and whether it was not pulled already.
+
+    Raises OperationError, and NotFound for a tool that the policy does not have: a cord on a
+    misspelt tool would stop nothing. `policy` is None when none can be read.
+    """
+    _check_subject(cord.scope, cord.subject)
+    _check_text("the reason", cord.reason)
+    if cord.scope is Scope.TOOL and policy is not None:
+        _check_tool(policy, cord.subject)
+    if store.pull(cord):
+        return cord, True
+    return store.pulls.get((cord.level, cord.scope, cord.subject), cord), False
+
+
+def release(
+    store: Store, policy: Policy | None, name: CordName, *, reason: str, actor: str, at_us: int
+) -> Pull:
+    """Release a cord and give it back. Raises OperationError, NotFound when none is pulled."""
+    level, scope, subject = name
+    _check_subject(scope, subject)
+    _check_text("the reason", reason)
+    if not reason.strip():
+        raise OperationError("a release needs a reason: --reason TEXT")
+    released = store.release(level, scope, subject, reason=reason, actor=actor, at_us=at_us)
+    if released is not None:
+        return released
+    written = policy.pulls.get(name) if policy else None
+    if written is not None:
+        raise OperationError(
+            f"{described(written)} is not an operator's but the policy's: {written.reason}; "
+            "mend that file, and it ends within a second"
+        )
+    raise NotFound(f"no {level} is pulled for {named(scope, subject)}; pullcord status lists all")
+
+
+def named(scope: Scope, subject: str) -> str:
+    return f"{scope} {subject}" if subject else "everything"
+
+
+def described(cord: Pull) -> str:
+    return f"the {cord.level} of {named(cord.scope, cord.subject)}"
+
+
+def undo_command(cord: Pull) -> str:
+    """What a person types to release a cord."""
+    words = [RELEASING[cord.level], cord.scope, *filter(None, [cord.subject])]
+    return f'pullcord {shlex.join(words)} --reason "..."'
+
+
+def _check_subject(scope: Scope, subject: str) -> None:
+    if scope is Scope.GLOBAL:
+        if subject:
+            raise OperationError(f"global covers everything, so it takes no name ({subject!r})")
+        return
+    if not subject:
+        raise OperationError(f"name the {scope}: {scope} NAME")
+    if scope in (Scope.RUN, Scope.TENANT) and not NAME.fullmatch(subject):
+        raise OperationError(f"{subject!r} can be no {scope}: A-Z a-z 0-9 . _ ~ - only")
+    _check_text(f"the {scope}", subject)
+
+
+def _check_text(what: str, text: str) -> None:
+    if len(text) > TEXT_CHARACTERS_MAX:
+        raise OperationError(f"{what} is longer than {TEXT_CHARACTERS_MAX} characters")
+
+
+def _check_tool(policy: Policy, tool: str) -> None:
+    if tool == UNLISTED or tool in policy.tools:
+        return
+    near = get_close_matches(tool, policy.tools, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(policy.tools)}"
+    raise NotFound(f"{policy.source} has no tool {tool!r}; {hint}")
+
+
+# ---------------------------------------------------------------------------------- tokens
+
+
+def mint(store: Store, grant: Grant, actor: str, at_us: int) -> Minted:
+    """Make a token. A new run without a tenant or a parent is of the tenant `default`.
+
+    Raises OperationError, and LedgerError when the run exists and is another's.
+    """
+    names = ("run", "tenant", "parent")
+    wrong = [name for name in names if not _fits(name, getattr(grant, name))]
+    if wrong:
+        raise OperationError(f"the {wrong[0]} may hold A-Z a-z 0-9 . _ ~ - only, 256 at most")
+    for name in ("agent", "release"):
+        _check_text(f"the {name}", getattr(grant, name))
+    if grant.expires_us is not None and grant.expires_us <= at_us:
+        raise OperationError("the token would have expired already")
+    known = any(token.identity.run == grant.run for token in store.tokens())
+    if not grant.tenant and not grant.parent and not known:
+        grant = replace(grant, tenant=DEFAULT_TENANT)
+    secret = new_token()
+    return Minted(store.mint(grant, token_hash(secret), actor=actor, at_us=at_us), secret)
+
+
+def revoke(store: Store, name: str, actor: str, at_us: int) -> list[Token]:
+    """Revoke a token by its id, or all of a run, and what they minted. Raises NotFound."""
+    revoked = store.revoke(name, actor=actor, at_us=at_us)
+    if not revoked:
+        raise NotFound(f"no valid token has the id or the run {name!r}; try: pullcord token list")
+    return revoked
+
+
+def _fits(name: str, value: str) -> bool:
+    return bool(NAME.fullmatch(value)) or (name != "run" and not value)
+
+
+# ---------------------------------------------------------------------------------- as JSON
+
+
+def timestamp(at_us: int) -> str:
+    """RFC 3339, UTC, with milliseconds."""
+    moment = datetime.fromtimestamp(at_us // 1_000 / 1_000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def pull_as_json(cord: Pull) -> dict[str, Any]:
+    return {
+        "level": cord.level,
+        "scope": cord.scope,
+        "subject": cord.subject,
+        "reason": cord.reason,
+        "actor": cord.actor,
+        "at": timestamp(cord.at_us),
+        "rule": cord.rule,
+    }
+
+
+def pull_from_json(cord: Mapping[str, Any]) -> Pull:
+    """What `pull_as_json` made, to the millisecond."""
+    return Pull(
+        level=Level(cord["level"]),
+        scope=Scope(cord["scope"]),
+        subject=cord["subject"],
+        reason=cord["reason"],
+        actor=cord["actor"],
+        at_us=round(datetime.fromisoformat(cord["at"]).timestamp() * 1_000) * 1_000,
+    )
+
+
+def token_as_json(token: Token) -> dict[str, Any]:
+    who = token.identity
+
+    def moment(at_us: int | None) -> str | None:
+        return None if at_us is None else timestamp(at_us)
+
+    return {
+        "id": token.id,
+        "run": who.run,
+        "tenant": who.tenant,
+        "parent": who.parent or None,
+        "agent": who.agent or None,
+        "release": who.release or None,
+        "tools": who.tools,
+        "actor": token.actor,
+        "created": moment(token.created_us),
+        "expires": moment(token.expires_us),
+        "revoked": moment(token.revoked_us),
+    }
+
+
+# ---------------------------------------------------------------------------------- the store
+
+
+def vault_key(data: Path) -> bytes:
+    """The key that seals stored answers: DATA/private/vault.key, made on first use.
+
+    Raises LedgerError when it cannot be read or made, or others may read it.
+    """
+    path = data / VAULT_KEY_FILE
+    try:
+        if not path.exists(follow_symlinks=False):
+            _make_key(path)
+        if path.stat().st_mode & 0o077:
+            raise LedgerError(
+                f"other users may open {path}; type: chmod 600 {shlex.quote(str(path))}"
+            )
+        key = path.read_bytes()
+    except OSError as error:
+        raise LedgerError(f"cannot use {error.filename or path}: {error.strerror}") from error
+    if len(key) != VAULT_KEY_BYTES:
+        raise LedgerError(
+            f"{path} does not hold {VAULT_KEY_BYTES} bytes; put the right file back, or remove it: "
+            "then a new one is made, and answers kept for replay are lost"
+        )
+    return key
+
+
+def _make_key(path: Path) -> None:
+    """Whole or not at all: the key is written beside its place and linked there, once."""
+    path.parent.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(os.urandom(VAULT_KEY_BYTES))
+        file.flush()
+        os.fsync(descriptor)
+    try:
+        path.hardlink_to(unfinished)
+    except FileExistsError:
+        pass  # another process was first; its key counts
+    finally:
+        unfinished.unlink()
+
+
+@contextmanager
+def opened(data: Path, now_us: Callable[[], int]) -> Iterator[Store]:
+    """The store in one durable transaction, for a process that runs no proxy.
+
+    Raises LedgerBusy while a proxy owns it, and LedgerError.
+    """
+    store = Store.open(data, vault_key(data), now_us)
+    try:
+        with store.transaction(durable=True):
+            yield store
+    finally:
+        store.close()

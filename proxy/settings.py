@@ -1,0 +1,178 @@
+"""How the process runs: flags of `up` over PULLCORD_* variables over config/pullcord.yaml.
+
+What agents may do is the policy's (policies/load.py). Nothing here is read again while the
+process runs. The command line imports this module only where it needs more than a data directory.
+"""
+
+import re
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from policies.document import MistakenFileError, read
+from policies.mistakes import suggestion
+
+FILE = "pullcord.yaml"
+POLICY_FILE = "policy.yaml"
+PREFIX = "PULLCORD_"
+DEFAULT_LISTEN = "127.0.0.1:8640"
+DEFAULT_DATA = "~/.pullcord"
+
+_ADDRESS = re.compile(r"(\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>\d{1,5})")
+_SAYS_SOMETHING = re.compile(r"^\s*[^#\s]", re.MULTILINE)
+
+
+class SettingsError(Exception):
+    """A setting cannot be used; the message says where it stands and what to write."""
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """`HOST:PORT` or `[IPV6]:PORT` in its parts, the host without brackets. Raises ValueError."""
+    parts = _ADDRESS.fullmatch(address)
+    if parts is None or int(parts["port"]) > 65535:
+        raise ValueError(f"{address!r} is no address; write HOST:PORT, such as {DEFAULT_LISTEN}")
+    if parts["ipv6"] is None:
+        return parts["host"], int(parts["port"])
+    return str(ip_address(parts["ipv6"])), int(parts["port"])
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_an_address(text: str) -> str:
+    host_and_port(text)
+    return text
+
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Settings(BaseModel):
+    """Every setting. Paths are absolute; `config` is the directory that holds both files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: Path
+    listen: Annotated[str, AfterValidator(_is_an_address)] = DEFAULT_LISTEN
+    data: Annotated[Path, Field(validate_default=True)] = Path(DEFAULT_DATA)
+    identity: Literal["token", "open"] = "token"
+    upstream_ca: Path | None = None
+    invalid_policy: Literal["keep", "freeze"] = "keep"
+    connect_seconds: Seconds = 5.0
+    first_byte_seconds: Seconds = 300.0
+    idle_seconds: Seconds = 300.0
+    body_bytes_max: Annotated[int, Field(ge=1024, le=1024**3)] = 16 * 1024**2
+    drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 10.0
+
+    @field_validator("config", "data", "upstream_ca")
+    @classmethod
+    def _absolute(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        """What stands in the file is seen from the file, everything else from where we stand."""
+        base = (info.context or {}).get(info.field_name)
+        return path and (base or Path.cwd()) / path.expanduser()
+
+    @model_validator(mode="after")
+    def _open_only_here(self) -> Self:
+        if self.identity == "open" and not is_loopback(self.host):
+            raise ValueError(
+                f"identity: open lets every caller name its own run and tenant, so it needs a "
+                f"loopback address to listen on, not {self.listen}; use identity: token"
+            )
+        return self
+
+    @property
+    def host(self) -> str:
+        return host_and_port(self.listen)[0]
+
+    @property
+    def port(self) -> int:
+        return host_and_port(self.listen)[1]
+
+    @property
+    def policy_file(self) -> Path:
+        return self.config / POLICY_FILE
+
+
+NAMES = tuple(name for name in Settings.model_fields if name != "config")
+
+
+def load(config: Path, flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
+    """The settings in force. `flags` are those of `up` by setting; None stands for not given.
+
+    Raises SettingsError with every mistake, one a line.
+    """
+    path = config / FILE
+    values, places = _from_file(path) if path.exists() else ({}, {})
+    bases = dict.fromkeys(values, path.absolute().parent)
+    for name in NAMES:
+        variable = PREFIX + name.upper()
+        flag = "--" + name.replace("_", "-")
+        for place, value in ((variable, environ.get(variable) or None), (flag, flags.get(name))):
+            if value is not None:
+                values[name], places[name] = value, place
+                bases.pop(name, None)
+    try:
+        return Settings.model_validate({**values, "config": config}, context=bases)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_told(error, places))) from None
+
+
+def _told(error: ValidationError, places: Mapping[str, str]) -> list[str]:
+    mistakes = []
+    for detail in error.errors():
+        message = detail["msg"].removeprefix("Value error, ")
+        if detail["loc"]:
+            name = str(detail["loc"][0])
+            mistakes.append(f"{places[name]}: {name}: {message} (it is {detail['input']!r})")
+        else:  # two settings do not go together
+            mistakes.append(f"{places.get('identity', FILE)}: {message}")
+    return mistakes
+
+
+def _from_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values of the file and the place of each."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise SettingsError(f"{path}: cannot be read: {why}") from None
+    if not _SAYS_SOMETHING.search(text):
+        return {}, {}
+    try:
+        document = read(text, str(path))
+    except MistakenFileError as error:
+        raise SettingsError(str(error)) from None
+    if not isinstance(document.data, dict):
+        raise SettingsError(f"{path}:1:1: write lines like `listen: {DEFAULT_LISTEN}`")
+    unknown = [
+        document.at((name,), f"there is no setting {name!r}{_nearest(name)}", of_key=True)
+        for name in document.data
+        if name not in NAMES
+    ]
+    if unknown:
+        raise SettingsError(str(MistakenFileError(str(path), unknown)))
+    marks = {name: document.locate((name,)).start_mark for name in document.data}
+    places = {name: f"{path}:{at.line + 1}:{at.column + 1}" for name, at in marks.items()}
+    return document.data, places
+
+
+def _nearest(name: str) -> str:
+    return suggestion(name, list(NAMES)) or f"; there are {', '.join(NAMES)}"

@@ -1,0 +1,49 @@
+"""Small builders that every test may use; each is a fixture that gives back a function."""
+
+from collections.abc import Callable
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from policies.call import Effect, Identity, ToolCall
+from policies.load import load
+from policies.policy import Policy
+
+# The same examples on every machine, however slow it is.
+settings.register_profile("house", deadline=None, derandomize=True)
+settings.load_profile("house")
+
+
+@pytest.fixture
+def a_policy() -> Callable[[str], Policy]:
+    """A policy from its text; `version: 1` is put before a text that has none."""
+
+    def build(text: str = "") -> Policy:
+        text = dedent(text)
+        return load(text if "version:" in text else f"version: 1\n{text}", "policy.yaml")
+
+    return build
+
+
+@pytest.fixture
+def a_call() -> Callable[..., ToolCall]:
+    """A tool call, a write unless told otherwise."""
+
+    def build(tool: str = "payments.create", effect: str = "write", **rest: Any) -> ToolCall:
+        rest.setdefault("operation", "POST /payments")
+        rest.setdefault("fingerprint", b"f" * 32)
+        return ToolCall(tool, Effect(effect), **rest)
+
+    return build
+
+
+@pytest.fixture
+def an_identity() -> Callable[..., Identity]:
+    """Run `r1` of tenant `acme` unless told otherwise."""
+
+    def build(run: str = "r1", tenant: str = "acme", **rest: Any) -> Identity:
+        return Identity(run, tenant, **rest)
+
+    return build

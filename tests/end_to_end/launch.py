@@ -1,0 +1,39 @@
+"""`pullcord`, with one thing changed: the tests' names lead to the tests' upstreams.
+
+The program resolves names by the system's resolver and dials the port that was asked for, both on
+purpose without a setting. Here `TEST_ROUTES` holds, as JSON, the loopback port that stands in for
+each `host:port`; every other name does not resolve. What is dialed is vetted as ever.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Sequence
+from unittest.mock import patch
+
+from policies.addresses import IPNetwork
+from proxy import serve
+from proxy.cli.main import main
+from proxy.dial import AddrInfo, Dialer
+
+ROUTES: dict[str, int] = json.loads(os.environ["TEST_ROUTES"])
+
+
+async def _loopback(host: str, port: int) -> Sequence[AddrInfo]:
+    return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]
+
+
+class RoutedDialer(Dialer):
+    """Dials the port that stands in, at an address that is vetted like any other."""
+
+    async def dial(self, host: str, port: int, allow: Sequence[IPNetwork] = ()) -> socket.socket:
+        stand_in = ROUTES.get(f"{host}:{port}")
+        if stand_in is None:
+            raise socket.gaierror(socket.EAI_NONAME, f"{host} does not resolve")
+        routed = Dialer(self.own_ports, self.connect_timeout_seconds, _loopback)
+        return await routed.dial(host, stand_in, allow)
+
+
+if __name__ == "__main__":
+    with patch.object(serve, "Dialer", RoutedDialer):
+        main()

@@ -1,0 +1,130 @@
+"""Writes happen once: the stories of tests/cases/claims.yaml, and what they leave behind."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ledger.claims import digest
+from ledger.vault import BODY_BYTES_MAX
+from policies.call import Identity
+from policies.verdict import Action, Level, Scope
+from tests.ledger.world import HEADERS, World, a_policy, a_pull
+
+CASES = yaml.safe_load((Path(__file__).parents[1] / "cases" / "claims.yaml").read_text("utf-8"))
+
+
+def tell(world: World, step: Any) -> None:
+    match step:
+        case "restart":
+            world.reopen()
+        case "crash":
+            # Without `close`: the lock goes with the file handle, as at a SIGKILL.
+            world.store._writer.conn.close()
+            world.store._writer.release_lock()
+            world.store = world.opened()
+        case "reap":
+            while world.store.reap():
+                pass
+        case {"policy": rule}:
+            world.policy = a_policy(**rule)
+        case {"wait": seconds}:
+            world.wait(seconds)
+        case {"settle": name, **rest}:
+            how: dict[str, Any] = {str(word): value for word, value in rest.items()}
+            if how.pop("big", False):
+                how["body"] = b"x" * (BODY_BYTES_MAX + 1)
+            assert world.settle(name, **how)
+        case {"ask": _, **_rest}:
+            check(world, step)
+        case _:
+            pytest.fail(f"no such step: {step}")
+
+
+def check(world: World, step: dict[str, Any]) -> None:
+    step = dict(step)
+    name, told, of = step.pop("ask"), step.pop("is"), step.pop("of", "")
+    status = step.pop("status", None)
+    who = Identity(step.pop("run", "r1"), step.pop("tenant", "acme"))
+    decision = world.decided(world.ask(name, claimant=who, **step))
+    verdict = decision.verdict
+    got = verdict.reason if verdict.action is Action.REFUSE else verdict.action
+    assert (name, got, verdict.earlier_call) == (name, told, of)
+    if told == "replay":
+        assert decision.answer is not None
+        assert decision.answer.body == f"answer to {of}".encode()
+        assert decision.answer.headers == HEADERS
+        if status:
+            assert decision.answer.status == status
+    else:
+        assert decision.answer is None
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["it"] for case in CASES])
+def test_a_write_is_made_once(world: World, case: dict[str, Any]) -> None:
+    world.policy = a_policy(**case.get("rule", {}))
+    for step in case["steps"]:
+        tell(world, step)
+
+
+def test_the_stories_are_told_by_different_names() -> None:
+    names = [case["it"] for case in CASES]
+    assert len(names) == len(set(names)) >= 30
+
+
+def test_parts_of_a_key_do_not_run_into_each_other() -> None:
+    assert digest(b"ab", b"c") != digest(b"a", b"bc") != digest(b"abc")
+
+
+def test_keys_that_are_no_text_are_told_apart(world: World) -> None:
+    assert world.decided(world.ask("a", key="\udce9", body="x")).verdict.action is Action.ALLOW
+    assert world.decided(world.ask("b", key="\udcea", body="y")).verdict.action is Action.ALLOW
+
+
+def test_two_writes_of_one_transaction_meet_each_other(world: World) -> None:
+    first, second, third = world.admit(
+        world.ask("a", key="k1"), world.ask("b", key="k1"), world.ask("c", key="k2")
+    )
+    assert first.verdict.action is Action.ALLOW
+    assert (second.verdict.reason, third.verdict.reason) == ("in_flight", "in_flight")
+
+
+def test_expired_claims_go_with_their_answers_a_few_at_a_time(world: World) -> None:
+    for number in range(7):
+        world.decided(world.ask(f"a{number}", body=f"b{number}"))
+        world.settle(f"a{number}")
+    world.decided(world.ask("lasting", body="other", key="k1"))
+    world.settle("lasting")
+    world.wait(601)
+    assert [world.store.reap(limit=3) for _ in range(4)] == [3, 3, 1, 0]
+    assert world.rows("SELECT call_id FROM claim") == [("lasting",)]
+    assert world.rows("SELECT count(*) FROM answer") == [(1,)]
+
+
+def test_a_key_that_is_taken_again_drops_the_old_answer(world: World) -> None:
+    world.decided(world.ask("a", key="k1"))
+    world.settle("a")
+    world.wait(86_401)
+    world.decided(world.ask("b", key="k1", body="y"))
+    assert world.rows("SELECT call_id FROM claim") == [("b",)]
+    assert world.rows("SELECT count(*) FROM answer") == [(0,)]
+
+
+def test_a_call_that_a_cord_stops_stretches_nothing(world: World) -> None:
+    world.decided(world.ask("a", key="k1"))
+    world.settle("a")
+    world.wait(500)
+    world.store.pull(a_pull())
+    assert world.decided(world.ask("b", key="k2")).verdict.reason == "halted"
+    world.store.release(Level.HALT, Scope.RUN, "r1", reason="ok", actor="ann", at_us=1)
+    world.wait(101)
+    assert world.decided(world.ask("c", key="k3")).verdict.action is Action.ALLOW
+
+
+def test_a_released_write_leaves_no_claim(world: World) -> None:
+    world.decided(world.ask("a", key="k1"))
+    world.settle("a", status=429)
+    assert world.rows("SELECT count(*) FROM claim") == [(0,)]
+    assert world.rows("SELECT count(*) FROM answer") == [(0,)]
+    assert world.shown()["state"] == "done"

@@ -1,0 +1,60 @@
+"""The filter language, each term on five real calls."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ledger.filters import FIELDS, FilterError, parse
+from ledger.queries import CALL_COLUMNS
+from policies.call import Identity
+from tests.ledger.world import World
+
+CASES = yaml.safe_load((Path(__file__).parents[1] / "cases" / "filters.yaml").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A write that is done; one unknown; one that met the first; a read; nobody."""
+    world = World(tmp_path_factory.mktemp("filters") / "data")
+    world.decided(world.ask("a", key="k1"))
+    world.settle("a", status=201)
+    world.wait(60)
+    world.decided(world.ask("b", key="k2", body="y"))
+    world.settle("b", status=None)
+    world.wait(60)
+    world.decided(world.ask("c", key="k1", body="z"))
+    world.wait(60)
+    world.decided(world.read("d", claimant=Identity("r2", "bolt")))
+    world.settle("d")
+    world.decided(world.read("e", claimant=None))
+    world.wait(60)
+    yield world
+    world.store.close()
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["it"] for case in CASES])
+def test_a_filter(calls: World, case: dict[str, Any]) -> None:
+    if "tells" in case:
+        with pytest.raises(FilterError, match=case["tells"]):
+            parse(case["terms"], calls.now_us)
+    else:
+        assert [row["id"] for row in calls.calls(case["terms"])] == case["finds"][::-1]
+
+
+def test_a_list_of_terms_is_not_split(calls: World) -> None:
+    assert calls.calls(["run:r1 tool:pay"]) == []
+
+
+def test_values_are_never_part_of_the_statement() -> None:
+    for field in FIELDS:
+        value = {"status": "404", "since": "2h", "until": "2h"}.get(field, "x*'y")
+        chosen = parse([f"{field}:{value}"], 0)
+        assert "x" not in chosen.where.replace("x_", "")
+        assert "'" not in chosen.where
+        assert len(chosen.values) == chosen.where.count("?")
+
+
+def test_every_field_is_a_column_or_a_time() -> None:
+    assert set(FIELDS) - {"since", "until"} <= set(CALL_COLUMNS)

@@ -1,0 +1,150 @@
+"""Which writes ask for the same thing: tests/cases/canonical.yaml, and the form itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.call import Request
+from policies.canonical import (
+    FORM,
+    PARTS_MAX,
+    SORTED_BYTES_MAX,
+    NotPlainJsonError,
+    read_json,
+    write_json,
+)
+from policies.load import load
+from policies.match import identify
+
+ROWS: list[dict[str, Any]] = yaml.safe_load(
+    (Path(__file__).parents[1] / "cases" / "canonical.yaml").read_text()
+)
+POLICY = load("""
+version: 1
+unlisted: allow
+tools:
+  all: {match: {host: mcp.example, mcp_tool: "*"}}
+""")
+
+
+def named(row: dict[str, Any]) -> str:
+    return str(row["it"])
+
+
+def request_of(part: dict[str, Any]) -> Request:
+    headers = dict(part.get("headers", {}))
+    ask, body = part.get("ask", "POST https://api.example/v1/x"), part.get("body", "")
+    if "json" in part:
+        headers, body = {**headers, "content-type": "application/json"}, part["json"]
+    elif "form" in part:
+        headers, body = {**headers, "content-type": FORM}, part["form"]
+    elif "mcp" in part:
+        ask, body = "POST https://mcp.example/", json.dumps({"jsonrpc": "2.0", **part["mcp"]})
+    method, _, url = ask.partition(" ")
+    authority, _, target = url.removeprefix("https://").partition("/")
+    host, _, port = authority.partition(":")
+    return Request(
+        method, "https", host, int(port or 443), f"/{target}", tuple(headers.items()), body.encode()
+    )
+
+
+@pytest.mark.parametrize("row", ROWS, ids=named)
+def test_two_writes_are_told_apart_or_taken_for_one(row: dict[str, Any]) -> None:
+    one, other = (identify(POLICY, request_of(row[side])) for side in ("one", "other"))
+    assert (one.fault, other.fault) == (None, None)
+    assert len(one.fingerprint) == len(other.fingerprint) == 32
+    assert (one.fingerprint == other.fingerprint) == row["same"]
+
+
+def test_sentences_name_rows_once() -> None:
+    assert len({named(row) for row in ROWS}) == len(ROWS)
+
+
+def test_the_canonical_form_is_sorted_bare_and_keeps_numbers() -> None:
+    body = b'{ "b": [1.50, -0, 1E+2], "a": "\\u00e9", "\xc3\xa9": null }'
+    expected = '{"a":"é","b":[1.50,-0,1E+2],"é":null}'
+    assert write_json(read_json(body)) == expected.encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"\xef\xbb\xbf1",
+        b'{"a":1,"a":1}',
+        b"Infinity",
+        b"[1,]",
+        b'"\x00"',
+        b"1 2",
+    ]
+    + [b"[" * 100_000, "[1]".encode("utf-16")],
+)
+def test_what_two_readers_could_understand_differently_is_not_plain_json(body: bytes) -> None:
+    with pytest.raises(NotPlainJsonError):
+        read_json(body)
+
+
+def test_what_is_nested_too_deeply_is_not_written() -> None:
+    with pytest.raises(NotPlainJsonError):
+        write_json(read_json(b"[" * 300 + b"]" * 300))
+
+
+def fingerprint(body: bytes, content_type: str = "") -> bytes:
+    headers = (("content-type", content_type),)
+    request = Request("POST", "https", "a.example", 443, "/", headers, body)
+    return identify(POLICY, request).fingerprint
+
+
+def test_a_body_too_large_to_sort_is_taken_byte_for_byte() -> None:
+    text = "x" * SORTED_BYTES_MAX
+    one, other = (f'{{"a": 1, "b": "{text}"}}', f'{{"b": "{text}", "a": 1}}')
+    for content_type in ("application/json", FORM):
+        assert fingerprint(one.encode(), content_type) != fingerprint(other.encode(), content_type)
+        assert fingerprint(one.encode(), content_type) == fingerprint(one.encode(), content_type)
+
+
+def test_a_body_of_too_many_parts_is_taken_byte_for_byte() -> None:
+    few, many = b"c=3" + b"&x=1" * (PARTS_MAX - 1), b"c=3" + b"&x=1" * PARTS_MAX
+    assert fingerprint(b"b=2&" + few, FORM) != fingerprint(few, FORM)
+    for pairs, same in ((few[:-4], True), (many, False)):
+        one, other = b"b=2&" + pairs, pairs + b"&b=2"
+        assert (fingerprint(one, FORM) == fingerprint(other, FORM)) is same
+    parts = {name: b"--%s" % name * PARTS_MAX for name in (b"AAA", b"BBB")}
+    multipart = {name: f"multipart/mixed; boundary={name.decode()}" for name in parts}
+    assert len({fingerprint(parts[name], multipart[name]) for name in parts}) == 2
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def is_writable(value: Any) -> bool:
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return False
+    return True
+
+
+@given(VALUES.filter(is_writable), st.sampled_from([None, 1, 3]), st.booleans())
+def test_one_value_has_one_form(value: Any, indent: int | None, is_ascii: bool) -> None:
+    """However a client writes it: the form is that of a plain sorted writer."""
+    body = json.dumps(value, indent=indent, ensure_ascii=is_ascii).encode()
+    assert write_json(read_json(body)) == orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+@given(st.lists(st.binary(max_size=6), max_size=5), st.lists(st.binary(max_size=6), max_size=5))
+def test_bodies_that_differ_as_bytes_differ(one: list[bytes], other: list[bytes]) -> None:
+    one_body, other_body = b"".join(one), b"".join(other)
+    assert (fingerprint(one_body) == fingerprint(other_body)) == (one_body == other_body)

@@ -1,0 +1,237 @@
+"""What a request is taken for: tests/cases/matchers.yaml, protocols.yaml, and all else."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.call import Effect, Request, ToolCall
+from policies.load import load
+from policies.match import DEFAULT_PORT, MATCHERS, identify
+from policies.policy import Policy, Tool
+from policies.protocols import graphql, mcp
+
+CASES = Path(__file__).parents[1] / "cases"
+TABLES = [
+    yaml.safe_load((CASES / name).read_text()) for name in ("matchers.yaml", "protocols.yaml")
+]
+POLICIES = {name: load(text, name) for table in TABLES for name, text in table["policies"].items()}
+ROWS: list[dict[str, Any]] = [row for table in TABLES for row in table["rows"]]
+
+
+def named(row: dict[str, Any]) -> str:
+    return str(row["it"])
+
+
+def request_of(row: dict[str, Any]) -> Request:
+    """The request of a row; the URL's path stays exactly as it is written."""
+    method, _, url = row["ask"].partition(" ")
+    scheme, _, rest = url.partition("://")
+    authority, slash, target = rest.partition("/")
+    host, _, port = authority.rpartition(":") if authority[-1] != "]" else (authority, "", "")
+    if not port.isdigit():
+        host, port = authority, ""
+    headers = row.get("headers", [])
+    pairs = list(headers.items()) if isinstance(headers, dict) else headers
+    body = row.get("body", "").encode()
+    if "json" in row:
+        body = json.dumps(row["json"]).encode()
+        pairs = [*pairs, ("content-type", "application/json")]
+    if "long_key" in row:
+        pairs = [*pairs, ("idempotency-key", "k" * row["long_key"])]
+    return Request(
+        method,
+        scheme,
+        host.strip("[]"),
+        int(port or DEFAULT_PORT[scheme]),
+        row.get("target", slash + target),
+        tuple((name.lower(), value) for name, value in pairs),
+        body,
+    )
+
+
+def judged(row: dict[str, Any]) -> ToolCall:
+    return identify(POLICIES[row.get("policy", "house")], request_of(row))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=named)
+def test_a_request_is_taken_for(row: dict[str, Any]) -> None:
+    call = judged(row)
+    found: list[str] = [call.tool, call.effect, *([call.fault] if call.fault else [])]
+    assert found == row["expect"]
+    for field in ("operation", "key", "dialect", "rpc_id"):
+        if field in row:
+            assert getattr(call, field) == row[field]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=named)
+def test_only_a_write_that_can_pass_has_a_fingerprint(row: dict[str, Any]) -> None:
+    call, request = judged(row), request_of(row)
+    opens_a_socket = request.method == "CONNECT" or "websocket" in str(request.headers).lower()
+    deduplicated = call.effect is Effect.WRITE and call.fault is None
+    if request.method == "POST" or not opens_a_socket:
+        assert bool(call.fingerprint) == deduplicated
+    else:
+        assert (call.fingerprint, call.key) == (b"", None)
+
+
+def test_sentences_name_rows_once() -> None:
+    names = [row["it"] for row in ROWS]
+    assert len(names) == len(set(names))
+
+
+def test_every_protocol_condition_of_a_tool_has_its_matcher() -> None:
+    tool = Tool("t", mcp_tool="m", graphql_operation="g")
+    assert sorted(str(matcher.glob(tool)) for matcher in MATCHERS) == ["g", "m"]
+
+
+def test_a_plain_call_is_judged_without_its_body() -> None:
+    """A body that must not be touched: any look at it raises."""
+
+    class Untouchable(bytes):
+        def _touched(self, *_: object) -> Any:
+            raise AssertionError("the body was read")
+
+        __len__ = __iter__ = __getitem__ = __contains__ = _touched
+        decode = split = _touched  # type: ignore[assignment]
+
+    for ask in ("GET https://api.github.com/x", "POST https://api.anthropic.com/v1/messages"):
+        request = request_of({"ask": ask})
+        call = identify(POLICIES["house"], replace(request, body=Untouchable(b"x")))
+        assert call.fault is None
+
+
+def test_the_order_of_the_file_decides_not_the_kind_of_host(a_policy: Any) -> None:
+    text = """
+    tools:
+      {}: {{match: {{host: {}}}}}
+      {}: {{match: {{host: {}}}}}
+    """
+    exact, suffix = ("exact", "a.b.example"), ("suffix", '"*.b.example"')
+    request = request_of({"ask": "GET https://a.b.example/"})
+    assert identify(a_policy(text.format(*exact, *suffix)), request).tool == "exact"
+    assert identify(a_policy(text.format(*suffix, *exact)), request).tool == "suffix"
+
+
+def faulted(policy: str, ask: str, message: Any) -> bool:
+    return judged({"policy": policy, "ask": ask, "json": message}).fault is not None
+
+
+def test_what_would_take_long_to_read_is_a_fault() -> None:
+    ping = {"jsonrpc": "2.0", "method": "ping"}
+    ask = "POST https://mcp.example/mcp"
+    assert not faulted("mcp", ask, [ping] * mcp.ENTRIES_MAX)
+    assert faulted("mcp", ask, [ping] * (mcp.ENTRIES_MAX + 1))
+    query, ask = {"query": "{a}"}, "POST https://gql.example/graphql"
+    assert not faulted("graphql", ask, [query] * graphql.ENTRIES_MAX)
+    assert faulted("graphql", ask, [query] * (graphql.ENTRIES_MAX + 1))
+    assert not faulted("graphql", ask, {"query": "{" + "a " * graphql.FIELDS_MAX + "}"})
+    assert faulted("graphql", ask, {"query": "{" + "a " * (graphql.FIELDS_MAX + 1) + "}"})
+    assert faulted("graphql", ask, {"query": "{a" * graphql.TOKENS_MAX})
+    assert faulted("graphql", ask, {"query": "{a} #" + "x" * graphql.CHARACTERS_MAX})
+    nested = "{a" * 1_600 + "}" * 1_600
+    assert faulted("graphql", ask, {"query": nested})
+
+
+def test_a_label_is_short() -> None:
+    name = "contacts." + "x" * 1_000
+    params = {"jsonrpc": "2.0", "method": "tools/call", "params": {"name": name}}
+    call = judged({"policy": "mcp", "ask": "POST https://mcp.example/mcp", "json": params})
+    assert (call.tool, len(call.operation)) == ("crm.contacts", 200)
+
+
+@pytest.mark.parametrize("host", ["a." * 200 + "corp.example", "1:2:3", ""])
+def test_a_host_that_cannot_be_is_unlisted(host: str) -> None:
+    call = identify(POLICIES["house"], Request("GET", "https", host, 443, "/"))
+    assert call.tool == "unlisted"
+
+
+ANY_TEXT = st.text(max_size=40)
+PATHS = st.lists(
+    st.sampled_from(
+        ["/", "v1", "refunds", "..", ".", "%2e", "%2F", ";", "%", "\\", "é", "graphql"]
+    ),
+    max_size=8,
+).map("".join)
+MESSAGES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | ANY_TEXT,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["jsonrpc", "method", "params", "name", "id", "query", "Query"])
+            | ANY_TEXT,
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+BODIES = (
+    st.binary(max_size=80)
+    | MESSAGES.map(lambda message: json.dumps(message).encode())
+    | st.sampled_from(
+        ["{a}", "mutation{issueDelete}", "query A{...F} fragment F on Q{...F b}"]
+    ).map(lambda text: json.dumps({"query": text}).encode())
+)
+HEADERS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["content-type", "upgrade", "mcp-name", "idempotency-key", "x-http-method"]
+        ),
+        ANY_TEXT | st.sampled_from(["application/json", "websocket", "=?base64?4?=", "POST"]),
+    ),
+    max_size=3,
+)
+
+
+@given(
+    st.sampled_from(sorted(POLICIES)),
+    st.sampled_from(["GET", "POST", "PUT", "DELETE", "CONNECT", "post", ""]),
+    st.sampled_from(
+        ["api.stripe.com", "mcp.example", "gql.example", "anywhere.example", "a:b", ""]
+    ),
+    PATHS | ANY_TEXT,
+    HEADERS,
+    BODIES,
+)
+def test_whatever_an_agent_sends_is_named_and_never_raises(
+    policy: str, method: str, host: str, target: str, headers: list[tuple[str, str]], body: bytes
+) -> None:
+    request = Request(method, "https", host, 443, target, tuple(headers), body)
+    call = identify(POLICIES[policy], request)
+    assert call.tool in {*POLICIES[policy].tools, "unlisted"}
+    assert call.fault is None or call.effect is Effect.WRITE
+    call.operation.encode()
+
+
+REFUNDS = "/v1/refunds"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [str, str.upper, lambda c: f"%{ord(c):02X}", lambda c: f"%{ord(c):02x}"]
+            ),
+            st.sampled_from(["", "/", "//"]),
+        ),
+        min_size=len(REFUNDS),
+        max_size=len(REFUNDS),
+    )
+)
+def test_no_spelling_of_a_frozen_path_reaches_the_broad_tool(
+    spelling: list[tuple[Any, str]],
+) -> None:
+    """Letters in either case or escaped, slashes repeated: always the specific tool."""
+    path = "".join(
+        character + more if character == "/" else spell(character)
+        for character, (spell, more) in zip(REFUNDS, spelling, strict=True)
+    )
+    policy: Policy = POLICIES["house"]
+    call = identify(policy, Request("POST", "https", "api.stripe.com", 443, path))
+    assert (call.tool, call.fault) == ("stripe.refunds.create", None)

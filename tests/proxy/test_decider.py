@@ -1,0 +1,152 @@
+"""The decider on a real store: batches, the policy in force, failures, what is owed."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ledger import queries
+from ledger.connection import open_reader
+from ledger.errors import Kind
+from ledger.records import Ask, Outcome
+from ledger.sqlite import sqlite3
+from ledger.states import CallState, ClaimAfter
+from ledger.store import LedgerUnavailable, Store
+from policies.call import Identity, Request
+from policies.match import identify
+from policies.verdict import Action, Level, Pull, Reason, Scope
+from proxy.clock import SystemClock, new_id
+from proxy.decider import Decider
+
+KEY = b"k" * 32
+R1 = Identity("r1", "acme")
+POLICY = """
+tools:
+  pay: {match: {host: pay.test, method: POST}}
+  look: {match: {host: pay.test, method: GET}}
+"""
+
+
+def an_ask(policy, number=0, method="POST", who=R1):
+    body = b'{"n": %d}' % number if method == "POST" else b""
+    request = Request(method, "https", "pay.test", 443, "/", (), body)
+    now_us = SystemClock().now_us()
+    return Ask(new_id(now_us), now_us, who, request, identify(policy, request))
+
+
+def done(ask):
+    return Outcome(
+        ask.call_id, ask.at_us + 1, CallState.DONE, ClaimAfter.DONE, 200, 1, None, 0, None
+    )
+
+
+@pytest.fixture
+async def world(tmp_path: Path, a_policy):
+    policy = a_policy(POLICY)
+    store = Store.open(tmp_path, KEY, SystemClock().now_us, busy_seconds=0.05)
+    decider = Decider.start(store, policy)
+    yield decider, policy, tmp_path
+    await decider.stop()
+    store.close()
+
+
+def calls(data):
+    reader = open_reader(data)
+    try:
+        return list(queries.calls(reader, limit=1000))
+    finally:
+        reader.close()
+
+
+async def test_many_callers_are_answered_each_with_its_own_verdict(world):
+    decider, policy, data = world
+    asks = [an_ask(policy, number % 40) for number in range(80)]
+    decisions = await asyncio.gather(*(decider.admit(ask, policy) for ask in asks))
+    actions = [decision.verdict.action for decision in decisions]
+    assert actions.count(Action.ALLOW) == 40
+    assert [d.verdict.reason for d in decisions].count(Reason.IN_FLIGHT) == 40
+    assert len(calls(data)) == 80
+
+
+async def test_a_policy_adopted_while_a_call_waits_is_the_one_that_judges_it(world, a_policy):
+    decider, policy, _ = world
+    ask = an_ask(policy)
+    epoch = decider.epoch
+    decider.adopt(a_policy(POLICY + "frozen: [pay]\n"))
+    decision = await decider.admit(ask, policy)
+    assert decision.verdict.reason is Reason.FROZEN
+    assert decider.epoch == epoch + 1
+
+
+async def test_a_call_identified_under_an_old_policy_is_identified_again(world, a_policy):
+    decider, policy, _ = world
+    decider.adopt(a_policy("tools: {other: {match: {host: pay.test}}}\nfrozen: [other]\n"))
+    decision = await decider.admit(an_ask(policy), policy)
+    assert decision.verdict.rule == "freeze:tool:other"
+
+
+async def test_a_pulled_cord_moves_the_epoch_before_its_caller_goes_on(world):
+    decider, policy, _ = world
+    epoch = decider.epoch
+    cord = Pull(Level.HALT, Scope.RUN, "r1", "", "ann", 0)
+    assert await decider.act(lambda store: store.pull(cord))
+    assert decider.epoch == epoch + 1
+    assert decider.pulls
+    assert (await decider.admit(an_ask(policy), policy)).verdict.reason is Reason.HALTED
+
+
+async def test_while_the_store_fails_all_are_told_and_settlements_are_owed_until_it_is_back(world):
+    decider, policy, data = world
+    ask = an_ask(policy)
+    await decider.admit(ask, policy)
+    holder = sqlite3.connect(str(data / "ledger.db"), isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    for method in ("GET", "POST"):
+        with pytest.raises(LedgerUnavailable) as told:
+            await decider.admit(an_ask(policy, 7, method), policy)
+        assert told.value.kind is Kind.LOCKED
+    with pytest.raises(LedgerUnavailable):
+        await decider.settle(done(ask), durable=True)
+    assert decider.failure is not None
+    assert decider.owed == 1
+    holder.execute("ROLLBACK")
+    holder.close()
+    again = await decider.admit(replace(ask, call_id=new_id(ask.at_us + 5)), policy)
+    assert again.verdict.reason is not Reason.IN_FLIGHT
+    assert decider.owed == 0
+    assert decider.failure is None
+    assert {call["id"]: call["state"] for call in calls(data)}[ask.call_id] == "done"
+
+
+async def test_what_is_owed_is_settled_without_another_caller(world):
+    decider, policy, data = world
+    ask = an_ask(policy)
+    await decider.admit(ask, policy)
+    holder = sqlite3.connect(str(data / "ledger.db"), isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(LedgerUnavailable):
+        await decider.settle(done(ask), durable=True)
+    holder.execute("ROLLBACK")
+    holder.close()
+    async with asyncio.timeout(10):
+        while decider.owed:
+            await asyncio.sleep(0.05)
+    assert calls(data)[0]["state"] == "done"
+
+
+async def test_a_bug_in_a_batch_refuses_it_and_ends_nothing(world):
+    decider, policy, _ = world
+    with pytest.raises(ZeroDivisionError):
+        await decider.act(lambda store: 1 // 0)
+    assert (await decider.admit(an_ask(policy), policy)).verdict.action is Action.ALLOW
+
+
+async def test_what_queued_before_the_stop_is_still_answered(tmp_path, a_policy):
+    policy = a_policy(POLICY)
+    store = Store.open(tmp_path, KEY, SystemClock().now_us)
+    decider = Decider.start(store, policy)
+    pending = decider.admit(an_ask(policy), policy)
+    await decider.stop()
+    assert (await pending).verdict.action is Action.ALLOW
+    store.close()

@@ -1,0 +1,392 @@
+"""README and CHANGELOG say what is so: every command, setting, reason code, number and example."""
+
+import ast
+import dataclasses
+import inspect
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from ledger import filters, queries
+from ledger.connection import open_reader
+from ledger.states import CallState
+from ledger.store import Store
+from policies import load
+from policies.decide import ORDER
+from policies.schema import json_schema
+from policies.verdict import MEANING, Scope
+from proxy import environment, own
+from proxy.cli import agents, main, rules, status
+from proxy.cli.main import cli
+from proxy.control import ROUTES
+from proxy.control_client import SOCKET
+from proxy.settings import NAMES, PREFIX, Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text("utf-8")
+POLICY = (ROOT / "config" / "policy.yaml").read_text("utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+
+# Parts of `make check`, and the list of the others.
+MINOR_TARGETS = {"help", "format-check", "lint", "types", "contracts"}
+
+
+# ---------------------------------------------------------------------------- reading README
+
+
+def section(title: str) -> str:
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.M | re.S)
+    assert found, f"README has no section {title!r}"
+    return found[1]
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+def table(title: str) -> list[list[str]]:
+    """The cells of a section's table, without its titles."""
+    rows = [line for line in section(title).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+def code(text: str) -> list[str]:
+    """What stands in backticks within lines."""
+    outside = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    return re.findall(r"`([^`\n]+)`", outside)
+
+
+def transcript(block: str) -> Iterator[tuple[str, list[str]]]:
+    """What is typed behind a `$`, and what it prints."""
+    parts = re.split(r"^\$ ", block, flags=re.M)
+    for part in parts[1:]:
+        typed, *printed = part.splitlines()
+        yield typed, printed
+
+
+def typed_lines() -> Iterator[str]:
+    for block in blocks("sh"):
+        yield from block.splitlines()
+    for block in blocks("console"):
+        yield from (typed for typed, _ in transcript(block))
+    yield from code(README)
+
+
+@cache
+def commands() -> tuple[tuple[str, ...], ...]:
+    """The words behind each `pullcord` that README types, also those inside `$(...)`."""
+    found = []
+    for line in typed_lines():
+        inner = re.search(r"\$\((pullcord [^)]*)\)", line)
+        words = shlex.split(inner[1] if inner else line, comments=True)
+        if words[:1] == ["pullcord"] and words[1:] not in ([], ["COMMAND", "--help"]):
+            found.append(tuple(words[1:]))
+    return tuple(dict.fromkeys(found))
+
+
+def parsed(words: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
+    """The command that these words name and its parameters; nothing runs. Raises UsageError.
+
+    The bare name of a command speaks of it and is not for typing.
+    """
+    if " ".join(words) in leaves():
+        return " ".join(words), {}
+    command: click.Command = cli
+    name, rest = "", list(words)
+    while isinstance(command, click.Group):
+        group = command
+        step, command_or_none, rest = group.resolve_command(click.Context(group), rest)
+        assert command_or_none is not None
+        name, command = f"{name} {step}".strip(), command_or_none
+    return name, command.make_context(name, rest).params
+
+
+def leaves(group: click.Group = cli, prefix: str = "") -> Iterator[str]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, f"{prefix}{name} ")
+        else:
+            yield prefix + name
+
+
+# ---------------------------------------------------------------------------- commands
+
+
+def test_the_first_two_commands_are_make_up_and_make_test() -> None:
+    first = next(line for line in typed_lines() if line)
+    typed = [line.partition("#")[0].strip() for line in blocks("sh")[0].splitlines()]
+    assert first.startswith("make up")
+    assert typed == ["make up", "make test"]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_a_command_can_be_typed_as_it_stands(words: tuple[str, ...]) -> None:
+    _, params = parsed(words)
+    filters.parse(params.get("filters", ()), 0)
+
+
+def test_every_command_is_in_readme() -> None:
+    missing = set(leaves()) - {parsed(words)[0] for words in commands()}
+    assert not missing
+
+
+def test_every_scope_is_in_readme() -> None:
+    scopes = {words.split()[0] for words in code(section("Commands")) if words.split()[0] in Scope}
+    assert scopes == set(Scope)
+
+
+def test_make_targets_are_those_of_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z-]+):(?!=)", MAKEFILE, re.M))
+    typed = [line.split() for line in typed_lines() if line.startswith("make ")]
+    named = {words[1] for words in typed}
+    assert named == targets - MINOR_TARGETS
+
+
+def test_exit_codes_are_those_of_the_program() -> None:
+    told = section("Commands").rpartition("Exit codes: ")[2]
+    codes = {int(number) for number in re.findall(r"(?:^|; )(\d+) ", told)}
+    of_ours = {main.OK, main.UNUSABLE, main.NOT_FOUND, main.UNREACHABLE, *main.EXIT_CODES.values()}
+    assert codes == of_ours | {rules.FOUND_PROBLEMS, status.PULLED, agents.HALTED, 1}
+
+
+def test_the_formats_of_env_are_all_there() -> None:
+    line = next(line for line in README.splitlines() if "`--format`" in line)
+    assert set(environment.FORMATS) <= set(code(line))
+
+
+def test_the_agents_own_view_and_the_probes_are_where_it_says() -> None:
+    assert f"http://{own.HOST}/self" in section("Put an agent behind it")
+    probes = re.findall(r"/[a-z]+z\b", section("Commands"))
+    assert {"/readyz", "/healthz"} == set(probes) <= {route.path for route in ROUTES}
+    assert f"/{SOCKET} http://localhost/readyz" in section("Commands")
+
+
+def test_the_files_it_names_are_there() -> None:
+    places = {word for word in code(README) if re.fullmatch(r"(\.ci|config)/[a-z./-]*", word)}
+    assert {".ci/find-python", ".ci/run", "config/policy.yaml"} <= places
+    assert not {place for place in places if not (ROOT / place).exists()}
+
+
+def test_the_parts_of_the_code_are_where_it_says() -> None:
+    folder = ROOT
+    for line in blocks("", section("The code"))[0].splitlines():
+        names = [name.strip() for name in re.split(r"\s{2,}", line.strip())[0].split(",")]
+        if not line.startswith(" "):
+            folder = ROOT / names.pop(0)
+            assert folder.is_dir()
+        for name in names:
+            assert (folder / name).is_dir() or (folder / f"{name}.py").is_file(), name
+
+
+# ---------------------------------------------------------------------------- the rules
+
+
+def test_settings_and_their_defaults_are_those_of_the_program() -> None:
+    told = {row[0].strip("`"): row[1].strip("`") for row in table("Settings")}
+    assert tuple(told) == NAMES
+    defaults = {name: Settings.model_fields[name].default for name in NAMES}
+    numbers = {name: value for name, value in defaults.items() if isinstance(value, int | float)}
+    assert {name: float(told[name]) for name in numbers} == numbers
+    texts = {name: str(value or "none") for name, value in defaults.items() if name not in numbers}
+    assert {name: told[name] for name in texts} == texts
+
+
+def test_a_setting_has_the_flag_and_the_variable_that_it_says() -> None:
+    text = section("Settings")
+    (variable,) = set(re.findall(rf"{PREFIX}[A-Z_]+", text)) - {"PULLCORD_CONFIG"}
+    setting = variable.removeprefix(PREFIX).lower()
+    assert setting in NAMES
+    assert f"`--{setting.replace('_', '-')}`" in text
+
+
+def test_reason_codes_are_those_of_the_program() -> None:
+    told = [tuple(row) for row in table("Reason codes")]
+    retry = {True: "yes", False: "no"}
+    assert told == [
+        (f"`{reason}`", str(meaning.status), retry[meaning.retry], meaning.title)
+        for reason, meaning in MEANING.items()
+    ]
+
+
+def test_the_order_of_judging_is_that_of_decide() -> None:
+    words = {
+        "_halted": "Halt",
+        "_faulty": "Request",
+        "_listed": "Destination",
+        "_permitted": "Permission",
+        "_frozen": "Freeze",
+        "_claimed": "Claim",
+        "_bounded": "Ceiling",
+    }
+    told = re.findall(r"^\d\. \*\*(\w+)\*\*", section("How a call is judged"), re.M)
+    assert told == ["Identity", *(words[line.__name__] for line in ORDER), "Allow"]
+
+
+def test_the_policy_example_loads_and_shows_every_key() -> None:
+    (example,) = blocks("yaml", section("The policy file"))
+    load.load(example)
+
+    def keys(part: Any) -> Iterator[str]:
+        if isinstance(part, dict):
+            yield from part.get("properties", {})
+            for value in part.values():
+                yield from keys(value)
+        elif isinstance(part, list):
+            for value in part:
+                yield from keys(value)
+
+    missing = {key for key in keys(json_schema()) if not re.search(rf"\b{key}:", example)}
+    assert not missing
+
+
+def test_the_defaults_in_the_policy_example_are_the_defaults() -> None:
+    (example,) = blocks("yaml", section("The policy file"))
+    told = load.load(example).tools["stripe.charges.create"].key
+    plain = load.load("version: 1\ntools: {t: {match: {host: h.example}}}\n").tools["t"].key
+    assert told == plain
+
+
+def test_the_line_that_freezes_fits_into_the_shipped_policy() -> None:
+    (line,) = blocks("yaml", section("The 3 a.m. card"))
+    edited, lines = re.subn(r"^frozen: .*\n", line, POLICY, flags=re.M)
+    assert lines == 1
+    assert [pull.rule for pull in load.load(edited).pulls.values()] == [
+        "freeze:tool:stripe.refunds.create"
+    ]
+
+
+def test_the_demo_excerpt_names_the_ceilings_of_the_demo() -> None:
+    text = (ROOT / "proxy" / "demo" / "policy.yaml").read_text("utf-8")
+    ids = {ceiling.id for ceiling in load.load(text).ceilings}
+    assert set(re.findall(r"ceiling:([0-9a-f]+)", section("The demo"))) == ids
+
+
+# ---------------------------------------------------------------------------- the ledger
+
+
+def test_fields_states_and_columns_are_those_of_the_ledger() -> None:
+    spans = [set(words.split()) for words in code(section("The ledger"))]
+    assert set(filters.FIELDS) in spans
+    assert set(CallState) in spans
+    assert " ".join(queries.CALL_COLUMNS) in code(section("The ledger"))
+
+
+@pytest.mark.parametrize("text", ["30s", "15m", "2h", "3d", "1w"])
+def test_a_time_that_it_shows_is_one(text: str) -> None:
+    assert text in section("The ledger")
+    filters.moment(text, 0)
+
+
+def test_the_sql_example_is_answered(tmp_path: Path) -> None:
+    Store.open(tmp_path, bytes(32), lambda: 0).close()
+    (sql,) = [query for words in commands() if (query := parsed(words)[1].get("sql"))]
+    reader = open_reader(tmp_path)
+    try:
+        assert list(queries.sql(reader, sql)) == []
+    finally:
+        reader.close()
+
+
+# ---------------------------------------------------------------------------- limits
+
+UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "s": 1, "characters": 1, "commits": 1}
+LIMIT_NAME = re.compile(r"[A-Z][A-Z_]*(_MAX|_SECONDS|_THREADS|_BATCHES|_ATTEMPTS)")
+
+# What is no wait, queue or buffer.
+NO_LIMITS = {
+    "ledger.filters._UNITS_SECONDS",
+    # What may be written into a policy; its mistakes tell the bounds.
+    *("policies.document.INTEGER_DIGITS_MAX", "policies.schema.COUNT_MAX"),
+    *("policies.schema.KEEP_SECONDS_MAX", "policies.schema.WINDOW_SECONDS_MAX"),
+    "policies.schema.NAME_CHARACTERS_MAX",
+    # How much of a text is shown or told.
+    *("policies.match.HOST_CHARACTERS_MAX", "policies.match.OPERATION_CHARACTERS_MAX"),
+    *("proxy.refuse.TEXT_CHARACTERS_MAX", "proxy.cli.records.POLL_SECONDS"),
+    "proxy.cli.status.CALLS_SHOWN_MAX",
+}
+
+
+def limits() -> Iterator[tuple[str, float]]:
+    """Each name of the table with its number."""
+    for what, told, named, why in table("Limits"):
+        names = code(named)
+        numbers = [number for part in re.split(r", | x ", told) for number in [measured(part)]]
+        assert len(names) == len(numbers), what
+        assert why, what
+        yield from zip(names, numbers, strict=True)
+
+
+def measured(text: str) -> float:
+    number, _, unit = text.partition(" ")
+    return float(number.replace(",", "")) * UNITS[unit]
+
+
+def in_the_code(name: str) -> float:
+    """The number of a setting, a constant, a field's or an argument's default, or a literal."""
+    if name in Settings.model_fields:
+        return float(Settings.model_fields[name].default)
+    if ": " in name:
+        place, _, literal = name.partition(": ")
+        assert literal in (ROOT / place).read_text("utf-8")
+        return float(re.sub(r"\D", "", literal))
+    path, owner = name.split("."), None
+    for end in range(len(path) - 1, 0, -1):
+        if (ROOT / "/".join(path[:end])).with_suffix(".py").exists():
+            owner, path = import_module(".".join(path[:end])), path[end:]
+            break
+    for step, following in pairwise((*path, "")):
+        if dataclasses.is_dataclass(owner) and not following:
+            (owner,) = [f.default for f in dataclasses.fields(owner) if f.name == step]
+        elif inspect.isroutine(owner):
+            owner = inspect.signature(owner).parameters[step].default
+        else:
+            owner = getattr(owner, step)
+    assert isinstance(owner, int | float), name
+    return float(owner)
+
+
+@pytest.mark.parametrize("name, number", list(limits()))
+def test_a_limit_is_the_number_in_the_code(name: str, number: float) -> None:
+    assert in_the_code(name) == number
+
+
+def test_every_limit_in_the_code_is_in_readme() -> None:
+    found = set()
+    for path in [
+        p for name in ("policies", "ledger", "proxy") for p in (ROOT / name).rglob("*.py")
+    ]:
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.parse(path.read_text("utf-8")).body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            found |= {f"{module}.{name}" for name in names if LIMIT_NAME.fullmatch(name)}
+    found = {name for name in found if not name.startswith("proxy.demo.")}
+    assert not found - {name for name, _ in limits()} - NO_LIMITS
+
+
+# ---------------------------------------------------------------------------- the changelog
+
+
+def test_the_changelog_keeps_its_form() -> None:
+    """https://keepachangelog.com/en/1.1.0/"""
+    titles = re.findall(r"^(#+) (.*)$", CHANGELOG, re.M)
+    assert titles[0] == ("#", "Changelog")
+    versions = [title for marks, title in titles if marks == "##"]
+    assert versions[0] == "[Unreleased]"
+    for version in versions[1:]:
+        assert re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", version)
+    kinds = {title for marks, title in titles if marks == "###"}
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_the_changelog_names_every_command() -> None:
+    assert set(cli.commands) <= {words.split()[-1] for words in code(CHANGELOG)}
