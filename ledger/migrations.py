@@ -75,7 +75,7 @@ SELECT
     coalesce(o.status, d.status) AS status,
     d.key AS key,
     d.replay_of AS replay_of,
-    lower(hex(d.request_digest)) AS request_digest,
+    nullif(lower(hex(d.request_digest)), '') AS request_digest,
     CASE WHEN o.response_digest IS NULL THEN NULL ELSE lower(hex(o.response_digest)) END
         AS response_digest,
     o.latency_us / 1000.0 AS latency_ms,

@@ -93,7 +93,7 @@ class Policy:
         }
         return [
             (ceiling, subject_of[ceiling.per])
-            for ceiling in self.ceilings_of.get(call.tool, ())
+            for ceiling in self.ceilings_of[call.tool]  # a tool it does not know must not pass
             if ceiling.count is Count.CALLS or call.effect is Effect.WRITE
         ]
 

@@ -8,6 +8,8 @@ import struct
 import sys
 from pathlib import Path
 
+BACKLOG_MAX = 16  # operators' commands that wait to be accepted
+
 
 class ControlError(Exception):
     """The control socket cannot be made; the message says what to do."""
@@ -37,7 +39,7 @@ def bound(path: Path) -> socket.socket:
     try:
         _remove_stale(path)
         listener.bind(str(path))
-        listener.listen(16)
+        listener.listen(BACKLOG_MAX)
     except OSError as error:
         listener.close()
         why = error.strerror or str(error)

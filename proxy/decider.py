@@ -15,7 +15,8 @@ from typing import Any, Self
 
 import structlog
 
-from ledger.store import Ask, Decision, LedgerUnavailable, Outcome, Store
+from ledger.errors import Kind
+from ledger.store import Ask, Decision, LedgerError, LedgerUnavailable, Outcome, Store
 from policies.call import Effect
 from policies.decide import decide
 from policies.match import identify
@@ -25,6 +26,7 @@ from policies.verdict import Pulls
 log = structlog.get_logger()
 
 BATCH_MAX = 256  # notes/store.md: beyond this the commit grows as fast as the batch
+QUEUED_MAX = 8192  # half a second of batches on a slow disk; what settles is always taken
 REAP_SECONDS = 30.0  # an idle store drops expired claims this often
 REAP_BATCHES = 500  # and a busy one this often
 
@@ -85,6 +87,9 @@ class Decider:
         return len(self._owed)
 
     def admit(self, ask: Ask, policy: Policy) -> "asyncio.Future[Decision]":
+        """Raises LedgerUnavailable when too many calls wait already."""
+        if self._queue.qsize() >= QUEUED_MAX:
+            raise LedgerUnavailable(Kind.OTHER, f"{QUEUED_MAX} calls wait for it")
         return self._put(_Admit(ask, policy))
 
     def settle(self, outcome: Outcome, *, durable: bool) -> "asyncio.Future[bool]":
@@ -175,7 +180,12 @@ class Decider:
             return self._store.admit(ask, policy, decide)
         if isinstance(work, _Settle):
             return self._store.settle(work.outcome)
-        return work.act(self._store)
+        try:
+            return work.act(self._store)
+        except LedgerUnavailable:
+            raise
+        except LedgerError as error:
+            return error  # a wrong request: nothing was written, and only its caller is told
 
     def _reap(self) -> None:
         try:

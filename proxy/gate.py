@@ -217,18 +217,22 @@ class Gate:
         status: int | None,
         headers: tuple[tuple[str, str], ...] = (),
         complete: bool,
+        ended: bool = True,
         fault: Reason | None = None,
+        rule: str = "",
         error: str = "",
     ) -> Refusal | None:
-        """The end of a call, once. For a write it returns when the outcome is durable.
+        """How a call turned out, recorded once. For a write it returns when that is durable.
 
-        `fault` is why the engine broke it off, where it knows. Returns what the agent is told in
-        place of an answer: when none came, or when a write's outcome could not be recorded.
+        With `ended` False its answer still flows, and a halt still cuts it. `fault` and `rule` are
+        why the engine broke it off, where it knows. Returns what the agent is told in place of an
+        answer: when none came, or when a write's outcome could not be recorded.
         """
+        if ended:
+            self.live.pop(live.call_id, None)
         if live.settled:
             return None
         live.settled = True
-        self.live.pop(live.call_id, None)
         state, claim_after = outcome_of(
             live.call.effect,
             sent=live.sent,
@@ -261,7 +265,8 @@ class Gate:
         elif fault is None:
             broken = Reason.OUTCOME_UNKNOWN if live.is_write else Reason.UPSTREAM_FAILED
             fault = broken if live.sent else Reason.NOT_SENT
-        return _told(fault, live.call_id, live.request, live.call, run=live.identity.run)
+        verdict = Verdict(Action.REFUSE, fault, rule)
+        return _refusal(verdict, live.call_id, live.request, live.call, live.identity.run)
 
     async def _record(self, live: Live, outcome: Outcome) -> bool:
         """Whether a write's outcome is durable. What the store cannot take, the decider owes."""
@@ -319,13 +324,9 @@ def _told(
     call_id: str,
     request: Request,
     call: ToolCall,
-    *,
-    rule: str = "pullcord",
-    detail: str = "",
-    run: str = "",
 ) -> Refusal:
     """A refusal that no line of the policy gave."""
-    return _refusal(Verdict(Action.REFUSE, reason, rule, detail), call_id, request, call, run)
+    return _refusal(Verdict(Action.REFUSE, reason, "pullcord"), call_id, request, call, "")
 
 
 def _refusal(verdict: Verdict, call_id: str, request: Request, call: ToolCall, run: str) -> Refusal:

@@ -152,6 +152,11 @@ def _cord(rule: str, detail: str = "") -> tuple[str, str]:
     return stands, f'run: pullcord {verb} {words} --reason "..."'
 
 
+def _without_folder(detail: str) -> str:
+    """An agent need not know where the policy lies on the operator's disk."""
+    return detail.rpartition("/")[2] if _POLICY_LINE.fullmatch(detail) else detail
+
+
 def _reopened(verdict: Verdict) -> str:
     """Who reopens a ceiling that no wait reopens."""
     if may_retry(verdict):
@@ -178,7 +183,7 @@ def sentence(verdict: Verdict, call_id: str, run: str, request: Request | None =
     what, cure, word = SENTENCES[verdict.reason]
     stands, lift = _cord(verdict.rule, verdict.detail)
     holder, grant = _holder(verdict.rule)
-    detail, call = _shown(verdict.detail), _word(call_id)
+    detail, call = _shown(_without_folder(verdict.detail)), _word(call_id)
     earlier = _word(verdict.earlier_call) or call
     host = _shown(request.host) if request and request.host else "the destination"
     return f"{word} by pullcord: {what}. {_retry(verdict)} {cure}".format(

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import os
+import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -28,6 +30,7 @@ from proxy.settings import Settings
 
 log = structlog.get_logger()
 
+BACKLOG_MAX = 1024  # connections that wait to be accepted; a burst of a fleet's start fits
 POLICY_POLL_SECONDS = 0.25  # an edit takes effect within a second; a stat costs microseconds
 
 
@@ -124,7 +127,7 @@ def _bind(listen: str) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, int(port)))
-        listener.listen(1024)
+        listener.listen(BACKLOG_MAX)
     except OSError as error:
         listener.close()
         raise StartError(
@@ -182,10 +185,11 @@ async def _until_signalled(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with running(settings) as service:
         policy = service.decider.policy
+        command = "pullcord" if shutil.which("pullcord") else shlex.quote(sys.argv[0])
         sys.stdout.write(
             f"pullcord listens on http://{service.listening}  policy {policy.source} "
             f"({policy.digest[:12]})  ledger {settings.data / 'ledger.db'}\n"
-            f'next:   eval "$(pullcord env --run NAME)"   or   pullcord run -- COMMAND\n'
+            f'next:   eval "$({command} env --run NAME)"   or   {command} run -- COMMAND\n'
         )
         sys.stdout.flush()
         await stopping.wait()

@@ -31,6 +31,7 @@ from proxy.gate import Gate, Live
 log = structlog.get_logger()
 
 UPSTREAM_CONNECTIONS_MAX = 256  # per client connection and address; mitmproxy's 5 starves streams
+CLIENT_CONNECTIONS_MAX = 4096  # each costs about 100 KB; more is a runaway of its own
 SWEEP_SECONDS = 1.0  # how often deadlines are looked at; a deadline is late by this at most
 
 
@@ -72,7 +73,7 @@ class MitmEngine:
 
     async def start(self, listener: socket.socket) -> None:
         """Serve on a bound socket, which must carry IPPROTO_TCP (notes/performance.md)."""
-        self._server = await asyncio.start_server(self._serve, sock=listener, backlog=1024)
+        self._server = await asyncio.start_server(self._serve, sock=listener)
         self.spawn(self._sweep())
 
     async def stop(self, drain_seconds: float) -> None:
@@ -100,6 +101,9 @@ class MitmEngine:
                 self.spawn(exchange.handler.server_event(event))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._handlers) >= CLIENT_CONNECTIONS_MAX:
+            writer.close()  # no words: writing them would take what there is no more of
+            return
         handler = Handler(self, reader, writer, self._options)
         self._handlers.add(handler)
         try:

@@ -247,10 +247,13 @@ async def _answered(handler: "Handler", flow: http.HTTPFlow) -> None:
 
 
 async def _settle_first(handler: "Handler", flow: http.HTTPFlow) -> None:
-    """A long answer to a write: its status is its outcome, recorded before the first byte."""
+    """A long answer to a write: its status is its outcome, recorded before the first byte.
+
+    The exchange goes on: its deadline holds, and a halt cuts what is left of it.
+    """
     exchange: Exchange = flow.metadata["exchange"]
     exchange.live.answer = None  # too long to be kept for a replay
-    await _settle(exchange, flow, complete=True)
+    await _settle(exchange, flow, complete=True, ended=False)
 
 
 async def _failed(handler: "Handler", flow: http.HTTPFlow) -> None:
@@ -265,7 +268,12 @@ async def _failed(handler: "Handler", flow: http.HTTPFlow) -> None:
 
 
 async def _settle(
-    exchange: Exchange, flow: http.HTTPFlow, *, complete: bool, error: str = ""
+    exchange: Exchange,
+    flow: http.HTTPFlow,
+    *,
+    complete: bool,
+    ended: bool = True,
+    error: str = "",
 ) -> Refusal | None:
     engine = exchange.handler.engine
     response = flow.response if complete else None
@@ -283,11 +291,14 @@ async def _settle(
         status=response.status_code if response is not None else None,
         headers=tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields),
         complete=complete,
+        ended=ended,
         fault=fault,
+        rule=exchange.cut_by,
         error=error,
     )
-    engine.exchanges.pop(exchange.live.call_id, None)
-    exchange.ended.set()
+    if ended:
+        engine.exchanges.pop(exchange.live.call_id, None)
+        exchange.ended.set()
     return reply
 
 

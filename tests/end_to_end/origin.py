@@ -19,6 +19,7 @@ from tests.end_to_end import certificates
 HOST = "api.origin.example"
 HELD = "/held/"  # what comes under this path is answered when the gate is open
 DROPPED = "/dropped/"  # and this never: the connection ends instead
+GARBLED = "/garbled/"  # and this with the request's body in the place of an answer's head
 GATE_SECONDS = 20.0
 WAIT_SECONDS = 10.0
 
@@ -116,6 +117,10 @@ def _handler(origin: Origin) -> type[BaseHTTPRequestHandler]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             body = self.rfile.read(length).decode("latin-1")
             told = origin.answer(Arrived(self.command, self.path, headers, body))
+            if self.path.startswith(GARBLED):
+                self.wfile.write(body.encode("latin-1"))
+                self.close_connection = True
+                return
             if told is None:
                 self.close_connection = True
                 return

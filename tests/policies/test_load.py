@@ -54,7 +54,8 @@ def test_a_file_is_read_and_named_in_its_mistakes(tmp_path: Path) -> None:
         load_file(path)
     assert str(told.value).startswith(str(path))
     path.write_bytes(b"\xef\xbb\xbfversion: 1\n")
-    assert load_file(path).source == str(path)
+    policy = load_file(path)
+    assert (policy.source, policy.text) == (str(path), "version: 1\n")
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,7 @@ def test_a_file_is_read_and_named_in_its_mistakes(tmp_path: Path) -> None:
         (b"", "is empty; it starts with 'version: 1'"),
         (b" \n\n# x\n", "is empty; it starts with 'version: 1'"),
         (b"#" * (BYTES_MAX + 1), "is larger than 1 MiB"),
+        (("#" + "é" * (BYTES_MAX // 2)).encode(), "is larger than 1 MiB"),
         (b"version: 1\nx: \xff\n", "2:4: is not UTF-8 (byte 0xff); save the file as UTF-8"),
         ("version: 1".encode("utf-16-le"), "1:2: the character U+0000 is not allowed in YAML"),
     ],

@@ -1,4 +1,4 @@
-"""The command line beside a real proxy, each in a process of its own. About 15 seconds."""
+"""The command line beside a real proxy, each in a process of its own. About 20 seconds."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from proxy import environment
-from proxy.control_client import Unreachable, ask
+from proxy.control_client import Refused, Unreachable, ask
 
 POLICY = """\
 version: 1
@@ -28,6 +28,8 @@ tools:
 """
 PROGRAM = (sys.executable, "-c", "from proxy.cli.main import main; main()")
 START_SECONDS = 30.0
+
+pytestmark = pytest.mark.slow
 
 # What an agent does: fetch a page, and say what it was told.
 FETCH = """
@@ -90,29 +92,38 @@ class Person:
             try:
                 if ask(self.root / "data", "GET", "/readyz")["ready"]:
                     return
-            except Unreachable:
+            except (Unreachable, Refused):
                 time.sleep(0.05)
-        raise AssertionError(process.communicate(timeout=5)[1])
+        raise AssertionError((self.root / "up.log").read_text())
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    """End a process, and with it all that it started in a session of its own."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+
+
+@contextmanager
+def ended(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """Leaves no process behind when a test fails: to wait for it would take forever."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            end(process)
 
 
 @contextmanager
 def watched(process: "subprocess.Popen[str]") -> Iterator[None]:
-    """Ends a process that hangs or is left behind, with what it started in a session of its own:
-    a test fails instead of hanging."""
-
-    def end() -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-
-    watchdog = Timer(START_SECONDS, end)
+    """A process that must not take long: one that hangs fails its test instead of holding it."""
+    watchdog = Timer(START_SECONDS, end, [process])
     watchdog.start()
     try:
-        yield
+        with ended(process):
+            yield
     finally:
         watchdog.cancel()
-        if process.poll() is None:
-            end()
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +141,8 @@ def url() -> Iterator[str]:
 def person(tmp_path_factory: pytest.TempPathFactory, url: str) -> Iterator[Person]:
     person = Person(tmp_path_factory.mktemp("person"), url)
     log = (person.root / "up.log").open("w")
-    with log, person.starts("up", "--listen", "127.0.0.1:0", stdout=log, stderr=log) as proxy:
+    proxy = person.starts("up", "--listen", "127.0.0.1:0", stdout=log, stderr=log)
+    with log, proxy, ended(proxy):
         person.proxy_listens(proxy)
         yield person
         proxy.send_signal(signal.SIGTERM)

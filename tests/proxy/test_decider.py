@@ -12,7 +12,7 @@ from ledger.errors import Kind
 from ledger.records import Ask, Outcome
 from ledger.sqlite import sqlite3
 from ledger.states import CallState, ClaimAfter
-from ledger.store import LedgerUnavailable, Store
+from ledger.store import LedgerError, LedgerUnavailable, Store
 from policies.call import Identity, Request
 from policies.match import identify
 from policies.verdict import Action, Level, Pull, Reason, Scope
@@ -140,6 +140,17 @@ async def test_a_bug_in_a_batch_refuses_it_and_ends_nothing(world):
     with pytest.raises(ZeroDivisionError):
         await decider.act(lambda store: 1 // 0)
     assert (await decider.admit(an_ask(policy), policy)).verdict.action is Action.ALLOW
+
+
+async def test_a_wrong_request_is_told_to_its_caller_alone(world):
+    decider, policy, _ = world
+    release = decider.act(
+        lambda store: store.release(Level.HALT, Scope.RUN, "r1", reason=" ", actor="ann", at_us=0)
+    )
+    admitted = decider.admit(an_ask(policy), policy)
+    with pytest.raises(LedgerError, match="with a reason"):
+        await release
+    assert (await admitted).verdict.action is Action.ALLOW
 
 
 async def test_what_queued_before_the_stop_is_still_answered(tmp_path, a_policy):

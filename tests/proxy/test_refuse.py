@@ -176,7 +176,7 @@ def test_a_freeze_of_the_policy_names_its_line() -> None:
     call = identify(policy, Request("POST", "https", "pay.example.com", 443, "/"))
     verdict = decide(policy, call, Facts(0, Identity("r1", "acme")))
     assert sentence(verdict, CALL_ID, "r1") == (
-        "FROZEN by pullcord: writes of tool pay are frozen (config/policy.yaml:3). Do not retry. "
+        "FROZEN by pullcord: writes of tool pay are frozen (policy.yaml:3). Do not retry. "
         "Reads still pass. Tell the user; an operator can remove that line of the policy."
     )
 

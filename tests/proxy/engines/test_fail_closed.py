@@ -214,6 +214,26 @@ async def test_a_halt_cuts_a_stream_of_its_run_and_of_no_other(upstream, serving
             writer.close()
 
 
+async def test_a_halt_cuts_the_rest_of_a_long_answer_to_a_write(upstream, serving):
+    """Its outcome is recorded before it streams; the stream is still a call in flight."""
+
+    async def script(reader, writer):
+        await reader.read(65536)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n" + b"x" * 2_000_000)
+        await reader.read()
+
+    made = await upstream(script)
+    async with serving(made.port) as proxy:
+        reader, writer = await proxy.connect()
+        body = b"Content-Length: 2\r\n\r\n{}"
+        writer.write(b"POST" + GET[3:] + proxy.credentials() + body)
+        await reader.readexactly(1_000_000)
+        assert await pull(proxy, halt()) == 1
+        assert len(await reader.read()) < 8_000_000
+        assert not proxy.service.gate.live
+    assert [call["state"] for call in proxy.calls()] == ["done"]
+
+
 async def test_a_halt_before_the_answer_is_told_in_words(upstream, serving):
     arrived = asyncio.Event()
 
@@ -232,6 +252,7 @@ async def test_a_halt_before_the_answer_is_told_in_words(upstream, serving):
         answer = await reader.readuntil(b"\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 403")
         assert b"reason=cut" in answer
+        assert b"run r1 is halted" in await reader.readuntil(b"}")
         writer.close()
     assert [call["state"] for call in proxy.calls()] == ["unknown"]
 
