@@ -10,6 +10,7 @@ from typing import Any
 from ledger.errors import LedgerError, unavailable
 from ledger.filters import ALL, Filter
 from ledger.sqlite import sqlite3
+from policies.verdict import Level, Pull, Scope
 
 Row = dict[str, Any]
 
@@ -79,6 +80,12 @@ def tail(reader: sqlite3.Connection, after_seq: int, limit: int = 1000) -> list[
 def last_events(reader: sqlite3.Connection, limit: int = 20) -> list[Row]:
     """The newest rows of the record, newest first. The first one's `seq` is where `tail` starts."""
     return list(_events(reader, "1", [limit], "ORDER BY e.seq DESC LIMIT ?"))
+
+
+def pulls(reader: sqlite3.Connection) -> list[Pull]:
+    """The stored cords, the newest first."""
+    rows = _rows(reader, "SELECT * FROM pull ORDER BY at_us DESC", ())
+    return [Pull(Level(row.pop("level")), Scope(row.pop("scope")), **row) for row in rows]
 
 
 def totals(reader: sqlite3.Connection, chosen: Filter = ALL) -> list[Row]:

@@ -145,10 +145,11 @@ class Store:
             self._batch = None
             self._writer.rollback()
         if batch.must_last and not durable:
-            self._make_durable()
+            self.prove()
 
-    def _make_durable(self) -> None:
-        """A durable commit takes all earlier ones to the disk with it."""
+    def prove(self) -> None:
+        """One durable commit: it takes all earlier ones to the disk with it, and shows that the
+        ledger can be written. Raises LedgerUnavailable."""
         with self.transaction(durable=True):
             self._conn.execute("UPDATE durable SET count = count + 1")
 

@@ -27,6 +27,7 @@ log = structlog.get_logger()
 
 BATCH_MAX = 256  # notes/store.md: beyond this the commit grows as fast as the batch
 QUEUED_MAX = 8192  # half a second of batches on a slow disk; what settles is always taken
+RETRY_SECONDS = 1.0  # how often a store that failed is tried while nobody calls
 REAP_SECONDS = 30.0  # an idle store drops expired claims this often
 REAP_BATCHES = 500  # and a busy one this often
 
@@ -123,6 +124,8 @@ class Decider:
             batches += 1
             if batch or self._owed:
                 self._answer(batch)
+            elif self.failure is not None:
+                self._try_again()
             if not batch or batches % REAP_BATCHES == 0:
                 self._reap()
             if stop:
@@ -132,7 +135,8 @@ class Decider:
         """Wait for one piece of work, then take all that has queued behind it."""
         batch: list[_Item] = []
         try:
-            item = self._queue.get(timeout=1.0 if self._owed else REAP_SECONDS)
+            failing = self._owed or self.failure is not None
+            item = self._queue.get(timeout=RETRY_SECONDS if failing else REAP_SECONDS)
             while item is not _Stop:
                 batch.append(item)
                 if len(batch) >= BATCH_MAX:
@@ -186,6 +190,14 @@ class Decider:
             raise
         except LedgerError as error:
             return error  # a wrong request: nothing was written, and only its caller is told
+
+    def _try_again(self) -> None:
+        """So that `readyz` tells the truth also when nobody calls."""
+        try:
+            self._store.prove()
+            self.failure = None
+        except LedgerUnavailable as failure:
+            self.failure = failure
 
     def _reap(self) -> None:
         try:

@@ -37,15 +37,11 @@ def cords_on_disk(data: Path) -> list[Cord]:
     if not (data / DATABASE).exists():
         return []
 
-    from ledger.queries import sql
-    from policies.verdict import Level, Pull, Scope
+    from ledger.queries import pulls
     from proxy.operations import pull_as_json
 
     with reader(data) as connection:
-        rows = list(sql(connection, "SELECT * FROM pull ORDER BY at_us DESC"))
-    return [
-        pull_as_json(Pull(Level(row.pop("level")), Scope(row.pop("scope")), **row)) for row in rows
-    ]
+        return [pull_as_json(cord) for cord in pulls(connection)]
 
 
 def standing(data: Path) -> list[Cord]:

@@ -42,11 +42,17 @@ def up(config: str | None, **flags: str | None) -> None:
 
 
 @click.command(short_help="Watch a runaway agent being contained, in half a minute.")
-@click.option(
-    "--fast", is_flag=True, help="Without pauses; fails when a figure is not as it must be."
-)
-def demo(fast: bool) -> None:
-    """A real proxy, made-up services and a runaway agent, contained before your eyes."""
+@click.option("--fast", is_flag=True, help="Without pauses.")
+@click.option("--policy", metavar="FILE", help="In place of the demo's own policy.")
+def demo(fast: bool, policy: str | None) -> None:
+    """A real proxy, made-up services and a runaway agent, contained before your eyes.
+
+    It checks its own figures: exit 1 when one is not as it must be.
+    """
+    from pathlib import Path
+
+    from policies.load import load_file
     from proxy.demo import main
 
-    raise click.exceptions.Exit(main.run(fast))
+    text = load_file(Path(policy)).text if policy else None
+    raise click.exceptions.Exit(main.run(fast, text))

@@ -24,6 +24,7 @@ from mitmproxy.proxy.layers import modes
 from proxy.authority import Authority
 from proxy.dial import Dialer, NotDialled
 from proxy.engines import mitm_hooks
+from proxy.engines.mitm_exchange import CUT_SECONDS, Exchange
 from proxy.engines.mitm_layers import CutFlow
 from proxy.engines.mitm_wire import Tunnel
 from proxy.gate import Gate, Live
@@ -60,7 +61,7 @@ class MitmEngine:
         self.dialer = dialer
         self.body_bytes_max = body_bytes_max
         self.timeouts = timeouts
-        self.exchanges: dict[str, mitm_hooks.Exchange] = {}
+        self.exchanges: dict[str, Exchange] = {}
         self._handlers: set[Handler] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
@@ -83,11 +84,11 @@ class MitmEngine:
         await _all_set([item.ended for item in self.exchanges.values()], drain_seconds)
         rest = list(self.exchanges.values())
         self.cut([item.live for item in rest], "shutdown")
-        await _all_set([item.ended for item in rest], mitm_hooks.CUT_SECONDS)
+        await _all_set([item.ended for item in rest], CUT_SECONDS)
         handlers = list(self._handlers)
         for handler in handlers:
             handler.hang_up()
-        await _all_set([handler.ended for handler in handlers], mitm_hooks.CUT_SECONDS)
+        await _all_set([handler.ended for handler in handlers], CUT_SECONDS)
         for task in self._tasks:
             task.cancel()
 

@@ -3,11 +3,8 @@
 The table HOOKS is closed: a hook that is not in it raises, and so refuses.
 """
 
-import asyncio
-import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mitmproxy import http
@@ -18,19 +15,19 @@ from mitmproxy.proxy.layers import modes
 from mitmproxy.proxy.layers import tls as mtls
 from mitmproxy.proxy.layers import websocket as mwebsocket
 
-from policies.call import Request
+from policies.call import Dialect, Request
 from policies.verdict import Reason
 from proxy import head
 from proxy.dial import AddressRefused
 from proxy.engines import mitm_wire as wire
+from proxy.engines.mitm_exchange import Exchange
 from proxy.engines.mitm_layers import DialledHook, HttpLayer, SettleHook
 from proxy.gate import Live
+from proxy.held import HeldResult
 from proxy.refuse import Refusal
 
 if TYPE_CHECKING:
     from proxy.engines.mitm import Handler
-
-CUT_SECONDS = 2.0  # what a cut may take before we go on without it
 
 _CLOSING = frozenset((400, 413, 431))  # after these nobody can say where the next request starts
 
@@ -38,38 +35,6 @@ Hook = Callable[["Handler", Any], Awaitable[None] | None]
 
 DIALLING: contextvars.ContextVar["Handler"] = contextvars.ContextVar("dialling")
 """The connection on whose behalf the current task dials."""
-
-
-@dataclass(eq=False, slots=True)
-class Exchange:
-    """An admitted call on its way through mitmproxy. `deadline_seconds` is the loop's time."""
-
-    live: Live
-    flow: http.HTTPFlow
-    handler: "Handler"
-    deadline_seconds: float
-    cut_by: str = ""
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def touch(self, wait_seconds: float) -> None:
-        self.deadline_seconds = asyncio.get_running_loop().time() + wait_seconds
-
-    async def over(self) -> None:
-        """Wait until it ended or, whatever became of it, its deadline is well past."""
-        while not self.ended.is_set():
-            left = self.deadline_seconds + CUT_SECONDS - asyncio.get_running_loop().time()
-            if left <= 0:
-                return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.ended.wait(), left)
-
-    def tee(self, chunk: bytes) -> bytes | list[bytes]:
-        """Each chunk of a streamed answer. An empty one must not end a chunked body."""
-        if not chunk:
-            return []
-        self.handler.engine.gate.body(self.live, chunk)
-        self.touch(self.handler.engine.timeouts.idle_seconds)
-        return chunk
 
 
 # The connection: CONNECT, what follows it, TLS
@@ -227,10 +192,14 @@ def _response_headers(handler: "Handler", flow: http.HTTPFlow) -> None:
     if upgraded:
         return
     events = response.headers.get("content-type", "").startswith("text/event-stream")
-    if not live.is_write or events:
-        response.stream = exchange.tee
+    if events and live.is_write:
+        flow.metadata["settle_last"] = True
+        if live.call.dialect is Dialect.MCP and "content-encoding" not in response.headers:
+            exchange.held = HeldResult()
+    elif live.is_write:
+        flow.metadata["settle_first"] = True  # read by the layer if it outgrows the buffer
         return
-    flow.metadata["settle_first"] = True  # read by the layer if the answer outgrows the buffer
+    response.stream = exchange.tee
 
 
 async def _answered(handler: "Handler", flow: http.HTTPFlow) -> None:
@@ -246,14 +215,18 @@ async def _answered(handler: "Handler", flow: http.HTTPFlow) -> None:
         flow.response = wire.response(reply)
 
 
-async def _settle_first(handler: "Handler", flow: http.HTTPFlow) -> None:
-    """A long answer to a write: its status is its outcome, recorded before the first byte.
+async def _settle_before(handler: "Handler", flow: http.HTTPFlow) -> None:
+    """Before a long answer to a write flows, or the last of an event stream.
 
     The exchange goes on: its deadline holds, and a halt cuts what is left of it.
     """
     exchange: Exchange = flow.metadata["exchange"]
-    exchange.live.answer = None  # too long to be kept for a replay
-    await _settle(exchange, flow, complete=True, ended=False)
+    if flow.metadata.get("settle_first"):
+        exchange.live.answer = None  # too long to be kept for a replay
+    reply = await _settle(exchange, flow, complete=True, ended=False)
+    if reply is not None:
+        flow.metadata["not_recorded"] = True
+        flow.response = wire.response(reply)
 
 
 async def _failed(handler: "Handler", flow: http.HTTPFlow) -> None:
@@ -387,7 +360,7 @@ HOOKS: dict[type[commands.StartHook], Hook] = {
     mhttp.HttpRequestHook: _request,
     DialledHook: _dialled,
     mhttp.HttpResponseHeadersHook: _response_headers,
-    SettleHook: _settle_first,
+    SettleHook: _settle_before,
     mhttp.HttpResponseHook: _answered,
     mhttp.HttpErrorHook: _failed,
     mwebsocket.WebsocketStartHook: _nothing,

@@ -48,7 +48,7 @@ class DialledHook(commands.StartHook):
 
 @dataclass
 class SettleHook(commands.StartHook):
-    """A write's answer is about to be streamed: its outcome must be durable first."""
+    """A write's answer is about to flow, or the end of it: its outcome must be durable first."""
 
     flow: http.HTTPFlow
 
@@ -94,8 +94,26 @@ class Stream(mhttp.HttpStream):
     def start_response_stream(self) -> Commands:
         if self.flow.metadata.get("settle_first"):
             yield SettleHook(self.flow)
+            if self.flow.metadata.get("not_recorded"):
+                yield commands.CloseConnection(self.context.server)
+                yield from self._answer_and_finish()
+                return
         self.answering = True
         yield from super().start_response_stream()
+
+    def state_stream_response_body(self, event: events.Event) -> Commands:
+        last = isinstance(event, mhttp.ResponseEndOfMessage)
+        if last and self.flow.metadata.get("settle_last"):
+            yield SettleHook(self.flow)
+            if self.flow.metadata.get("not_recorded"):
+                self.server_state = self.state_errored
+                lost = mhttp.ResponseProtocolError(
+                    self.stream_id, "the outcome is not recorded", mhttp.ErrorCode.KILL
+                )
+                yield mhttp.SendHttp(lost, self.context.client)
+                yield mhttp.DropStream(self.stream_id)
+                return
+        yield from super().state_stream_response_body(event)
 
     def state_consume_response_body(self, event: events.Event) -> Commands:
         yield from super().state_consume_response_body(event)
@@ -106,7 +124,8 @@ class Stream(mhttp.HttpStream):
             held.clear()
             response.stream = self.flow.metadata["tee"]
             yield from self.start_response_stream()
-            yield from self.state_stream_response_body(start)
+            if self.answering and self.server_state == self.state_stream_response_body:
+                yield from self.state_stream_response_body(start)
 
     def send_response(self, already_streamed: bool = False) -> Commands:
         yield from super().send_response(already_streamed)

@@ -1,4 +1,7 @@
-"""Node.js clients as they come: undici with its `EnvHttpProxyAgent`, axios, and plain HTTP/2."""
+"""Node.js clients as they come: undici with its `EnvHttpProxyAgent`, axios, and plain HTTP/2.
+
+About 10 seconds in all.
+"""
 
 import json
 from typing import Any
@@ -6,6 +9,8 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.running import AGENTS, Proxy, Run, StartProxy, Upstreams
+
+pytestmark = pytest.mark.slow
 
 POLICY = """\
 version: 1

@@ -1,4 +1,7 @@
-"""HTTP clients as they come: `pullcord env` alone makes them proxied, trusted and attributed."""
+"""HTTP clients as they come: `pullcord env` alone makes them proxied, trusted and attributed.
+
+About 25 seconds in all.
+"""
 
 import json
 import sys
@@ -8,6 +11,8 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.running import AGENTS, Proxy, Run, StartProxy, Upstreams
+
+pytestmark = pytest.mark.slow
 
 POLICY = """\
 version: 1

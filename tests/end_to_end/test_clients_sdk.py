@@ -1,4 +1,7 @@
-"""Provider SDKs as they come, against local servers that speak their APIs."""
+"""Provider SDKs as they come, against local servers that speak their APIs.
+
+About 30 seconds in all: most of them go by while the SDKs are imported, in a process each.
+"""
 
 import json
 import sys
@@ -8,6 +11,8 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.running import AGENTS, Proxy, Run, StartProxy, Upstreams
+
+pytestmark = pytest.mark.slow
 
 POLICY = """\
 version: 1

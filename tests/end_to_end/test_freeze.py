@@ -1,4 +1,7 @@
-"""Bounds under load: an edit of the YAML, and a ceiling that many writers meet at once."""
+"""Bounds under load: an edit of the YAML, and a ceiling that many writers meet at once.
+
+About 10 seconds in all.
+"""
 
 import threading
 import time
@@ -9,6 +12,8 @@ import pytest
 import requests
 
 from tests.end_to_end.running import Proxy, Run, StartProxy, Upstreams
+
+pytestmark = pytest.mark.slow
 
 POLICY = """\
 version: 1

@@ -1,7 +1,7 @@
 """A write happens once, however often an agent sends it and whatever becomes of the proxy.
 
 The upstream is localstripe, which ignores idempotency keys: every request that reaches it is one
-more charge.
+more charge. About 40 seconds in all: SDKs wait between their retries.
 """
 
 import json
@@ -29,6 +29,8 @@ tools:
     match: {host: api.echo.example}
     allow_addresses: [127.0.0.0/8]
 """
+
+pytestmark = pytest.mark.slow
 
 CALLS = 200
 PARALLEL = 16
@@ -79,12 +81,10 @@ def test_200_charges_by_the_sdk_are_one(one_key: bool, proxy: Proxy, upstreams: 
     assert {row["replay_of"] for row in replays} == {effect["id"]}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_in_the_middle_makes_no_second_charge(
     number: signal.Signals, proxy: Proxy, upstreams: Upstreams
 ) -> None:
-    """6 seconds each, which the SDK spends waiting between its retries."""
     run, start = proxy.mint(), len(upstreams.journal)
     with run.start(*charges(run, one_key=True, retries=8)) as agent:
         made = told(islice(agent.stdout or (), CALLS // 4))

@@ -135,6 +135,19 @@ async def test_what_is_owed_is_settled_without_another_caller(world):
     assert calls(data)[0]["state"] == "done"
 
 
+async def test_a_store_that_is_back_is_known_to_be_without_a_call(world):
+    decider, policy, data = world
+    holder = sqlite3.connect(str(data / "ledger.db"), isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(LedgerUnavailable):
+        await decider.admit(an_ask(policy), policy)
+    holder.execute("ROLLBACK")
+    holder.close()
+    async with asyncio.timeout(10):
+        while decider.failure is not None:
+            await asyncio.sleep(0.05)
+
+
 async def test_a_bug_in_a_batch_refuses_it_and_ends_nothing(world):
     decider, policy, _ = world
     with pytest.raises(ZeroDivisionError):

@@ -16,7 +16,8 @@ from policies.decide import decide
 from policies.load import load
 from policies.match import identify
 from policies.verdict import MEANING, Action, Level, Limit, Pull, Reason, Scope, Verdict
-from proxy.refuse import KINDS, SENTENCES, Refusal, decision_header, may_retry, refuse, sentence
+from proxy.refuse import KINDS, Refusal, decision_header, refuse
+from proxy.sentences import SENTENCES, may_retry, sentence
 
 ROWS: list[dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parents[1] / "cases" / "refusals.yaml").read_text("utf-8")
