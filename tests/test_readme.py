@@ -310,7 +310,7 @@ NO_LIMITS = {
     "policies.schema.NAME_CHARACTERS_MAX",
     # How much of a text is shown or told.
     *("policies.match.HOST_CHARACTERS_MAX", "policies.match.OPERATION_CHARACTERS_MAX"),
-    *("proxy.refuse.TEXT_CHARACTERS_MAX", "proxy.cli.records.POLL_SECONDS"),
+    *("proxy.sentences.TEXT_CHARACTERS_MAX", "proxy.cli.records.POLL_SECONDS"),
     "proxy.cli.status.CALLS_SHOWN_MAX",
 }
 
