@@ -19,7 +19,7 @@ LOCK = "ledger.lock"
 _PRAGMAS = (
     "page_size=4096",
     "auto_vacuum=INCREMENTAL",
-    "wal_autocheckpoint=4000",
+    "wal_autocheckpoint=0",
     "journal_size_limit=-1",
     "cache_size=-65536",
     "temp_store=MEMORY",
@@ -70,6 +70,8 @@ class Writer:
         """Raises LedgerBusy and LedgerUnavailable."""
         self._path = data / DATABASE
         self._durable = True
+        self._patient = True
+        self._busy_ms = round(busy_seconds * 1000)
         self._corrupt = False
         self._known: dict[str, tuple[int, int]] = {}
         try:
@@ -113,8 +115,11 @@ class Writer:
         for path in (self._path, self._path.with_name(LOCK), wal):
             self._known[str(path)] = _inode(str(path))
 
-    def begin(self, *, durable: bool) -> None:
-        """Start a transaction that holds the write lock; `durable` ones reach the disk."""
+    def begin(self, *, durable: bool, patient: bool) -> None:
+        """Start a transaction that holds the write lock; `durable` ones reach the disk.
+
+        One that is not patient does not wait for another program's lock.
+        """
         if self._corrupt:
             raise LedgerUnavailable(Kind.CORRUPT)
         for path, inode in self._known.items():
@@ -123,10 +128,17 @@ class Writer:
         if durable is not self._durable:
             self.conn.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._durable = durable
+        if patient is not self._patient:
+            self.conn.execute(f"PRAGMA busy_timeout={self._busy_ms if patient else 0}")
+            self._patient = patient
         self.conn.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
         self.conn.execute("COMMIT")
+
+    def checkpoint(self) -> None:
+        """Take the write-ahead log over into the database. Outside a transaction."""
+        self.conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def rollback(self) -> None:
         """Never raises: SQLite has rolled back by itself after some errors."""

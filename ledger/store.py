@@ -118,8 +118,10 @@ class Store:
     # Transactions
 
     @contextmanager
-    def transaction(self, durable: bool) -> Iterator[None]:
+    def transaction(self, durable: bool, *, patient: bool = True) -> Iterator[None]:
         """BEGIN IMMEDIATE to COMMIT. A durable commit is on the disk when this returns.
+
+        One that is not patient fails at once, as locked, while another program holds a lock.
 
         One that is not is in the operating system's hands (a crash of ours loses nothing), unless
         it holds a claim, a cord or a token: then it is made durable all the same.
@@ -127,7 +129,7 @@ class Store:
         if self._batch is not None:
             raise LedgerError("a transaction is open already")
         try:
-            self._writer.begin(durable=durable)
+            self._writer.begin(durable=durable, patient=patient)
         except sqlite3.Error as error:
             raise self._writer.failed(error) from error
         batch = self._batch = Batch(self._conn, self._memory, self._redact_key)
@@ -336,6 +338,13 @@ class Store:
             batch.must_last = True
 
     # Housekeeping
+
+    def checkpoint(self) -> None:
+        """Take the write-ahead log over into the database. Raises LedgerUnavailable."""
+        try:
+            self._writer.checkpoint()
+        except sqlite3.Error as error:
+            raise self._writer.failed(error) from error
 
     def reap(self, limit: int = 100) -> int:
         """Drop up to `limit` expired claims with their answers, and empty windows. How many."""

@@ -1,8 +1,10 @@
-"""The one place that judges: a thread that owns the store and takes what is queued as one batch.
+"""The one place that judges. It owns the store; whoever holds its lock may write.
 
-Many callers share one commit (group commit, notes/store.md section 1). The policy is read once a
-batch, so no batch mixes two. When the store fails, every caller of the batch is told so, and
-settlements wait here, in order, until the store takes them.
+What must be durable is queued for a thread that takes all that waits as one batch, so that many
+callers share one sync (group commit, notes/store.md section 1). A read needs no sync: while
+nothing is queued it is judged and written at once in the loop's own thread, which saves two
+switches of thread. The policy is read once a batch, so no batch mixes two. When the store fails,
+every caller of the batch is told so, and settlements wait here, in order, until it takes them.
 """
 
 import asyncio
@@ -28,6 +30,8 @@ log = structlog.get_logger()
 BATCH_MAX = 256  # notes/store.md: beyond this the commit grows as fast as the batch
 QUEUED_MAX = 8192  # half a second of batches on a slow disk; what settles is always taken
 RETRY_SECONDS = 1.0  # how often a store that failed is tried while nobody calls
+LATE_SECONDS = 0.02  # a read's outcome waits this long for a commit to share
+CHECKPOINT_WORKS = 1000  # so much work makes a write-ahead log of some 16 MB
 REAP_SECONDS = 30.0  # an idle store drops expired claims this often
 REAP_BATCHES = 500  # and a busy one this often
 
@@ -69,6 +73,10 @@ class Decider:
         self._store = store
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._owed: deque[Outcome] = deque()
+        self._late: list[_Item] = []
+        self._soon: list[_Item] = []
+        self._writing = threading.Lock()
+        self._works = 0
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="decider", daemon=True)
 
@@ -89,13 +97,28 @@ class Decider:
 
     def admit(self, ask: Ask, policy: Policy) -> "asyncio.Future[Decision]":
         """Raises LedgerUnavailable when too many calls wait already."""
-        if self._queue.qsize() >= QUEUED_MAX:
+        waiting = self._queue.qsize()
+        if waiting >= QUEUED_MAX:
             raise LedgerUnavailable(Kind.OTHER, f"{QUEUED_MAX} calls wait for it")
-        return self._put(_Admit(ask, policy))
+        work = _Admit(ask, policy)
+        if waiting or _is_durable(work):
+            return self._put(work)
+        future = self._loop.create_future()
+        if not self._soon:
+            self._loop.call_soon(self._write_here)
+        self._soon.append((work, future))
+        return future
 
     def settle(self, outcome: Outcome, *, durable: bool) -> "asyncio.Future[bool]":
         """Done when committed. Fails with LedgerUnavailable, and is then kept and tried again."""
-        return self._put(_Settle(outcome, durable))
+        work = _Settle(outcome, durable)
+        if durable:
+            return self._put(work)
+        future = self._loop.create_future()
+        self._late.append((work, future))
+        if len(self._late) == 1:
+            self._loop.call_later(LATE_SECONDS, self._write_here)
+        return future
 
     def act[T](self, act: Callable[[Store], T], *, durable: bool = True) -> "asyncio.Future[T]":
         """Run a function on the store, inside the batch's transaction."""
@@ -107,13 +130,47 @@ class Decider:
         self.epoch += 1
 
     async def stop(self) -> None:
+        self._flush()
         self._queue.put(_Stop)
         await asyncio.to_thread(self._thread.join)
 
     def _put(self, work: _Work) -> "asyncio.Future[Any]":
+        self._flush()
         future = self._loop.create_future()
         self._queue.put((work, future))
         return future
+
+    def _flush(self) -> None:
+        """What waits here goes with the next batch of the thread."""
+        for item in self._waiting_here():
+            self._queue.put(item)
+
+    def _waiting_here(self) -> list[_Item]:
+        batch = [*self._late, *self._soon]
+        self._late, self._soon = [], []
+        return batch
+
+    def _write_here(self) -> None:
+        """Judge and write, in this turn of the loop, what needs no sync and came in it."""
+        healthy = not self._owed and self.failure is None
+        if not healthy or not self._writing.acquire(blocking=False):
+            self._flush()
+            return
+        batch = self._waiting_here()
+        pulls = self._store.pulls
+        try:
+            answers = self._commit([work for work, _ in batch], patient=False) if batch else []
+        except Exception:
+            # Whatever it is, the thread meets it again, waits for a lock where there is one, and
+            # tells the callers: nothing was written, and nothing passes.
+            for item in batch:
+                self._queue.put(item)
+        else:
+            self._deliver(batch, answers, self._store.pulls is not pulls)
+        finally:
+            self._writing.release()
+        if self._works >= CHECKPOINT_WORKS:
+            self._put(_Act(_nothing, durable=False))  # so that the thread wakes and does it
 
     # The decider thread from here on.
 
@@ -122,12 +179,16 @@ class Decider:
         while True:
             batch, stop = self._take()
             batches += 1
-            if batch or self._owed:
-                self._answer(batch)
-            elif self.failure is not None:
-                self._try_again()
-            if not batch or batches % REAP_BATCHES == 0:
-                self._reap()
+            with self._writing:
+                if batch or self._owed:
+                    self._answer(batch)
+                elif self.failure is not None:
+                    self._try_again()
+                due = self._works >= CHECKPOINT_WORKS
+                if due or not batch or batches % REAP_BATCHES == 0:
+                    self._reap()
+                if due or stop:
+                    self._checkpoint()
             if stop:
                 return
 
@@ -165,11 +226,12 @@ class Decider:
         self._owed += [work.outcome for work, _ in batch if isinstance(work, _Settle)]
         return [failure] * len(batch)
 
-    def _commit(self, works: list[_Work]) -> list[Any]:
+    def _commit(self, works: list[_Work], *, patient: bool = True) -> list[Any]:
         policy = self.policy
+        self._works += len(works)
         owed = list(self._owed)
         durable = bool(owed) or any(map(_is_durable, works))
-        with self._store.transaction(durable=durable):
+        with self._store.transaction(durable=durable, patient=patient):
             for outcome in owed:
                 self._store.settle(outcome)
             answers = [self._do(work, policy) for work in works]
@@ -199,6 +261,13 @@ class Decider:
         except LedgerUnavailable as failure:
             self.failure = failure
 
+    def _checkpoint(self) -> None:
+        self._works = 0
+        try:
+            self._store.checkpoint()
+        except LedgerUnavailable as failure:
+            self.failure = failure
+
     def _reap(self) -> None:
         try:
             with self._store.transaction(durable=False):
@@ -225,3 +294,7 @@ def _is_durable(work: _Work) -> bool:
     if isinstance(work, _Admit):
         return work.ask.call.effect is not Effect.READ
     return work.durable
+
+
+def _nothing(store: Store) -> None:
+    return None

@@ -16,7 +16,18 @@ from pathlib import Path
 import yaml
 
 # Both cases: curl, wget and git ignore an upper-case HTTP_PROXY, gRPC reads lower case only.
-PROXY_NAMES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+PROXY_NAMES = (
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "WS_PROXY",
+    "ws_proxy",
+    "WSS_PROXY",
+    "wss_proxy",
+)
 
 # Set to nothing, not left out: an inherited exception would let calls past pullcord.
 NO_PROXY_NAMES = ("NO_PROXY", "no_proxy")

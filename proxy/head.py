@@ -69,7 +69,10 @@ def _same(authority: str, head: Head) -> bool:
     parts = _AUTHORITY.fullmatch(authority)
     if parts is None:
         return False
-    port = int(parts[2]) if parts[2] else (443 if head.scheme == "https" else 80)
+    default_port = 443 if head.scheme == "https" else 80
+    if head.method == "CONNECT":
+        default_port = head.port
+    port = int(parts[2]) if parts[2] else default_port
     return (plain_host(parts[1]), port) == (plain_host(head.host), head.port)
 
 

@@ -25,6 +25,7 @@ class Exchange:
     handler: "Handler"
     deadline_seconds: float
     cut_by: str = ""
+    status: int | None = None
     held: HeldResult | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -185,6 +185,7 @@ def _response_headers(handler: "Handler", flow: http.HTTPFlow) -> None:
         return
     live = exchange.live
     exchange.touch(handler.engine.timeouts.idle_seconds)
+    exchange.status = response.status_code
     upgraded = response.status_code == 101
     response.headers = http.Headers(
         head.agent_headers(response.headers.fields, live.decision, websocket=upgraded)
@@ -261,7 +262,7 @@ async def _settle(
             fault = Reason.OWN_LISTENER if own else Reason.ADDRESS_REFUSED
     reply = await engine.gate.settle(
         exchange.live,
-        status=response.status_code if response is not None else None,
+        status=response.status_code if response is not None else exchange.status,
         headers=tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields),
         complete=complete,
         ended=ended,

@@ -139,7 +139,7 @@ class Stream(mhttp.HttpStream):
         self, event: mhttp.RequestProtocolError | mhttp.ResponseProtocolError
     ) -> Commands:
         finishing = self.flow.metadata.get("finish_alone", False)
-        if isinstance(event, mhttp.RequestProtocolError) and finishing and not self.answering:
+        if isinstance(event, mhttp.RequestProtocolError) and finishing:
             return  # the agent left; its write is finished and recorded (design, section 3.6)
         open_to_answer = (
             isinstance(event, mhttp.ResponseProtocolError)

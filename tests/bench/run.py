@@ -24,10 +24,12 @@ from ledger.states import EventType
 from tests.bench import callgrind, variants
 from tests.bench.certificates import write_certificates
 from tests.bench.figures import CELLS, Cell, Measured, gates, table
-from tests.bench.load import Result, Task, calls_seen
+from tests.bench.load import Result, Task, calls_seen, cpu_ns
 from tests.bench.variants import Upstream, Variant
 
 Run = Callable[[Task], Result]
+
+QUIET_SHARE = 0.05  # of the proxies' CPU: what a machine at rest spends on its own
 
 
 class Wrong(Exception):
@@ -76,8 +78,10 @@ def measure(folder: Path, rounds: int, seconds: float, clients: list[int] | None
             stack.enter_context(variants.pullcord(folder, authority, upstream)),
         ]
         run = _load(stack, folder, upstream)
+        taken = _taken_by_others(compared)
         measured, made = _rounds(cells, compared, rounds, seconds, upstream, run)
         print(table(measured))
+        print(taken())
         print(_memory(compared))
         print(_recorded(folder / "data", made))
     lines, held = gates(measured)
@@ -163,6 +167,35 @@ def _circumstances(folder: Path) -> str:
         f"CPython {version}; {len(os.sched_getaffinity(0))} CPUs, load before the start {load}; "
         f"overwrite and sync of 32 KiB {_sync_us(folder):.0f} us"
     )
+
+
+def _taken_by_others(compared: list[Variant]) -> Callable[[], str]:
+    """How much of the proxies' CPU went to other programs, from now to the call of the result.
+
+    A proxy with two threads takes more of a contended CPU than one with a single thread, so on a
+    machine that is not quiet the rates flatter pullcord; the CPU a call hardly changes.
+    """
+    proxies = [variant.pid for variant in compared if variant.pid is not None]
+
+    def spent_seconds() -> tuple[float, float]:
+        line = next(
+            line
+            for line in Path("/proc/stat").read_text().splitlines()
+            if line.startswith(f"cpu{variants.PROXY_CPU} ")
+        )
+        user, nice, system, _, _, interrupts, soft, *_ = map(int, line.split()[1:])
+        busy = (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
+        return busy, sum(sum(cpu_ns(pid).values()) for pid in proxies) / 1e9
+
+    start, before = time.monotonic(), spent_seconds()
+
+    def told() -> str:
+        took, after = time.monotonic() - start, spent_seconds()
+        others = max(0.0, (after[0] - before[0] - after[1] + before[1]) / took)
+        word = "" if others <= QUIET_SHARE else "; NOT QUIET: believe the CPU column, not the rates"
+        return f"other programs took {others:.0%} of the proxies' CPU{word}"
+
+    return told
 
 
 def _sync_us(folder: Path) -> float:

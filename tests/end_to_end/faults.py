@@ -24,7 +24,6 @@ def locked(data: Path) -> Iterator[None]:
     with closing(sqlite3.connect(data / "ledger.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         yield
-        other.execute("ROLLBACK")
 
 
 @contextmanager
@@ -43,8 +42,10 @@ def missing(data: Path) -> Iterator[None]:
     """The file is gone from its folder; the proxy has it open still."""
     away = data / "moved-away"
     (data / "ledger.db").rename(away)
-    yield
-    away.rename(data / "ledger.db")
+    try:
+        yield
+    finally:
+        away.rename(data / "ledger.db")
 
 
 @contextmanager
@@ -57,8 +58,10 @@ def full(data: Path) -> Iterator[None]:
                 file.write(bytes(PAGE_BYTES))
         except OSError:
             pass
-    yield
-    filler.unlink()
+    try:
+        yield
+    finally:
+        filler.unlink()
 
 
 @contextmanager

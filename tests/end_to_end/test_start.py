@@ -122,7 +122,7 @@ def test_it_serves_within_three_seconds_and_asks_no_network(proxy: Proxy) -> Non
 
     What a busy machine takes away is not the program's: the best of three starts counts.
     """
-    seconds = []
+    seconds: list[float] = []
     while len(seconds) < 3 and min(seconds, default=9.0) > SERVES_WITHIN_SECONDS:
         if proxy.process is not None:
             proxy.end(signal.SIGKILL)

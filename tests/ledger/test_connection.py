@@ -47,7 +47,7 @@ def test_every_connection_has_the_pragmas(world: World) -> None:
         "journal_mode": "wal",
         "synchronous": 2,
         "busy_timeout": 5000,
-        "wal_autocheckpoint": 4000,
+        "wal_autocheckpoint": 0,
         "journal_size_limit": -1,
         "cache_size": -65536,
         "temp_store": 2,

@@ -109,5 +109,5 @@ async def test_an_upstream_that_nobody_vouches_for_gets_nothing(tls_upstream, se
         writer.write(b"GET /a HTTP/1.1\r\nHost: api.test\r\n\r\n")
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 502")
         writer.close()
-        assert [call["state"] for call in proxy.calls()] == ["not_sent"]
+    assert [call["state"] for call in proxy.calls()] == ["not_sent"]
     assert tls_upstream.received == b""

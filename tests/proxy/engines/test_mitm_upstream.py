@@ -187,7 +187,7 @@ async def test_a_stalled_upstream_is_cut_at_the_first_byte_deadline(upstream, se
         read = await proxy.exchange(get(proxy))
         assert write.startswith(b"HTTP/1.1 504")
         assert read.startswith(b"HTTP/1.1 502")
-        assert [call["state"] for call in proxy.calls()] == ["unknown", "unknown"]
+    assert [call["state"] for call in proxy.calls()] == ["unknown", "unknown"]
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ async def test_a_name_that_leads_to_the_proxy_itself_is_refused(serving):
         answer = await proxy.exchange(get(proxy))
         assert answer.startswith(b"HTTP/1.1 403")
         assert b"reason=own_listener" in answer
-        assert proxy.calls()[-1]["state"] == "not_sent"
+    assert proxy.calls()[-1]["state"] == "not_sent"
 
 
 async def test_an_address_that_no_tool_allows_is_refused(upstream, serving):
