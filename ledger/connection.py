@@ -10,11 +10,14 @@ import fcntl
 import os
 from pathlib import Path
 
-from ledger.errors import Kind, LedgerBusy, LedgerUnavailable, unavailable
+from ledger.errors import Kind, LedgerBusy, LedgerError, LedgerUnavailable, unavailable
 from ledger.sqlite import sqlite3
 
 DATABASE = "ledger.db"
 LOCK = "ledger.lock"
+
+MIGRATIONS_TABLE = "_sqlite_migrations"  # what sqlite-utils keeps in every ledger
+ROOM_BYTES_MIN = 1024 * 1024  # a disk with less is full: the log may still have room of its own
 
 _PRAGMAS = (
     "page_size=4096",
@@ -94,20 +97,44 @@ class Writer:
             raise
 
     def _connect(self, busy_seconds: float) -> sqlite3.Connection:
-        conn = sqlite3.connect(
-            self._path, isolation_level=None, timeout=busy_seconds, check_same_thread=False
-        )
         try:
+            conn = sqlite3.connect(
+                self._path, isolation_level=None, timeout=busy_seconds, check_same_thread=False
+            )
+        except sqlite3.Error as error:
+            raise unavailable(error) from error
+        try:
+            self._check_ours(conn)
             for pragma in _PRAGMAS:
                 conn.execute(f"PRAGMA {pragma}")
             (mode,) = conn.execute("PRAGMA journal_mode=WAL").fetchone()
         except sqlite3.Error as error:
             conn.close()
             raise unavailable(error) from error
+        except LedgerError:
+            conn.close()
+            raise
         if mode != "wal":
             conn.close()
             raise LedgerUnavailable(Kind.OTHER, "this file system has no write-ahead log")
         return conn
+
+    def _check_ours(self, conn: sqlite3.Connection) -> None:
+        """Looked at before anything is written."""
+        tables = {name for (name,) in conn.execute("SELECT name FROM sqlite_schema")}
+        if tables and MIGRATIONS_TABLE not in tables:
+            raise LedgerError(
+                f"{self._path} is another program's database, not a ledger; choose another --data"
+            )
+
+    def check_room(self) -> None:
+        """Raises LedgerUnavailable when the disk has less room than a busy second may need."""
+        try:
+            disk = os.statvfs(self._path.parent)
+        except OSError as error:
+            raise LedgerUnavailable(Kind.MISSING, str(error)) from error
+        if disk.f_bavail * disk.f_frsize < ROOM_BYTES_MIN:
+            raise LedgerUnavailable(Kind.FULL)
 
     def watch_files(self) -> None:
         """From now on the files that are open must stay the ones that the folder shows."""
@@ -152,6 +179,8 @@ class Writer:
     def failed(self, error: sqlite3.Error) -> LedgerUnavailable:
         """The error as ours. After damage was seen once, nothing is trusted again."""
         known = unavailable(error)
+        if known.kind is Kind.OTHER and not os.access(f"{self._path}-wal", os.W_OK):
+            known = LedgerUnavailable(Kind.READ_ONLY, str(error))
         self._corrupt = self._corrupt or known.kind is Kind.CORRUPT
         return known
 

@@ -149,10 +149,9 @@ class Store:
         if batch.must_last and not durable:
             self.prove()
 
-    def prove(self) -> None:
-        """One durable commit: it takes all earlier ones to the disk with it, and shows that the
-        ledger can be written. Raises LedgerUnavailable."""
-        with self.transaction(durable=True):
+    def prove(self, *, patient: bool = True) -> None:
+        """One durable commit, which takes all earlier ones to the disk with it."""
+        with self.transaction(durable=True, patient=patient):
             self._conn.execute("UPDATE durable SET count = count + 1")
 
     @contextmanager
@@ -338,6 +337,11 @@ class Store:
             batch.must_last = True
 
     # Housekeeping
+
+    def probe(self) -> None:
+        """Whether a call could be recorded now. Waits for nothing. Raises LedgerUnavailable."""
+        self._writer.check_room()
+        self.prove(patient=False)
 
     def checkpoint(self) -> None:
         """Take the write-ahead log over into the database. Raises LedgerUnavailable."""

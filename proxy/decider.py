@@ -29,11 +29,10 @@ log = structlog.get_logger()
 
 BATCH_MAX = 256  # notes/store.md: beyond this the commit grows as fast as the batch
 QUEUED_MAX = 8192  # half a second of batches on a slow disk; what settles is always taken
-RETRY_SECONDS = 1.0  # how often a store that failed is tried while nobody calls
+PROBE_SECONDS = 1.0  # an idle store is tried this often, and what it is owed offered again
 LATE_SECONDS = 0.02  # a read's outcome waits this long for a commit to share
 CHECKPOINT_WORKS = 1000  # so much work makes a write-ahead log of some 16 MB
-REAP_SECONDS = 30.0  # an idle store drops expired claims this often
-REAP_BATCHES = 500  # and a busy one this often
+REAP_BATCHES = 60  # expired claims are dropped this often: about once a minute when idle
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +181,10 @@ class Decider:
             with self._writing:
                 if batch or self._owed:
                     self._answer(batch)
-                elif self.failure is not None:
-                    self._try_again()
+                else:
+                    self._probe()
                 due = self._works >= CHECKPOINT_WORKS
-                if due or not batch or batches % REAP_BATCHES == 0:
+                if due or batches % REAP_BATCHES == 0:
                     self._reap()
                 if due or stop:
                     self._checkpoint()
@@ -196,8 +195,7 @@ class Decider:
         """Wait for one piece of work, then take all that has queued behind it."""
         batch: list[_Item] = []
         try:
-            failing = self._owed or self.failure is not None
-            item = self._queue.get(timeout=RETRY_SECONDS if failing else REAP_SECONDS)
+            item = self._queue.get(timeout=PROBE_SECONDS)
             while item is not _Stop:
                 batch.append(item)
                 if len(batch) >= BATCH_MAX:
@@ -210,8 +208,10 @@ class Decider:
     def _answer(self, batch: list[_Item]) -> None:
         pulls = self._store.pulls
         try:
-            answers = self._commit([work for work, _ in batch])
-            self.failure = None
+            # A lock that was waited for once in vain is not waited for by every batch after.
+            answers = self._commit([work for work, _ in batch], patient=self.failure is None)
+            if any(map(_is_proof, batch)):
+                self.failure = None
         except LedgerUnavailable as failure:
             self.failure = failure
             answers = self._owe(batch, failure)
@@ -253,10 +253,10 @@ class Decider:
         except LedgerError as error:
             return error  # a wrong request: nothing was written, and only its caller is told
 
-    def _try_again(self) -> None:
+    def _probe(self) -> None:
         """So that `readyz` tells the truth also when nobody calls."""
         try:
-            self._store.prove()
+            self._store.probe()
             self.failure = None
         except LedgerUnavailable as failure:
             self.failure = failure
@@ -294,6 +294,12 @@ def _is_durable(work: _Work) -> bool:
     if isinstance(work, _Admit):
         return work.ask.call.effect is not Effect.READ
     return work.durable
+
+
+def _is_proof(item: _Item) -> bool:
+    """Whether its commit shows that the ledger can be written: a look at it does not."""
+    work, _ = item
+    return not isinstance(work, _Act) or work.durable
 
 
 def _nothing(store: Store) -> None:

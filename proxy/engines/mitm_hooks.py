@@ -236,6 +236,8 @@ async def _failed(handler: "Handler", flow: http.HTTPFlow) -> None:
     if exchange is None:
         return
     message = exchange.cut_by or (flow.error.msg if flow.error else "")
+    if exchange.live.sent:  # what follows a colon may quote the upstream, and so a secret
+        message = message.partition(":")[0] if not exchange.cut_by else message
     reply = await _settle(exchange, flow, complete=False, error=message[:200])
     if reply is not None:
         flow.response = wire.response(reply)

@@ -59,6 +59,9 @@ class Stream(mhttp.HttpStream):
     answering = False
     """Whether the head of an answer went to the client; after that only a cut can end it."""
 
+    finished = False
+    """Whether an answer of ours ended the exchange."""
+
     def __init__(self, context: Context, stream_id: int, body_bytes_max: int) -> None:
         super().__init__(context, stream_id)
         self.body_bytes_max = body_bytes_max
@@ -138,6 +141,8 @@ class Stream(mhttp.HttpStream):
     def handle_protocol_error(
         self, event: mhttp.RequestProtocolError | mhttp.ResponseProtocolError
     ) -> Commands:
+        if self.finished:
+            return  # queued while the answer was made: the upstream's own end of a cut
         finishing = self.flow.metadata.get("finish_alone", False)
         if isinstance(event, mhttp.RequestProtocolError) and finishing:
             return  # the agent left; its write is finished and recorded (design, section 3.6)
@@ -167,6 +172,7 @@ class Stream(mhttp.HttpStream):
         )
         if content:
             yield mhttp.SendHttp(mhttp.ResponseData(self.stream_id, content), self.context.client)
+        self.finished = True
         yield from self.flow_done()
 
 

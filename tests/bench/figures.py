@@ -73,7 +73,7 @@ def _rates(measured: Measured, cell: Cell, variant: str) -> str:
 
 
 _HEADS = (
-    ("", 28),
+    ("", 31),
     ("direct/s", 13),
     ("stock/s", 12),
     ("pullcord/s", 12),
@@ -89,7 +89,8 @@ _HEADS = (
 def table(measured: Measured) -> str:
     """One line for each cell; where a column has two figures they are stock's and pullcord's."""
     lines = [
-        "stock / pullcord where a column has two figures; the last three are pullcord : stock",
+        "stock / pullcord where a column has two figures; the last three are pullcord : stock; "
+        "stock records nothing, so its writes are not durable",
         " ".join(f"{name:>{width}}" for name, width in _HEADS),
     ]
     for cell in CELLS:

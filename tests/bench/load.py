@@ -14,7 +14,7 @@ import socket
 import ssl
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.bench.messages import COUNT_PATH, HEAD_END, Requests, connect
@@ -41,7 +41,7 @@ class Task:
     write: bool
     clients: int
     trust: str
-    credentials: list[str]
+    credentials: list[str] = field(repr=False)
     pid: int | None = None
     seconds: float = 0.0
     calls: int = 0

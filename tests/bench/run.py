@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import random
-import statistics
 import sys
 import tempfile
 import time
@@ -21,15 +20,13 @@ from pathlib import Path
 
 from ledger.connection import open_reader
 from ledger.states import EventType
-from tests.bench import callgrind, variants
+from tests.bench import callgrind, machine, variants
 from tests.bench.certificates import write_certificates
-from tests.bench.figures import CELLS, Cell, Measured, gates, table
-from tests.bench.load import Result, Task, calls_seen, cpu_ns
+from tests.bench.figures import CELLS, CLIENTS, Cell, Measured, gates, table
+from tests.bench.load import Result, Task, calls_seen
 from tests.bench.variants import Upstream, Variant
 
 Run = Callable[[Task], Result]
-
-QUIET_SHARE = 0.05  # of the proxies' CPU: what a machine at rest spends on its own
 
 
 class Wrong(Exception):
@@ -50,13 +47,13 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, help="default 5")
     parser.add_argument("--seconds", type=float, help="for each measurement; default 1")
     parser.add_argument("--quick", action="store_true", help="3 rounds of half a second")
-    parser.add_argument("--clients", type=int, nargs="+", help="only these of 1 16 64")
+    parser.add_argument("--clients", type=int, nargs="+", choices=CLIENTS, help="only these")
     parser.add_argument("--callgrind", action="store_true", help="count instructions instead")
-    parser.add_argument("--folder", help="where the ledger lies; default: the system's for files")
+    parser.add_argument("--folder", help="where the ledger lies; default: the temporary one")
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 5)
     options.seconds = options.seconds or (0.5 if options.quick else 1.0)
@@ -69,7 +66,7 @@ def _options() -> argparse.Namespace:
 def measure(folder: Path, rounds: int, seconds: float, clients: list[int] | None) -> int:
     cells = [cell for cell in CELLS if not clients or cell.clients in clients]
     authority, certificate = write_certificates(folder)
-    print(_circumstances(folder), flush=True)
+    print(machine.circumstances(folder), flush=True)
     with ExitStack() as stack:
         upstream = stack.enter_context(variants.upstream(folder, certificate))
         compared = [
@@ -78,11 +75,11 @@ def measure(folder: Path, rounds: int, seconds: float, clients: list[int] | None
             stack.enter_context(variants.pullcord(folder, authority, upstream)),
         ]
         run = _load(stack, folder, upstream)
-        taken = _taken_by_others(compared)
+        taken = machine.taken_by_others(compared)
         measured, made = _rounds(cells, compared, rounds, seconds, upstream, run)
         print(table(measured))
         print(taken())
-        print(_memory(compared))
+        print(machine.memory(compared))
         print(_recorded(folder / "data", made))
     lines, held = gates(measured)
     print("\n".join(lines))
@@ -157,70 +154,6 @@ def _load(stack: ExitStack, folder: Path, upstream: Upstream) -> Run:
         return result
 
     return run
-
-
-def _circumstances(folder: Path) -> str:
-    """What bears on absolute figures: the machine, what else runs on it, its disk."""
-    version = ".".join(map(str, sys.version_info[:3]))
-    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
-    return (
-        f"CPython {version}; {len(os.sched_getaffinity(0))} CPUs, load before the start {load}; "
-        f"overwrite and sync of 32 KiB {_sync_us(folder):.0f} us"
-    )
-
-
-def _taken_by_others(compared: list[Variant]) -> Callable[[], str]:
-    """How much of the proxies' CPU went to other programs, from now to the call of the result.
-
-    A proxy with two threads takes more of a contended CPU than one with a single thread, so on a
-    machine that is not quiet the rates flatter pullcord; the CPU a call hardly changes.
-    """
-    proxies = [variant.pid for variant in compared if variant.pid is not None]
-
-    def spent_seconds() -> tuple[float, float]:
-        line = next(
-            line
-            for line in Path("/proc/stat").read_text().splitlines()
-            if line.startswith(f"cpu{variants.PROXY_CPU} ")
-        )
-        user, nice, system, _, _, interrupts, soft, *_ = map(int, line.split()[1:])
-        busy = (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
-        return busy, sum(sum(cpu_ns(pid).values()) for pid in proxies) / 1e9
-
-    start, before = time.monotonic(), spent_seconds()
-
-    def told() -> str:
-        took, after = time.monotonic() - start, spent_seconds()
-        others = max(0.0, (after[0] - before[0] - after[1] + before[1]) / took)
-        word = "" if others <= QUIET_SHARE else "; NOT QUIET: believe the CPU column, not the rates"
-        return f"other programs took {others:.0%} of the proxies' CPU{word}"
-
-    return told
-
-
-def _sync_us(folder: Path) -> float:
-    """The median time to overwrite 32 KiB and bring them to the disk."""
-    block, times = os.urandom(32_768), []
-    with (folder / "sync").open("wb", buffering=0) as file:
-        for _ in range(50):
-            file.seek(0)
-            start = time.perf_counter()
-            file.write(block)
-            os.fdatasync(file.fileno())
-            times.append(time.perf_counter() - start)
-    return statistics.median(times) * 1e6
-
-
-def _memory(compared: list[Variant]) -> str:
-    lines = []
-    for variant in compared:
-        if variant.pid is None:
-            continue
-        status = Path(f"/proc/{variant.pid}/status").read_text()
-        fields = dict(line.split(":", 1) for line in status.splitlines())
-        now, most = (int(fields[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
-        lines.append(f"{variant.name} {now:.0f} MB (most {most:.0f})")
-    return f"memory at the end: {', '.join(lines)}"
 
 
 def _recorded(data: Path, made: dict[bool, int]) -> str:
