@@ -34,7 +34,7 @@ MEANING: dict[Kind, str] = {
     Kind.FULL: "the disk of the ledger is full; make room",
     Kind.READ_ONLY: "the ledger cannot be written; check its permissions and its mount",
     Kind.CORRUPT: "the ledger is damaged; stop pullcord, keep the file, restore a backup",
-    Kind.MISSING: "the ledger's files were removed or replaced; put them back and restart pullcord",
+    Kind.MISSING: "the ledger's files were removed or replaced; put them back",
     Kind.OTHER: "the ledger cannot be used",
 }
 

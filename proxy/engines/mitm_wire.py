@@ -1,5 +1,6 @@
 """mitmproxy's messages as ours, and ours as mitmproxy's. Pure."""
 
+import re
 from dataclasses import dataclass
 
 from mitmproxy import http
@@ -57,7 +58,7 @@ def seen(flow: http.HTTPFlow) -> Request:
         request.scheme,
         head.plain_host(plain(request.host, 255)),
         request.port,
-        plain(request.path.partition("?")[0], 1024) or "/",
+        plain(re.split("[?#]", request.path, maxsplit=1)[0], 1024) or "/",
     )
 
 

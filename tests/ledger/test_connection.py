@@ -251,7 +251,7 @@ def test_a_file_that_was_replaced_is_noticed(world: World, name: str) -> None:
     copy = world.data / "copy"
     shutil.copy(world.data / name, copy)
     copy.rename(world.data / name)
-    assert "restart pullcord" in unavailable(world, Kind.MISSING)
+    assert "put them back" in unavailable(world, Kind.MISSING)
 
 
 def test_what_could_not_be_written_is_not_replayed_later(world: World) -> None:

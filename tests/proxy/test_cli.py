@@ -161,7 +161,7 @@ def test_up_with_a_broken_policy_tells_the_place(root: Path) -> None:
 def test_a_token_is_minted_listed_and_revoked(root: Path) -> None:
     minted = typed("token", "mint", "--run", "r1", "--tool", "mail.*", "--expires", "8h")
     secret = minted.stdout.strip()
-    assert len(secret) == 32
+    assert len(secret) == 48
     (listed,) = objects(typed("token", "list", "--json"))
     assert (listed["run"], listed["tools"], listed["revoked"]) == ("r1", ["mail.*"], None)
     assert secret not in typed("token", "list", "--json").stdout

@@ -62,4 +62,4 @@ def test_no_credentials_are_nobody_in_either_mode():
 def test_tokens_are_long_random_and_fit_a_proxy_url():
     tokens = {identity.new_token() for _ in range(100)}
     assert len(tokens) == 100
-    assert all(identity.NAME.fullmatch(token) and len(token) == 32 for token in tokens)
+    assert all(identity.NAME.fullmatch(token) and len(token) == 48 for token in tokens)
