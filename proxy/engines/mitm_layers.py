@@ -1,8 +1,9 @@
 """mitmproxy's protocol layers, bent where they fail open, hang or forget (notes/mitmproxy.md).
 
-Three names inside mitmproxy are replaced at import because it offers no other way to supply them:
-the HTTP/1 client (1xx answers, trailers), the WebSocket layer (cut, bounded messages) and the
-error page. Everything else is a subclass that `next_layer` puts in place. Checked on 12.2.3.
+Some names inside mitmproxy are replaced at import because it offers no other way to supply them:
+the HTTP/1 client (1xx answers, trailers), the WebSocket layer (cut, bounded messages), the error
+page, and a check of its own types that costs a tenth of a call. Everything else is a subclass that
+`next_layer` puts in place. Checked on 12.2.3.
 """
 
 from dataclasses import dataclass
@@ -334,7 +335,13 @@ def _problem(status_code: int, message: str = "") -> bytes:
     return b'{"title":"%s","status":%d}' % (title.encode(), status_code)
 
 
+def _unchecked(data: http.MessageData) -> None:
+    """mitmproxy checks the type of each field of each message that its own parser made: a tenth
+    of a call. Whether a message may pass is judged from its bytes, in proxy/head.py."""
+
+
 for _module, _name, _ours in (
+    (http.MessageData, "__post_init__", _unchecked),
     (mhttp, "Http1Client", Http1Client),
     (mwebsocket, "WebsocketLayer", WebsocketLayer),
     (_http1, "make_error_response", _error_page),
