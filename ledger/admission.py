@@ -84,6 +84,8 @@ class Admission:
                 wrong = "allowed without an identity, or in spite of a fault"
             elif self._batch.is_open(self._ask.call_id):
                 wrong = "this call id is in use"
+            elif self._ask.worker and self._ask.worker not in self._batch.workers:
+                wrong = "the worker that asks is not registered"
             elif self._met is not None:
                 wrong = "allowed over a live claim"
         elif verdict.action is Action.REPLAY and (identity is None or self._met is None):
@@ -109,7 +111,7 @@ class Admission:
         ask, batch = self._ask, self._batch
         claim_key = None if self._slot is None else self._slot.key
         if verdict.action is Action.ALLOW:
-            batch.opened(ask.call_id, self._take())
+            batch.opened(ask.call_id, self._take(), ask.worker)
             batch.windows.charge(self._drawn, ask.at_us, _ALLOWED)
         elif verdict.action is Action.REPLAY:
             batch.windows.charge(self._drawn, ask.at_us, _REPLAYED)

@@ -1,26 +1,36 @@
 """One transaction of the store: what it has read, what it has changed and not yet written.
 
-The store's memory (cords, open calls, the policy in force) changes only when the transaction has
+The store's memory (cords, open calls, workers, policies) changes only when the transaction has
 committed, so that a rolled back one leaves no trace in it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from ledger import tokens
+from ledger import cords, tokens
+from ledger.cords import CordName
 from ledger.events import Journal
-from ledger.records import Claimant
+from ledger.records import Bearer, Claimant, Worker
 from ledger.sqlite import sqlite3
 from ledger.tokens import Resolved, Token
 from ledger.windows import Committed, Windows
 from policies.call import Identity
 from policies.policy import Policy
-from policies.verdict import Level, Pull, Pulls, Reason, Scope
+from policies.verdict import Pull, Pulls, Reason
 
 TOKENS_MAX = 10_000  # remembered ones; beyond it they are read again
 
-OpenCalls = dict[str, int | None]
-"""The calls that were let through and have not ended, with the row of the claim each holds."""
+
+class Held(NamedTuple):
+    """What an open call holds: the row of its claim, if any; and the worker that holds the call."""
+
+    claim: int | None
+    worker: str
+
+
+OpenCalls = dict[str, Held]
+"""The calls that were let through and have not ended."""
 
 
 @dataclass(slots=True)
@@ -32,6 +42,7 @@ class Memory:
     policies: dict[str, int] = field(default_factory=dict)
     tokens: dict[bytes, Token] = field(default_factory=dict)
     windows: Committed = field(default_factory=dict)
+    workers: Mapping[str, Worker] = field(default_factory=dict)
 
 
 class Batch:
@@ -41,7 +52,8 @@ class Batch:
         self.conn = conn
         self.journal = Journal(redact_key)
         self.windows = Windows(conn, memory.windows)
-        self.pulls: Mapping[tuple[Level, Scope, str], Pull] = memory.pulls
+        self.pulls: Pulls = memory.pulls
+        self.workers: Mapping[str, Worker] = memory.workers
         self.broken: Exception | None = None
         self.must_last = False  # holds what a power cut may not lose
         self._memory = memory
@@ -52,11 +64,14 @@ class Batch:
 
     # Who calls
 
-    def resolve(self, claimant: Claimant, now_us: int) -> Resolved:
+    def resolve(self, claimant: Claimant | object, now_us: int) -> Resolved:
+        """Who that is. A kind of principal that is not known here is refused, whatever it is."""
         if claimant is None:
             return None, Reason.CREDENTIALS_REQUIRED
         if isinstance(claimant, Identity):
             return claimant, None
+        if not isinstance(claimant, Bearer):
+            return None, Reason.PRINCIPAL_UNKNOWN
         token = self._memory.tokens.get(claimant.token_hash)
         if token is None:
             token = tokens.by_hash(self.conn, claimant.token_hash)
@@ -73,34 +88,52 @@ class Batch:
     # Cords
 
     def pull(self, pull: Pull) -> bool:
-        """Latch a cord; False when it is pulled already."""
-        name = (pull.level, pull.scope, pull.subject)
-        if name in self.pulls:
-            return False
-        self.conn.execute(
-            "INSERT INTO pull (level, scope, subject, reason, actor, at_us) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (*name, pull.reason, pull.actor, pull.at_us),
-        )
-        self.pulls = {**self.pulls, name: pull}
-        self.must_last = True
-        return True
+        """Latch a cord, or make the one that stands tighter; False when nothing changes."""
+        cord = cords.name(pull)
+        tighter = cords.tightened(self.pulls.get(cord), pull)
+        if tighter is not None:
+            self.put_pull(tighter)
+        return tighter is not None
 
-    def release(self, level: Level, scope: Scope, subject: str) -> Pull | None:
-        name = (level, scope, subject)
-        pull = self.pulls.get(name)
+    def put_pull(self, pull: Pull) -> None:
+        cords.write(self.conn, pull)
+        self.pulls = {**self.pulls, cords.name(pull): pull}
+        self.must_last = True
+
+    def release(self, cord: CordName) -> Pull | None:
+        pull = self.pulls.get(cord)
         if pull is not None:
-            self.conn.execute(
-                "DELETE FROM pull WHERE level = ? AND scope = ? AND subject = ?", name
-            )
-            self.pulls = {key: kept for key, kept in self.pulls.items() if key != name}
+            cords.drop(self.conn, cord)
+            self.pulls = {key: kept for key, kept in self.pulls.items() if key != cord}
             self.must_last = True
         return pull
 
+    # Workers
+
+    def put_worker(self, worker: Worker) -> None:
+        self.conn.execute(
+            "INSERT OR REPLACE INTO worker (id, pid, started, seen_us) VALUES (?, ?, ?, ?)",
+            (worker.id, worker.pid, worker.started, worker.seen_us),
+        )
+        self.workers = {**self.workers, worker.id: worker}
+
+    def drop_worker(self, worker_id: str) -> None:
+        self.conn.execute("DELETE FROM worker WHERE id = ?", (worker_id,))
+        self.workers = {key: kept for key, kept in self.workers.items() if key != worker_id}
+
+    def held_by(self, worker_id: str) -> list[str]:
+        """The open calls of a worker."""
+        calls = {**self._memory.open_calls, **self._opened}
+        return [
+            call_id
+            for call_id, held in calls.items()
+            if held.worker == worker_id and call_id not in self._closed
+        ]
+
     # Calls
 
-    def opened(self, call_id: str, claim: int | None) -> None:
-        self._opened[call_id] = claim
+    def opened(self, call_id: str, claim: int | None, worker: str) -> None:
+        self._opened[call_id] = Held(claim, worker)
 
     def is_open(self, call_id: str) -> bool:
         if call_id in self._closed:
@@ -111,8 +144,8 @@ class Batch:
         """The call has ended; the row of its claim, if it holds one."""
         self._closed.add(call_id)
         if call_id in self._opened:
-            return self._opened[call_id]
-        return self._memory.open_calls[call_id]
+            return self._opened[call_id].claim
+        return self._memory.open_calls[call_id].claim
 
     # The policy
 
@@ -140,16 +173,23 @@ class Batch:
         self.windows.write()
         self.journal.write(self.conn)
         # A call that was opened and closed in here never shows.
-        opened = [entry for entry in self._opened.items() if entry[0] not in self._closed]
+        opened = [
+            (call_id, *held)
+            for call_id, held in self._opened.items()
+            if call_id not in self._closed
+        ]
         closed = [(call_id,) for call_id in self._closed if call_id not in self._opened]
         if opened:
-            self.conn.executemany("INSERT INTO open_call (call_id, claim) VALUES (?, ?)", opened)
+            self.conn.executemany(
+                "INSERT INTO open_call (call_id, claim, worker) VALUES (?, ?, ?)", opened
+            )
         if closed:
             self.conn.executemany("DELETE FROM open_call WHERE call_id = ?", closed)
 
     def remember(self) -> None:
         memory = self._memory
         memory.pulls = self.pulls
+        memory.workers = self.workers
         memory.open_calls |= self._opened
         for call_id in self._closed:
             del memory.open_calls[call_id]

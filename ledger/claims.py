@@ -6,6 +6,7 @@ one that was sent, or one derived from the body), or by its body under any key o
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ledger import vault
@@ -143,11 +144,9 @@ def settle(
     conn.execute(_SETTLE, (now_us, row, state, answered))
 
 
-def forsake(conn: sqlite3.Connection) -> int:
-    """After a crash: whatever was in flight may have happened. How many claims there were."""
-    return conn.execute(
-        "UPDATE claim SET state = 'unknown' WHERE id IN (SELECT claim FROM open_call)"
-    ).rowcount
+def forsake(conn: sqlite3.Connection, rows: Iterable[int]) -> None:
+    """After a crash: whatever was in flight may have happened."""
+    conn.executemany("UPDATE claim SET state = 'unknown' WHERE id = ?", [(row,) for row in rows])
 
 
 def reap(conn: sqlite3.Connection, now_us: int, limit: int) -> int:

@@ -46,7 +46,9 @@ _OS_KINDS = {
 
 def open_reader(data: Path, busy_seconds: float = 5.0) -> sqlite3.Connection:
     """A connection that cannot write. LedgerUnavailable when there is no ledger to read."""
-    uri = f"{(data / DATABASE).absolute().as_uri()}?mode=ro"
+    path = data / DATABASE
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    _check_plain(path)
     try:
         conn = sqlite3.connect(
             uri, uri=True, isolation_level=None, timeout=busy_seconds, check_same_thread=False
@@ -59,8 +61,14 @@ def open_reader(data: Path, busy_seconds: float = 5.0) -> sqlite3.Connection:
             conn.close()
             raise
     except sqlite3.Error as error:
-        raise unavailable(error) from error
+        raise unavailable(error, path) from error
     return conn
+
+
+def _check_plain(path: Path) -> None:
+    """A directory, a pipe or a device in the ledger's place is told as what it is."""
+    if path.exists() and not path.is_file():
+        raise LedgerUnavailable(Kind.OTHER, f"{path} is no plain file")
 
 
 class Writer:
@@ -79,6 +87,7 @@ class Writer:
         self._known: dict[str, tuple[int, int]] = {}
         try:
             data.mkdir(mode=0o711, parents=True, exist_ok=True)
+            _check_plain(self._path)
             self._lock = _lock(data)
             try:
                 if not self._path.exists():
@@ -102,7 +111,7 @@ class Writer:
                 self._path, isolation_level=None, timeout=busy_seconds, check_same_thread=False
             )
         except sqlite3.Error as error:
-            raise unavailable(error) from error
+            raise unavailable(error, self._path) from error
         try:
             self._check_ours(conn)
             for pragma in _PRAGMAS:
@@ -110,7 +119,7 @@ class Writer:
             (mode,) = conn.execute("PRAGMA journal_mode=WAL").fetchone()
         except sqlite3.Error as error:
             conn.close()
-            raise unavailable(error) from error
+            raise unavailable(error, self._path) from error
         except LedgerError:
             conn.close()
             raise
@@ -134,7 +143,7 @@ class Writer:
         except OSError as error:
             raise LedgerUnavailable(Kind.MISSING, str(error)) from error
         if disk.f_bavail * disk.f_frsize < ROOM_BYTES_MIN:
-            raise LedgerUnavailable(Kind.FULL)
+            raise LedgerUnavailable(Kind.FULL, str(self._path))
 
     def watch_files(self) -> None:
         """From now on the files that are open must stay the ones that the folder shows."""
@@ -148,10 +157,10 @@ class Writer:
         One that is not patient does not wait for another program's lock.
         """
         if self._corrupt:
-            raise LedgerUnavailable(Kind.CORRUPT)
+            raise LedgerUnavailable(Kind.CORRUPT, str(self._path))
         for path, inode in self._known.items():
             if _inode(path) != inode:
-                raise LedgerUnavailable(Kind.MISSING, os.path.basename(path))
+                raise LedgerUnavailable(Kind.MISSING, path)
         if durable is not self._durable:
             self.conn.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._durable = durable
@@ -178,9 +187,9 @@ class Writer:
 
     def failed(self, error: sqlite3.Error) -> LedgerUnavailable:
         """The error as ours. After damage was seen once, nothing is trusted again."""
-        known = unavailable(error)
+        known = unavailable(error, self._path)
         if known.kind is Kind.OTHER and not os.access(f"{self._path}-wal", os.W_OK):
-            known = LedgerUnavailable(Kind.READ_ONLY, str(error))
+            known = LedgerUnavailable(Kind.READ_ONLY, known.cause)
         self._corrupt = self._corrupt or known.kind is Kind.CORRUPT
         return known
 

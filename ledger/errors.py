@@ -6,6 +6,7 @@ LedgerError
 """
 
 from enum import StrEnum
+from pathlib import Path
 
 from ledger.sqlite import sqlite3
 
@@ -33,7 +34,7 @@ MEANING: dict[Kind, str] = {
     Kind.LOCKED: "another program holds a lock on the ledger; end it",
     Kind.FULL: "the disk of the ledger is full; make room",
     Kind.READ_ONLY: "the ledger cannot be written; check its permissions and its mount",
-    Kind.CORRUPT: "the ledger is damaged; stop pullcord, keep the file, restore a backup",
+    Kind.CORRUPT: "the ledger is damaged; keep the file, restore a backup while no pullcord runs",
     Kind.MISSING: "the ledger's files were removed or replaced; put them back",
     Kind.OTHER: "the ledger cannot be used",
 }
@@ -45,6 +46,7 @@ class LedgerUnavailable(LedgerError):
     def __init__(self, kind: Kind, cause: str = "") -> None:
         super().__init__(f"{MEANING[kind]} ({cause})" if cause else MEANING[kind])
         self.kind = kind
+        self.cause = cause
 
 
 # Primary and, where they say more, extended result codes (https://www.sqlite.org/rescode.html).
@@ -64,8 +66,8 @@ _KINDS: dict[int, Kind] = {
 }
 
 
-def unavailable(error: sqlite3.Error) -> LedgerUnavailable:
-    """The SQLite error as ours, by its result code."""
+def unavailable(error: sqlite3.Error, path: Path) -> LedgerUnavailable:
+    """The SQLite error over the file at `path` as ours, by its result code."""
     code = getattr(error, "sqlite_errorcode", 1)
     kind = _KINDS.get(code) or _KINDS.get(code & 0xFF, Kind.OTHER)
-    return LedgerUnavailable(kind, str(error))
+    return LedgerUnavailable(kind, f"{path}: {error}")

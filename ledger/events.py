@@ -8,7 +8,7 @@ from itertools import groupby
 
 from ledger.errors import LedgerError
 from ledger.records import Ask, Outcome
-from ledger.redact import redact, storable
+from ledger.redact import redact, redact_host
 from ledger.sqlite import sqlite3
 from ledger.states import NEXT, CallState, EventType
 from policies.call import Identity
@@ -34,6 +34,7 @@ _OUTCOME = _insert(
     "type",
     "at_us",
     "call_id",
+    "reason",
     "state",
     "status",
     "latency_us",
@@ -88,8 +89,8 @@ class Journal:
             who.release or None,
             call.tool,
             redact(call.operation, key) or None,
-            storable(request.method),
-            storable(request.host),
+            redact(request.method, key),
+            redact_host(request.host, key),
             redact(request.path, key),
             call.effect.value,
             verdict.action.value,
@@ -105,27 +106,31 @@ class Journal:
         )
         self._rows.append((_DECISION, row))
 
-    def ended(self, outcome: Outcome) -> None:
-        """How an admitted call ended. Raises LedgerError for a state that cannot follow."""
+    def ended(self, outcome: Outcome, *, by_cord: bool = False) -> None:
+        """How an admitted call ended. Raises LedgerError for a state that cannot follow.
+
+        With `by_cord` the error is the name of a cord, and no part of it can be a secret.
+        """
         if outcome.state not in NEXT[CallState.PENDING]:
             raise LedgerError(f"an admitted call cannot become {outcome.state}")
         row: Row = (
             EventType.OUTCOME.value,
             outcome.at_us,
             outcome.call_id,
+            outcome.reason or None,
             outcome.state.value,
             outcome.status,
             outcome.latency_us,
             outcome.response_digest,
             outcome.response_bytes,
-            redact(outcome.error, self._redact_key) or None,
+            (outcome.error if by_cord else redact(outcome.error, self._redact_key)) or None,
         )
         self._rows.append((_OUTCOME, row))
 
     def moved(
         self, kind: EventType, pull: Pull, *, actor: str, reason: str, at_us: int, call_id: str = ""
     ) -> None:
-        """A cord pulled or released. `call_id` is the call over which a ceiling pulled it."""
+        """A cord pulled, narrowed or released. `call_id`: over which call a ceiling pulled it."""
         subject = {pull.scope: pull.subject or None}
         row: Row = (
             kind.value,
@@ -150,6 +155,7 @@ class Journal:
         detail: str,
         run: str = "",
         tenant: str = "",
+        tool: str = "",
     ) -> None:
         """Any other act: a token minted, a policy accepted, a recovery."""
         row: Row = (
@@ -159,7 +165,7 @@ class Journal:
             run or None,
             tenant or None,
             None,
-            None,
+            tool or None,
             None,
             actor,
             detail or None,

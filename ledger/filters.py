@@ -1,7 +1,8 @@
 """The filter language of the ledger: `tool:stripe.* state:unknown since:2h -run:r1`.
 
-Terms are AND-ed, `-` negates one, `*` stands for any text. Values become bound parameters, never
-SQL. Pure: the caller brings the time.
+A call passes when each field that is named has one of the values named for it: terms of one field
+are OR-ed, fields are AND-ed. `-` negates a term and always narrows, as times do; `*` stands for any
+text. Values become bound parameters, never SQL. Pure: the caller brings the time.
 """
 
 import re
@@ -33,6 +34,12 @@ class Filter:
 
 ALL = Filter("1", ())
 
+
+def of_call(chosen: Filter, call_id: str) -> Filter:
+    """Lets this call through if the filter does."""
+    return Filter(f"id = ? AND {chosen.where}", (call_id, *chosen.values))
+
+
 _UNITS_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _AGO = re.compile(r"(\d{1,9})([smhdw])")
 
@@ -53,7 +60,7 @@ _UPPER = frozenset({"method"})
 
 
 def parse(terms: str | Sequence[str], now_us: int) -> Filter:
-    """The condition that all terms make together. A string is split as a shell would.
+    """The condition that the terms make together. A string is split as a shell would.
 
     Raises FilterError.
     """
@@ -62,16 +69,17 @@ def parse(terms: str | Sequence[str], now_us: int) -> Filter:
             terms = shlex.split(terms)
         except ValueError as error:
             raise FilterError(f"the filter {terms!r} has an open quote") from error
-    conditions: list[str] = []
-    values: list[Value] = []
-    for term in terms:
-        where, bound = _term(term, now_us)
-        conditions.append(where)
-        values += bound
-    return Filter(" AND ".join(conditions), tuple(values)) if conditions else ALL
+    named: dict[str, list[tuple[str, list[Value]]]] = {}
+    for place, term in enumerate(terms):
+        field, where, bound = _term(term, now_us)
+        narrows = term.startswith("-") or FIELDS[field] is _time
+        named.setdefault(f"{place}" if narrows else field, []).append((where, bound))
+    conditions = [" OR ".join(where for where, _ in same) for same in named.values()]
+    values = [value for same in named.values() for _, bound in same for value in bound]
+    return Filter(" AND ".join(f"({one})" for one in conditions) or "1", tuple(values))
 
 
-def _term(term: str, now_us: int) -> tuple[str, list[Value]]:
+def _term(term: str, now_us: int) -> tuple[str, str, list[Value]]:
     bare = term.removeprefix("-")
     field, colon, value = bare.partition(":")
     if not colon or not value:
@@ -82,7 +90,7 @@ def _term(term: str, now_us: int) -> tuple[str, list[Value]]:
         raise FilterError(f"no field {field!r} in {term!r}; {hint}")
     where, bound = FIELDS[field](field, value, now_us)
     # A row that lacks the value is not a row that has it: it passes a negation.
-    return (f"coalesce({where}, 0) = 0" if bare != term else where), bound
+    return field, (f"coalesce({where}, 0) = 0" if bare != term else where), bound
 
 
 def _text(field: str, value: str, now_us: int) -> tuple[str, list[Value]]:

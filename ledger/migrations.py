@@ -189,12 +189,72 @@ _TABLES = (
 )
 
 
+_CONTAINMENT = (
+    # When a cord ends by itself, and the releases (a JSON list) that it lets pass.
+    "ALTER TABLE pull ADD COLUMN until_us INTEGER",
+    "ALTER TABLE pull ADD COLUMN but_releases TEXT NOT NULL DEFAULT '[]'",
+    # The process that holds the call; empty for the one that owns the store.
+    "ALTER TABLE open_call ADD COLUMN worker TEXT NOT NULL DEFAULT ''",
+    # The release that the token was minted for; NULL: the run's own.
+    "ALTER TABLE token ADD COLUMN release TEXT",
+    # Engine processes that are alive, or were when they were last seen.
+    """
+    CREATE TABLE worker (
+        id TEXT PRIMARY KEY,
+        pid INTEGER NOT NULL,
+        started TEXT NOT NULL,
+        seen_us INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    # Who may act through the control API, by the hash of a token. One of a name lives at a time.
+    """
+    CREATE TABLE operator (
+        hash BLOB PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        name TEXT NOT NULL,
+        role TEXT NOT NULL,
+        actor TEXT NOT NULL,
+        created_us INTEGER NOT NULL,
+        revoked_us INTEGER
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE UNIQUE INDEX operator_name ON operator (name) WHERE revoked_us IS NULL",
+    # Alerts that came in already, so that a repeat pulls nothing anew. `at_us`: when last.
+    """
+    CREATE TABLE alert (
+        fingerprint TEXT NOT NULL,
+        starts_at TEXT NOT NULL,
+        at_us INTEGER NOT NULL,
+        PRIMARY KEY (fingerprint, starts_at)
+    ) STRICT, WITHOUT ROWID
+    """,
+    # What people and the program itself did, among all the calls. Calls do not pay for it.
+    "CREATE INDEX event_act ON event (type, rule) WHERE actor IS NOT NULL",
+)
+
+
 def _record(db: Database) -> None:
     for statement in _TABLES:
         db.execute(statement)
 
 
-STEPS: tuple[tuple[str, Callable[[Database], None]], ...] = (("0001_record", _record),)
+def _containment(db: Database) -> None:
+    for statement in _CONTAINMENT:
+        db.execute(statement)
+
+
+def _final_reason(db: Database) -> None:
+    """A call that was let through and then stopped has the reason that its caller was told."""
+    reason = "    d.reason AS reason,\n"
+    db.execute("DROP VIEW calls")
+    db.execute(_CALLS.replace(reason, "    coalesce(o.reason, d.reason) AS reason,\n"))
+
+
+STEPS: tuple[tuple[str, Callable[[Database], None]], ...] = (
+    ("0001_record", _record),
+    ("0002_containment", _containment),
+    ("0003_final_reason", _final_reason),
+)
 
 
 def migrate(db: Database) -> None:

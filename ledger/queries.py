@@ -4,13 +4,15 @@ Nothing here takes part in judging a call.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ledger.errors import LedgerError, unavailable
+from ledger import cords
+from ledger.errors import Kind, LedgerError, unavailable
 from ledger.filters import ALL, Filter
 from ledger.sqlite import sqlite3
-from policies.verdict import Level, Pull, Scope
+from policies.verdict import Pull
 
 Row = dict[str, Any]
 
@@ -45,7 +47,7 @@ def calls(
         f"SELECT {', '.join(CALL_COLUMNS)} FROM calls "  # noqa: S608 - values are bound
         f"WHERE {where} ORDER BY seq DESC LIMIT ?"
     )
-    yield from _rows(reader, statement, [*values, limit])
+    yield from rows(reader, statement, [*values, limit])
 
 
 def call(reader: sqlite3.Connection, call_id: str) -> Row | None:
@@ -54,7 +56,7 @@ def call(reader: sqlite3.Connection, call_id: str) -> Row | None:
     Raises QueryError when several calls begin so.
     """
     least = call_id.lower()
-    found = _rows(
+    found = rows(
         reader,
         "SELECT DISTINCT call_id FROM event WHERE call_id >= ? AND call_id < ? LIMIT 2",
         [least, least + "\U0010ffff"],
@@ -84,15 +86,15 @@ def last_events(reader: sqlite3.Connection, limit: int = 20) -> list[Row]:
 
 def pulls(reader: sqlite3.Connection) -> list[Pull]:
     """The stored cords, the newest first."""
-    rows = _rows(reader, "SELECT * FROM pull ORDER BY at_us DESC", ())
-    return [Pull(Level(row.pop("level")), Scope(row.pop("scope")), **row) for row in rows]
+    found = rows(reader, "SELECT * FROM pull ORDER BY at_us DESC", ())
+    return [cords.from_row(row) for row in found]
 
 
 def totals(reader: sqlite3.Connection, chosen: Filter = ALL) -> list[Row]:
     """How many calls there are, and what they cost, by tool, effect, decision, reason and state."""
     grouped = "tool, effect, decision, reason, state"
     return list(
-        _rows(
+        rows(
             reader,
             f"SELECT {grouped}, count(*) AS calls, total(cost_usd) AS cost_usd "  # noqa: S608
             f"FROM calls WHERE {chosen.where} GROUP BY {grouped} ORDER BY calls DESC, {grouped}",
@@ -109,7 +111,7 @@ def sql(
 ) -> Iterator[Row]:
     """The rows of a person's own SELECT. Raises QueryError when it is anything else, or slow.
 
-    It may read everything but token hashes and sealed answers, for at most `seconds_max`.
+    It may read everything but hashes of tokens and sealed answers, for at most `seconds_max`.
     """
     deadline = monotonic_seconds() + seconds_max
     reader.set_authorizer(_allow_reading)
@@ -124,13 +126,18 @@ def sql(
     except (sqlite3.Error, sqlite3.Warning) as error:
         if monotonic_seconds() > deadline:
             raise QueryError(f"the query took longer than {seconds_max:g} s") from error
+        reader.set_authorizer(None)
+        if isinstance(error, sqlite3.Error):
+            known = unavailable(error, _file(reader))
+            if known.kind is Kind.CORRUPT:
+                raise known from error
         raise QueryError(f"the query is refused: {error}") from error
     finally:
         reader.set_authorizer(None)
         reader.set_progress_handler(None, 0)
 
 
-_HIDDEN = {("token", "hash"), ("answer", "sealed")}
+_HIDDEN = {("token", "hash"), ("operator", "hash"), ("answer", "sealed")}
 _SHOWING = frozenset({"table_info", "table_xinfo", "table_list", "index_list", "index_info"})
 
 
@@ -172,14 +179,23 @@ def _events(
         "ON d.call_id = e.call_id AND d.type = 'call.intent' AND e.type = 'call.outcome' "
         f"WHERE {where} {rest}"
     )
-    return _rows(reader, statement, values)
+    return rows(reader, statement, values)
 
 
-def _rows(reader: sqlite3.Connection, statement: str, values: Sequence[Any]) -> Iterator[Row]:
+def rows(
+    reader: sqlite3.Connection, statement: str, values: Sequence[Any] | Mapping[str, Any]
+) -> Iterator[Row]:
+    """Each row by its columns' names. Raises LedgerUnavailable."""
     try:
         cursor = reader.execute(statement, values)
-        names = [column[0] for column in cursor.description]
+        names = [column[0] for column in cursor.description or ()]
         for row in cursor:
             yield dict(zip(names, row, strict=True))
     except sqlite3.Error as error:
-        raise unavailable(error) from error
+        raise unavailable(error, _file(reader)) from error
+
+
+def _file(reader: sqlite3.Connection) -> Path:
+    """What this connection reads; asking it reads nothing."""
+    _, _, name = reader.execute("PRAGMA database_list").fetchone()
+    return Path(name)

@@ -24,7 +24,8 @@ class Ask:
     """One call to judge. `call_id` is a UUIDv7, `at_us` UTC microseconds.
 
     Of the request only method, host and redacted path are recorded. With `may_wait` a write that
-    meets its twin in flight leaves no trace, because the gate waits and asks again.
+    meets its twin in flight leaves no trace, because the gate waits and asks again. `worker` is
+    the registered engine process that holds the call; empty for the process of the store itself.
     """
 
     call_id: str
@@ -33,6 +34,7 @@ class Ask:
     request: Request
     call: ToolCall
     may_wait: bool = False
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an admitted call ended. `answer` is kept while its claim lives; `error` is for people."""
+    """How an admitted call ended. `answer` is kept while its claim lives; `error` is for people.
+
+    `reason` is the code of what stopped it, as its caller was told; empty where nothing did.
+    """
 
     call_id: str
     at_us: int
@@ -67,6 +72,7 @@ class Outcome:
     response_bytes: int
     answer: Answer | None
     error: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,29 @@ class OwnState:
     identity: Identity
     pulls: tuple[Pull, ...]
     limits: tuple[Limit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """An engine process that holds calls. `started` is the kernel's start time of the process as
+    text, since a pid alone may be another's by now; `seen_us` its last heartbeat."""
+
+    id: str
+    pid: int
+    started: str
+    seen_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Who may act through the control API. `id` is the start of the hash of the token."""
+
+    id: str
+    name: str
+    role: str
+    actor: str
+    created_us: int
+    revoked_us: int | None
 
 
 @dataclass(frozen=True, slots=True)

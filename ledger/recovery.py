@@ -1,56 +1,65 @@
 """What the store does when it is opened: remember what stands, settle what a crash left open."""
 
-from ledger import claims
-from ledger.batch import Batch, Memory
-from ledger.records import Outcome, Recovered
+from collections.abc import Callable
+
+from ledger import cords, workers
+from ledger.batch import Batch, Held, Memory
+from ledger.records import Recovered, Worker
 from ledger.sqlite import sqlite3
-from ledger.states import CallState, ClaimAfter, EventType
-from policies.verdict import Level, Pull, Scope
+from ledger.states import EventType
 
 CRASHED = "the proxy ended before the outcome was recorded"
 
+Alive = Callable[[Worker], bool]
+"""Whether the process of a worker still runs: the same one, by its start time."""
+
+
+def nobody(worker: Worker) -> bool:
+    """`Alive` where no other process holds calls."""
+    return False
+
 
 def load(conn: sqlite3.Connection) -> Memory:
-    """The store's memory, from the database. Calls that are open there are not: `recover` them."""
-    pulls = {}
-    for level, scope, subject, reason, actor, at_us in conn.execute(
-        "SELECT level, scope, subject, reason, actor, at_us FROM pull"
-    ):
-        pull = Pull(Level(level), Scope(scope), subject, reason, actor, at_us)
-        pulls[pull.level, pull.scope, pull.subject] = pull
-    policies = dict(conn.execute("SELECT digest, id FROM policy").fetchall())
-    return Memory(pulls=pulls, policies=policies)
+    """The store's memory, from the database. Calls in it are open until `recover` has looked."""
+    found = conn.execute("SELECT id, pid, started, seen_us FROM worker").fetchall()
+    open_calls = conn.execute("SELECT call_id, claim, worker FROM open_call").fetchall()
+    return Memory(
+        pulls=cords.load(conn),
+        open_calls={call_id: Held(claim, worker) for call_id, claim, worker in open_calls},
+        policies=dict(conn.execute("SELECT digest, id FROM policy").fetchall()),
+        workers={row[0]: Worker(*row) for row in found},
+    )
 
 
-def recover(batch: Batch, memory: Memory, at_us: int) -> Recovered:
-    """Whatever was open may have happened: it is `unknown` from now on.
+def newest_us(conn: sqlite3.Connection) -> int:
+    """When the newest row of the record was written; 0 when there is none."""
+    row = conn.execute("SELECT at_us FROM event ORDER BY seq DESC LIMIT 1").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def recover(batch: Batch, memory: Memory, at_us: int, alive: Alive) -> Recovered:
+    """What a living worker holds stays open. All else may have happened: it is `unknown` from now
+    on, and workers that are gone are struck off.
 
     Writes in any case, which proves that this ledger can be written.
     """
-    conn = batch.conn
-    conn.execute("UPDATE durable SET count = count + 1")
-    claims_open = claims.forsake(conn)
-    found = [call_id for (call_id,) in conn.execute("SELECT call_id FROM open_call").fetchall()]
-    for call_id in found:
-        memory.open_calls[call_id] = None
-        batch.closed(call_id)
-        batch.journal.ended(_lost(call_id, at_us))
+    batch.conn.execute("UPDATE durable SET count = count + 1")
+    dead = [worker for worker in memory.workers.values() if not alive(worker)]
+    for worker in dead:
+        batch.drop_worker(worker.id)
+        batch.journal.noted(
+            EventType.LOST,
+            at_us=at_us,
+            actor="pullcord",
+            detail=f"worker {worker.id} (pid {worker.pid}): it was gone when the ledger was opened",
+        )
+    found = [call for call, held in memory.open_calls.items() if held.worker not in batch.workers]
+    claimed = workers.end_unknown(batch, found, at_us, CRASHED)
     if found:
-        detail = f"{len(found)} calls, {claims_open} of them claimed writes, became unknown"
-        batch.journal.noted(EventType.RECOVERED, at_us=at_us, actor="pullcord", detail=detail)
-    return Recovered(len(found), claims_open)
-
-
-def _lost(call_id: str, at_us: int) -> Outcome:
-    return Outcome(
-        call_id=call_id,
-        at_us=at_us,
-        state=CallState.UNKNOWN,
-        claim_after=ClaimAfter.UNKNOWN,
-        status=None,
-        latency_us=0,
-        response_digest=None,
-        response_bytes=0,
-        answer=None,
-        error=CRASHED,
-    )
+        batch.journal.noted(
+            EventType.RECOVERED,
+            at_us=at_us,
+            actor="pullcord",
+            detail=workers.counted(len(found), claimed),
+        )
+    return Recovered(len(found), claimed)

@@ -1,4 +1,4 @@
-"""Secrets out of text that is recorded in the clear: request paths and operation names. Pure.
+"""Secrets out of text that is recorded in the clear: methods, hosts, paths, operation names. Pure.
 
 Equal secrets get equal marks, `[redacted:xxxxxxxx]`, by a keyed hash, so that rows can still be
 compared and the mark can't be tried against a list of guesses.
@@ -8,6 +8,8 @@ import hashlib
 import hmac
 import re
 from urllib.parse import quote, unquote
+
+from ledger.errors import LedgerError
 
 TEXT_CHARS_MAX = 2048  # a longer path tells a person nothing more
 
@@ -22,7 +24,7 @@ KNOWN: dict[str, str] = {
     "gitlab": r"glpat-[A-Za-z0-9_-]{16,}",
     "slack": r"xox[abeoprs]-[A-Za-z0-9-]{8,}",
     "slack_webhook": r"(?<=/)T[A-Z0-9]{6,}/B[A-Z0-9]{6,}/[A-Za-z0-9]{16,}",
-    "openai_anthropic": r"sk-[A-Za-z0-9_-]{16,}",
+    "openai_anthropic": r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{16,}",
     "google": r"AIza[A-Za-z0-9_-]{30,}",
     "google_oauth": r"ya29\.[A-Za-z0-9._-]{16,}",
     "aws_key_id": r"(?:AKIA|ASIA)[A-Z0-9]{16}",
@@ -51,9 +53,20 @@ def redact(text: str, key: bytes) -> str:
     return _masked(text, key)
 
 
+def redact_host(host: str, key: bytes) -> str:
+    """As `redact`, but label by label, so that the rest of a name can still be read."""
+    return ".".join(redact(label, key) for label in host.split("."))
+
+
 def storable(text: str) -> str:
     """The text as UTF-8 can hold it: bytes that were no UTF-8 come in as lone surrogates."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def check_storable(*texts: str) -> None:
+    """For words that must be kept as they are. Raises LedgerError."""
+    if any(storable(text) != text for text in texts):
+        raise LedgerError("a name or a reason holds characters that are no Unicode text")
 
 
 def _masked(text: str, key: bytes) -> str:

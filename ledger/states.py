@@ -34,10 +34,19 @@ class EventType(StrEnum):
     OUTCOME = "call.outcome"
     PULLED = "cord.pulled"
     RELEASED = "cord.released"
+    NARROWED = "cord.narrowed"
     MINTED = "token.minted"
     REVOKED = "token.revoked"
     POLICY = "policy.accepted"
     RECOVERED = "store.recovered"
+    JOINED = "worker.joined"
+    LOST = "worker.lost"
+    ENROLLED = "operator.enrolled"
+    DISMISSED = "operator.dismissed"
+    DRILLED = "drill.run"
+    ALERTED = "alert.received"
+    REFUSED_ACT = "control.refused"
+    CLOCK = "clock.stepped"
 
 
 # What a call may become. `unknown` ends only by a person's word, never by time.
@@ -77,7 +86,9 @@ def outcome_of(
     if effect is not Effect.WRITE:
         if not sent:
             return CallState.NOT_SENT, ClaimAfter.KEPT
-        return CallState.UNKNOWN if status is None else CallState.DONE, ClaimAfter.KEPT
+        # An answer that began and broke off is not one that was given.
+        known = status is not None and complete
+        return CallState.DONE if known else CallState.UNKNOWN, ClaimAfter.KEPT
     if not sent:
         return CallState.NOT_SENT, ClaimAfter.RELEASED
     if status is None or not complete or status >= 500:

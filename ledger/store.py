@@ -5,41 +5,33 @@ between is rolled back, in the database and in memory alike, and raises LedgerUn
 rules themselves come in as `judge`; this file decides nothing.
 """
 
-import hashlib
-import hmac
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Self
+from collections.abc import Iterable
 
-from sqlite_utils.db import Database
-
-from ledger import claims, tokens, windows
+from ledger import claims, cords, operators, tokens, windows, workers
 from ledger.admission import Admission, Judge
-from ledger.batch import Batch, Memory
-from ledger.connection import Writer
-from ledger.errors import LedgerBusy, LedgerError, LedgerUnavailable, unavailable
-from ledger.migrations import migrate
+from ledger.batch import Batch
+from ledger.errors import LedgerBusy, LedgerError, LedgerUnavailable
 from ledger.records import (
     Answer,
     Ask,
     Bearer,
     Claimant,
     Decision,
+    Operator,
     Outcome,
     OwnState,
     Recovered,
+    Worker,
 )
-from ledger.recovery import load, recover
-from ledger.sqlite import sqlite3
+from ledger.redact import check_storable, redact, storable
 from ledger.states import EventType, may_be_replayed
 from ledger.tokens import Grant, Token
-from ledger.vault import Vault
+from ledger.transactions import Transactions
 from policies import ceilings
-from policies.call import Facts, Identity, ToolCall
+from policies.call import Facts, ToolCall
 from policies.ceilings import Count
 from policies.policy import Policy, subjects
-from policies.verdict import Action, Level, Pull, Pulls, Reason, Scope, Verdict
+from policies.verdict import Action, Level, Pull, Reason, Scope, Verdict
 
 # The words that come with the store, so that the gate has one place to take them from.
 __all__ = [
@@ -52,131 +44,26 @@ __all__ = [
     "LedgerBusy",
     "LedgerError",
     "LedgerUnavailable",
+    "Operator",
     "Outcome",
     "OwnState",
     "Recovered",
     "Store",
     "Token",
+    "Worker",
 ]
 
+PROGRAM = "pullcord"  # the actor of what nobody asked for
 
-class Store:
+
+class Store(Transactions):
     """Made by `open`. Every change happens inside `transaction`, or in one of its own.
 
     LedgerError (but not LedgerUnavailable) is raised before anything is written: the transaction
     around it may go on.
     """
 
-    def __init__(self, writer: Writer, vault_key: bytes, clock: Callable[[], int]) -> None:
-        self._writer = writer
-        self._conn = writer.conn
-        self._clock = clock
-        self._vault = Vault(vault_key)
-        self._redact_key = hmac.digest(vault_key, b"pullcord redaction marks", hashlib.sha256)
-        self._memory = Memory()
-        self._batch: Batch | None = None
-        self._reaped_to = ("", "")
-        self.recovered = Recovered()
-
-    @classmethod
-    def open(
-        cls,
-        data: Path,
-        vault_key: bytes,
-        clock: Callable[[], int],
-        busy_seconds: float = 5.0,
-    ) -> Self:
-        """Take the lock, bring the schema up to date, settle what a crash left open.
-
-        `clock` tells UTC microseconds. `busy_seconds` is how long another program's lock is
-        waited for. Raises LedgerBusy, LedgerUnavailable, and LedgerError for a newer schema.
-        """
-        writer = Writer(data, busy_seconds)
-        try:
-            store = cls(writer, vault_key, clock)
-            try:
-                migrate(Database(writer.conn))
-                store._memory = load(writer.conn)
-            except sqlite3.Error as error:
-                raise unavailable(error) from error
-            with store.transaction(durable=True):
-                store.recovered = recover(store._open_batch(), store._memory, clock())
-            writer.watch_files()
-        except BaseException:
-            writer.close()
-            raise
-        return store
-
-    def close(self) -> None:
-        self._writer.close()
-
-    @property
-    def pulls(self) -> Pulls:
-        """The stored cords, as committed. A new mapping after each change; safe in any thread."""
-        return self._memory.pulls
-
-    # Transactions
-
-    @contextmanager
-    def transaction(self, durable: bool, *, patient: bool = True) -> Iterator[None]:
-        """BEGIN IMMEDIATE to COMMIT. A durable commit is on the disk when this returns.
-
-        One that is not patient fails at once, as locked, while another program holds a lock.
-
-        One that is not is in the operating system's hands (a crash of ours loses nothing), unless
-        it holds a claim, a cord or a token: then it is made durable all the same.
-        """
-        if self._batch is not None:
-            raise LedgerError("a transaction is open already")
-        try:
-            self._writer.begin(durable=durable, patient=patient)
-        except sqlite3.Error as error:
-            raise self._writer.failed(error) from error
-        batch = self._batch = Batch(self._conn, self._memory, self._redact_key)
-        try:
-            yield
-            if batch.broken is not None:
-                raise batch.broken
-            batch.write()
-            self._writer.commit()
-        except sqlite3.Error as error:
-            raise self._writer.failed(error) from error
-        else:
-            batch.remember()
-        finally:
-            self._batch = None
-            self._writer.rollback()
-        if batch.must_last and not durable:
-            self.prove()
-
-    def prove(self, *, patient: bool = True) -> None:
-        """One durable commit, which takes all earlier ones to the disk with it."""
-        with self.transaction(durable=True, patient=patient):
-            self._conn.execute("UPDATE durable SET count = count + 1")
-
-    @contextmanager
-    def _joined(self) -> Iterator[Batch]:
-        """The open transaction, or a durable one around this act alone."""
-        if self._batch is None:
-            with self.transaction(durable=True):
-                yield self._open_batch()
-            return
-        batch = self._open_batch()
-        try:
-            yield batch
-        except LedgerError:
-            raise  # nothing was written
-        except Exception as error:
-            batch.broken = error
-            raise
-
-    def _open_batch(self) -> Batch:
-        """The open transaction. After a failure in it every further step fails too."""
-        if self._batch is None:
-            raise LedgerError("no transaction is open")
-        if self._batch.broken is not None:
-            raise self._batch.broken
-        return self._batch
+    _reaped_to = ("", "")
 
     # Calls
 
@@ -194,13 +81,18 @@ class Store:
             raise
 
     def count(
-        self, identity: Identity, call: ToolCall, policy: Policy, judge: Judge, now_us: int
+        self, claimant: Claimant, call: ToolCall, policy: Policy, judge: Judge, now_us: int
     ) -> Verdict:
-        """One more message of a call that was admitted: judged and charged like a call of its own.
+        """One more message of a call that was admitted: who sends it is resolved again, and it is
+        judged and charged like a call of its own.
 
         It leaves no row and takes no claim.
         """
         with self._joined() as batch:
+            identity, refused = batch.resolve(claimant, now_us)
+            if refused is not None or identity is None:
+                reason = refused or Reason.CREDENTIALS_INVALID
+                return Verdict(Action.REFUSE, reason, reason)
             drawn = batch.windows.drawn(policy, call, identity)
             facts = Facts(now_us, identity, None, batch.pulls, None, drawn)
             verdict = judge(policy, call, facts)
@@ -215,7 +107,9 @@ class Store:
         with self._joined() as batch:
             if not batch.is_open(outcome.call_id):
                 return False
-            batch.journal.ended(outcome)
+            error = outcome.error
+            by_cord = bool(error) and any(pull.rule == error for pull in batch.pulls.values())
+            batch.journal.ended(outcome, by_cord=by_cord)
             claim = batch.closed(outcome.call_id)
             if claim is not None:
                 self._settle_claim(claim, outcome)
@@ -241,7 +135,12 @@ class Store:
                 return refused or Reason.CREDENTIALS_REQUIRED
             over = {(scope, subject) for scope, subject in subjects(identity, "") if subject}
             over.add((Scope.GLOBAL, ""))
-            pulls = [*policy.pulls.values(), *batch.pulls.values()]
+            good = {identity.release} & policy.known_good
+            pulls = [
+                pull
+                for pull in (*policy.pulls.values(), *batch.pulls.values())
+                if good.isdisjoint(pull.but_releases)
+            ]
             own = {Scope.RUN: identity.run, Scope.TENANT: identity.tenant}
             return OwnState(
                 identity,
@@ -258,32 +157,167 @@ class Store:
     # Cords
 
     def pull(self, pull: Pull) -> bool:
-        """Latch a cord. False, and no new row, when it is pulled already."""
+        """Latch a cord, or tighten the one that stands: the most restrictive of both then holds.
+
+        False, and no new row, when nothing changes.
+        """
+        cords.check(pull)
         with self._joined() as batch:
             new = batch.pull(pull)
             if new:
-                batch.journal.moved(
-                    EventType.PULLED,
-                    pull,
-                    actor=pull.actor,
-                    reason=pull.reason,
-                    at_us=pull.at_us,
-                )
+                self._moved(batch, EventType.PULLED, pull, pull.actor, pull.reason, pull.at_us)
             return new
 
     def release(
-        self, level: Level, scope: Scope, subject: str, *, reason: str, actor: str, at_us: int
+        self,
+        level: Level,
+        scope: Scope,
+        subject: str,
+        *,
+        reason: str,
+        actor: str,
+        at_us: int,
+        releases: tuple[str, ...] = (),
     ) -> Pull | None:
-        """Lift a cord; the cord that was lifted, or None. It takes a person and a reason."""
+        """Lift a cord; the cord that was lifted, or None. It takes a person and a reason.
+
+        With `releases` it stays and lets calls of these pass as well; the cord as it is then.
+        """
         if not reason.strip() or not actor.strip():
             raise LedgerError("a cord is released by a named person with a reason")
+        cords.check_releases(scope, releases)
+        check_storable(subject, reason, actor, *releases)
         with self._joined() as batch:
-            pull = batch.release(level, scope, subject)
-            if pull is not None:
-                batch.journal.moved(
-                    EventType.RELEASED, pull, actor=actor, reason=reason, at_us=at_us
-                )
-            return pull
+            cord = (level, scope, subject)
+            if not releases:
+                return self._lift(batch, cord, actor, reason, at_us)
+            standing = batch.pulls.get(cord)
+            if standing is None:
+                return None
+            narrowed = cords.narrowed(standing, releases)
+            if narrowed != standing:
+                batch.put_pull(narrowed)
+                why = f"{', '.join(releases)} may pass: {reason}"
+                self._moved(batch, EventType.NARROWED, narrowed, actor, why, at_us)
+            return narrowed
+
+    def expire(self, at_us: int) -> list[Pull]:
+        """Release the cords whose time is up; those that went."""
+        with self._joined() as batch:
+            over = [
+                cord
+                for cord, pull in batch.pulls.items()
+                if pull.until_us is not None and pull.until_us <= at_us
+            ]
+            gone = [self._lift(batch, cord, PROGRAM, "its time was up", at_us) for cord in over]
+            return [pull for pull in gone if pull is not None]
+
+    def _lift(
+        self, batch: Batch, cord: cords.CordName, actor: str, reason: str, at_us: int
+    ) -> Pull | None:
+        pull = batch.release(cord)
+        if pull is not None:
+            self._moved(batch, EventType.RELEASED, pull, actor, reason, at_us)
+        return pull
+
+    def _moved(
+        self, batch: Batch, kind: EventType, pull: Pull, actor: str, reason: str, at_us: int
+    ) -> None:
+        batch.journal.moved(kind, pull, actor=actor, reason=reason, at_us=at_us)
+
+    # Workers
+
+    def register(self, worker: Worker) -> None:
+        """Note an engine process; its asks are judged from now on. The same one again is no news.
+
+        Raises LedgerError when another process has this id: `forsake` that one first.
+        """
+        with self._joined() as batch:
+            workers.register(batch, worker)
+
+    def seen(self, ids: Iterable[str], at_us: int) -> None:
+        """Workers that were heard of."""
+        with self._joined() as batch:
+            workers.seen(batch, ids, at_us)
+
+    def workers(self) -> list[Worker]:
+        with self._joined() as batch:
+            return list(batch.workers.values())
+
+    def forsake(self, worker_id: str, at_us: int, why: str) -> int:
+        """Strike off a worker that is dead: its open calls are `unknown` now. How many calls."""
+        with self._joined() as batch:
+            return workers.forsake(batch, worker_id, at_us, why)
+
+    def leave(self, worker_id: str) -> None:
+        """A worker has settled its calls and ends."""
+        at_us = self._clock()
+        with self._joined() as batch:
+            workers.leave(batch, worker_id, at_us)
+
+    # Operators, alerts and what else people do
+
+    def enroll(
+        self, name: str, role: str, token_hash: bytes, *, actor: str, at_us: int
+    ) -> Operator:
+        """Record an operator by the hash of the token. Raises LedgerError for a name in use."""
+        with self._joined() as batch:
+            made = operators.enroll(self._conn, name, role, token_hash, actor=actor, at_us=at_us)
+            detail = f"operator {name} ({role}, token {made.id})"
+            batch.journal.noted(EventType.ENROLLED, at_us=at_us, actor=actor, detail=detail)
+            batch.must_last = True
+            return made
+
+    def operator(self, token_hash: bytes) -> Operator | None:
+        """The operator whose token this is, unless dismissed."""
+        with self._joined():
+            return operators.by_hash(self._conn, token_hash)
+
+    def dismiss(self, name: str, *, actor: str, at_us: int) -> Operator | None:
+        """End an operator's token; who that was, or None."""
+        check_storable(name, actor)
+        with self._joined() as batch:
+            gone = operators.dismiss(self._conn, name, at_us)
+            if gone is not None:
+                detail = f"operator {name} ({gone.role}, token {gone.id})"
+                batch.journal.noted(EventType.DISMISSED, at_us=at_us, actor=actor, detail=detail)
+                batch.must_last = True
+            return gone
+
+    def operators(self) -> list[Operator]:
+        """All of them, dismissed ones too, the newest first."""
+        with self._joined():
+            return operators.listed(self._conn)
+
+    def alert_is_new(self, fingerprint: str, starts_at: str, at_us: int) -> bool:
+        """Whether this alert comes in for the first time."""
+        with self._joined() as batch:
+            new = operators.alert_is_new(self._conn, fingerprint, starts_at, at_us)
+            batch.must_last = batch.must_last or new
+            return new
+
+    def note(
+        self,
+        kind: EventType,
+        *,
+        actor: str,
+        at_us: int,
+        detail: str,
+        run: str = "",
+        tenant: str = "",
+        tool: str = "",
+    ) -> None:
+        """A row about an act. `detail` is redacted, and cut as a path is."""
+        with self._joined() as batch:
+            batch.journal.noted(
+                kind,
+                at_us=at_us,
+                actor=storable(actor),
+                detail=redact(detail, self._redact_key),
+                run=storable(run),
+                tenant=storable(tenant),
+                tool=storable(tool),
+            )
 
     # Tokens and policies
 
@@ -338,22 +372,13 @@ class Store:
 
     # Housekeeping
 
-    def probe(self) -> None:
-        """Whether a call could be recorded now. Waits for nothing. Raises LedgerUnavailable."""
-        self._writer.check_room()
-        self.prove(patient=False)
-
-    def checkpoint(self) -> None:
-        """Take the write-ahead log over into the database. Raises LedgerUnavailable."""
-        try:
-            self._writer.checkpoint()
-        except sqlite3.Error as error:
-            raise self._writer.failed(error) from error
-
     def reap(self, limit: int = 100) -> int:
-        """Drop up to `limit` expired claims with their answers, and empty windows. How many."""
+        """Drop up to `limit` expired claims with their answers, empty windows and old alerts each.
+
+        How many went.
+        """
         at_us = self._clock()
         with self._joined():
             count = claims.reap(self._conn, at_us, limit)
             self._reaped_to, dropped = windows.reap(self._conn, self._reaped_to, at_us, limit)
-            return count + dropped
+            return count + dropped + operators.reap_alerts(self._conn, at_us, limit)

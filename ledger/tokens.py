@@ -1,7 +1,8 @@
 """Runs and their tokens: minted, resolved on every call, listed, revoked. Called in transactions.
 
-A token is known here by its hash alone. A run belongs to one tenant, one parent and one release
-for its whole life. Nothing here widens anything: a run's own token mints narrower ones only.
+A token is known here by its hash alone. A run belongs to one tenant and one parent for its whole
+life; its release is that of its first token, and an operator may mint it one of another release.
+Nothing here widens anything: a run's own token mints narrower ones only.
 """
 
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ import orjson
 
 from ledger.errors import LedgerError
 from ledger.records import Bearer
+from ledger.redact import check_storable
 from ledger.sqlite import sqlite3
 from policies.call import Identity
 from policies.policy import covers
@@ -49,8 +51,9 @@ Resolved = tuple[Identity | None, Reason | None]
 """An identity, and why it may not call. Both are set for a known token that is not valid now."""
 
 _SELECT = (
-    "SELECT t.hash, t.id, r.name, r.tenant, r.ancestors, r.agent, r.release, t.tools, t.actor, "
-    "t.created_us, t.expires_us, t.revoked_us FROM token t JOIN run r ON r.name = t.run "
+    "SELECT t.hash, t.id, r.name, r.tenant, r.ancestors, r.agent, coalesce(t.release, r.release), "
+    "t.tools, t.actor, t.created_us, t.expires_us, t.revoked_us "
+    "FROM token t JOIN run r ON r.name = t.run "
 )
 
 
@@ -99,28 +102,23 @@ def mint(
     if minter is not None:
         grant = _narrowed(grant, minter)
     _check_tools(grant.tools)
+    check_storable(grant.run, grant.tenant, grant.agent, grant.release, *(grant.tools or ()))
     if not grant.run:
         raise LedgerError("a token is minted for a run: name it")
     if by_hash(conn, token_hash) is not None:
         raise LedgerError("this token exists already; make a new random one")
-    identity, is_new = _run(conn, grant)
-    if is_new:
-        conn.execute(
-            "INSERT INTO run (name, tenant, ancestors, agent, release, created_us) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                identity.run,
-                identity.tenant,
-                orjson.dumps(identity.ancestors).decode(),
-                identity.agent,
-                identity.release,
-                at_us,
-            ),
-        )
+    known = _known_run(conn, grant.run)
+    if known is None:
+        # A child is recorded with its parent run's release, whatever token the parent has now.
+        known = _new_run(conn, grant if minter is None else replace(grant, release=""))
+        _insert_run(conn, known, at_us)
+    else:
+        _check_same_run(conn, grant, known, minter)
+    identity = replace(known, release=grant.release or known.release, tools=grant.tools)
     token_id = token_hash.hex()[:16]
     conn.execute(
-        "INSERT INTO token (hash, id, run, minted_by, tools, actor, created_us, expires_us) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO token (hash, id, run, minted_by, tools, actor, created_us, expires_us, "
+        "release) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             token_hash,
             token_id,
@@ -130,6 +128,7 @@ def mint(
             actor,
             at_us,
             grant.expires_us,
+            None if identity.release == known.release else identity.release,
         ),
     )
     return Token(token_id, identity, actor, at_us, grant.expires_us, None, token_hash)
@@ -210,18 +209,45 @@ def _check_tools(tools: tuple[str, ...] | None) -> None:
             raise LedgerError(f"a token's tool {glob!r} is no name; `*` is the only wildcard")
 
 
-def _run(conn: sqlite3.Connection, grant: Grant) -> tuple[Identity, bool]:
-    """The run of a grant as it is recorded, or as it is to be."""
-    known = _known_run(conn, grant.run)
-    if known is not None:
-        for field_name in ("tenant", "parent", "agent", "release"):
-            asked, has = getattr(grant, field_name), getattr(known, field_name)
-            if asked not in ("", has):
-                raise LedgerError(
-                    f"run {grant.run} has the {field_name} {has or 'none'}, not {asked}; "
-                    "choose another run name"
-                )
-        return replace(known, tools=grant.tools), False
+def _check_same_run(
+    conn: sqlite3.Connection, grant: Grant, known: Identity, minter: Token | None
+) -> None:
+    """Raises LedgerError for a grant that is at odds with the run as it is recorded.
+
+    Another release is for an operator to give, or for the parent's token where the run has its
+    parent's: a child that an operator gave a release of its own keeps it.
+    """
+    fixed = ["tenant", "parent", "agent"]
+    if minter is not None:
+        parent = _known_run(conn, minter.identity.run)
+        if parent is None or parent.release != known.release:
+            fixed.append("release")
+    for field_name in fixed:
+        asked, has = getattr(grant, field_name), getattr(known, field_name)
+        if asked not in ("", has):
+            raise LedgerError(
+                f"run {grant.run} has the {field_name} {has or 'none'}, not {asked}; "
+                "choose another run name"
+            )
+
+
+def _insert_run(conn: sqlite3.Connection, run: Identity, at_us: int) -> None:
+    conn.execute(
+        "INSERT INTO run (name, tenant, ancestors, agent, release, created_us) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            run.run,
+            run.tenant,
+            orjson.dumps(run.ancestors).decode(),
+            run.agent,
+            run.release,
+            at_us,
+        ),
+    )
+
+
+def _new_run(conn: sqlite3.Connection, grant: Grant) -> Identity:
+    """The run of a grant as it is to be recorded."""
     ancestors: tuple[str, ...] = ()
     if grant.parent:
         parent = _known_run(conn, grant.parent)
@@ -240,8 +266,7 @@ def _run(conn: sqlite3.Connection, grant: Grant) -> tuple[Identity, bool]:
         )
     if not grant.tenant:
         raise LedgerError(f"run {grant.run} is new: name its tenant")
-    identity = Identity(grant.run, grant.tenant, ancestors, grant.agent, grant.release, grant.tools)
-    return identity, True
+    return Identity(grant.run, grant.tenant, ancestors, grant.agent, grant.release, grant.tools)
 
 
 def _known_run(conn: sqlite3.Connection, name: str) -> Identity | None:

@@ -84,9 +84,10 @@ class Identity:
 class ToolCall:
     """A request as the policy understands it.
 
-    `fingerprint` is the SHA-256 of method, normalised URL, content type and canonical body; two
-    calls with one fingerprint ask for the same thing. `key` is the idempotency key that was sent.
-    `fault` is set when the request can only be refused (a batch of writes, say).
+    `fingerprint` is the SHA-256 of method, normalised URL, content type, account and canonical
+    body; two calls with one fingerprint ask for the same thing. `key` is the idempotency key that
+    was sent.
+    `fault` is set when the request can only be refused (a batch of writes, say); `detail` says why.
     """
 
     tool: str
@@ -97,6 +98,7 @@ class ToolCall:
     dialect: Dialect = Dialect.HTTP
     rpc_id: str | int | None = None
     fault: Reason | None = None
+    detail: str = ""
 
 
 class ClaimState(StrEnum):

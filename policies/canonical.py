@@ -7,21 +7,23 @@ value, one form or one multipart body is taken as raw bytes. Linear in the body'
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
 import orjson
 
+from policies.account import account
 from policies.call import Request
+from policies.content import FORM
 from policies.paths import normal_escapes
-
-FORM = "application/x-www-form-urlencoded"
 
 # Beyond these a body is taken as raw bytes: sorting it would keep other calls waiting for a tenth
 # of a second and more, and a client that repeats so much repeats it byte for byte.
 SORTED_BYTES_MAX = 1 << 20
 PARTS_MAX = 10_000
+VALUES_MAX = 50_000  # of JSON, or escapes of a form
 
 # Headers that say what is asked, or of whom, beside method, URL and body. A repeat that differs
 # in one of these is another request: DynamoDB's PutItem and DeleteItem share all the rest.
@@ -30,6 +32,10 @@ SELECTORS = frozenset({
     "if-none-match", "soapaction", "stripe-account", "x-amz-copy-source",
     "x-amz-target", "x-goog-copy-source", "x-ms-copy-source",
 })  # fmt: skip
+
+
+# A text, closed or not: so that no body makes the search for its end begin twice.
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 
 
 class NotPlainJsonError(ValueError):
@@ -56,12 +62,29 @@ _DECODER = json.JSONDecoder(
 )
 
 
+def is_too_long(body: bytes) -> bool:
+    """Whether reading it as JSON would keep other calls waiting."""
+    if len(body) > SORTED_BYTES_MAX:
+        return True
+    if _values_at_most(body) <= VALUES_MAX:
+        return False
+    # Commas in texts count for nothing, unless there are so many texts that this takes long, too.
+    many_texts = body.count(b'"') > 4 * VALUES_MAX
+    return many_texts or _values_at_most(_TEXT.sub(b"", body)) > VALUES_MAX
+
+
+def _values_at_most(body: bytes) -> int:
+    return 1 + body.count(b",") + body.count(b"{") + body.count(b"[")
+
+
 def read_json(body: bytes) -> object:
     """One JSON value; numbers come as `orjson.Fragment`.
 
     Raises NotPlainJsonError, for duplicate keys, byte order marks, other encodings than UTF-8,
-    NaN and excessive depth too.
+    NaN, excessive length and depth too.
     """
+    if is_too_long(body):
+        raise NotPlainJsonError("too long")
     try:
         return _DECODER.decode(body.decode("utf-8"))
     except RecursionError:
@@ -114,7 +137,7 @@ def _body(media_type: str, parameters: str, body: bytes) -> tuple[bytes, bytes]:
             return b"json", write_json(read_json(body))
         except NotPlainJsonError:
             return b"raw", body
-    if media_type == FORM and body.count(b"&") < PARTS_MAX:
+    if media_type == FORM and body.count(b"&") < PARTS_MAX and body.count(b"%") <= VALUES_MAX:
         return b"form", _form(body)
     if media_type.startswith("multipart/") and (boundary := _boundary(parameters)):
         # Clients draw a new boundary each time; what stands between the marks is what counts.
@@ -134,7 +157,7 @@ def _query(request: Request) -> str:
 
 
 def fingerprint(request: Request, path: str, payload: bytes | None = None) -> bytes:
-    """SHA-256 of method, URL, content type, selecting headers and canonical body.
+    """SHA-256 of method, URL, content type, selecting headers, account and canonical body.
 
     `path` is the normal path. `payload` stands for the body where a protocol says which of it
     counts.
@@ -150,5 +173,5 @@ def fingerprint(request: Request, path: str, payload: bytes | None = None) -> by
         request.method, request.scheme, request.host, str(request.port), path, _query(request),
         media_type, *(part for pair in selectors for part in pair),
     ]  # fmt: skip
-    framed = _framed([text.encode("utf-8", "surrogatepass") for text in texts])
+    framed = _framed([*(text.encode("utf-8", "surrogatepass") for text in texts), account(request)])
     return hashlib.sha256(_framed((framed, kind, payload))).digest()

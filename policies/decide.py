@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from policies import ceilings
 from policies.call import ClaimState, Effect, Facts, Identity, ToolCall
-from policies.policy import UNLISTED, Policy, covers, subjects
+from policies.policy import CANARY, DRILL_TENANT, UNLISTED, Policy, covers, subjects
 from policies.verdict import Action, Level, Pull, Pulls, Reason, Verdict
 
 Line = Callable[[Policy, ToolCall, Identity, Facts], Verdict | None]
@@ -21,15 +21,24 @@ def _refuse(reason: Reason, rule: str, detail: str = "", earlier_call: str = "")
 def standing(
     policy: Policy, tool: str, identity: Identity, pulls: Pulls, level: Level
 ) -> Pull | None:
-    """The widest cord of this level over a call, from the store or from the policy's own lines."""
+    """The widest cord of this level over a call, from the store or from the policy's own lines.
+
+    A cord that lets the call's release pass does not stand over it; every other cord still counts.
+    """
     if not pulls and not policy.pulls:
         return None
     for scope, subject in subjects(identity, tool):
         key = (level, scope, subject)
-        pull = pulls.get(key) or policy.pulls.get(key)
-        if pull is not None:
-            return pull
+        for pull in (pulls.get(key), policy.pulls.get(key)):
+            if pull is not None and not _lets_pass(pull, policy, identity.release):
+                return pull
     return None
+
+
+def _lets_pass(pull: Pull, policy: Policy, release: str) -> bool:
+    """Whether a narrowed resume holds for a release. The policy has the last word on which are
+    good: a release that is taken off its list is stopped again by every cord that let it pass."""
+    return bool(release) and release in pull.but_releases and release in policy.known_good
 
 
 def _halted(policy: Policy, call: ToolCall, identity: Identity, facts: Facts) -> Verdict | None:
@@ -38,7 +47,7 @@ def _halted(policy: Policy, call: ToolCall, identity: Identity, facts: Facts) ->
 
 
 def _faulty(policy: Policy, call: ToolCall, identity: Identity, facts: Facts) -> Verdict | None:
-    return _refuse(call.fault, f"tool:{call.tool}") if call.fault else None
+    return _refuse(call.fault, f"tool:{call.tool}", call.detail) if call.fault else None
 
 
 def _listed(policy: Policy, call: ToolCall, identity: Identity, facts: Facts) -> Verdict | None:
@@ -52,7 +61,10 @@ def _listed(policy: Policy, call: ToolCall, identity: Identity, facts: Facts) ->
 
 
 def _permitted(policy: Policy, call: ToolCall, identity: Identity, facts: Facts) -> Verdict | None:
-    granted = policy.tenants.get(identity.tenant)
+    drilling = identity.tenant == DRILL_TENANT
+    if drilling is not (call.tool == CANARY):
+        return _refuse(Reason.TOOL_NOT_ALLOWED, f"tool:{call.tool}")
+    granted = None if drilling else policy.tenants.get(identity.tenant)
     if granted is not None and not covers(granted, call.tool):
         return _refuse(Reason.TOOL_NOT_ALLOWED, f"tenant:{identity.tenant}")
     if identity.tools is not None and not covers(identity.tools, call.tool):

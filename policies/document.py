@@ -6,8 +6,9 @@ not known here.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
@@ -20,6 +21,7 @@ _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?")
 _OPENED = {"mapping": "'{'", "sequence": "'['", "quoted": "a quote"}
 _TAG = "tag:yaml.org,2002:"
+NO_KEY = "this line is no 'key: value'"
 
 Location = tuple[str | int, ...]
 """Keys and places on the way from the top of a document to one of its values."""
@@ -51,8 +53,11 @@ class MistakenFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Document:
+    """`mistakes` is what is wrong with it as YAML; what that concerns is not in `data`."""
+
     data: object
     root: yaml.Node
+    mistakes: tuple[Mistake, ...] = ()
 
     def at(self, location: Location, text: str, *, of_key: bool = False) -> Mistake:
         """A mistake at a value of the document, or at the key that it stands under."""
@@ -75,24 +80,72 @@ class Document:
         key = next(found, above)
         return key if isinstance(key, yaml.Node) else self.locate(location)
 
+    def keys(self, location: Location) -> list[str]:
+        """The keys of a mapping as they were written, also those that are not in `data`."""
+        found = (_name(key) for key, _ in _children(self.locate(location)))
+        return [key for key in found if isinstance(key, str)]
+
+    def is_mistaken(self, location: Location) -> bool:
+        """Whether something is wrong as YAML there, or within."""
+        node = self.locate(location)
+        first, last = _at(node, ""), (node.end_mark.line + 1, node.end_mark.column + 1)
+        return any(
+            first <= mistake and (mistake.line, mistake.column) < last for mistake in self.mistakes
+        )
+
+    def drop(self, locations: Iterable[Location]) -> bool:
+        """Take values out, to see what is wrong with the rest. False when there were none."""
+        found = {path for location in locations if (path := self._path(location))}
+        # What is deeper goes first, and so does what stands further back in its list.
+        for path in sorted(found, key=_depth, reverse=True):
+            above: Any = self.data
+            for part in path[:-1]:
+                above = above[part]
+            node = self.locate(path[:-1])
+            if isinstance(node, yaml.SequenceNode) and isinstance(path[-1], int):
+                del node.value[path[-1]]
+            del above[path[-1]]
+        return bool(found)
+
+    def _path(self, location: Location) -> Location:
+        """The parts of a location that lead somewhere."""
+        here: Any = self.data
+        path: list[str | int] = []
+        for part in location:
+            if _has(here, part):
+                here = here[part]
+                path.append(part)
+        return tuple(path)
+
 
 def read(text: str, source: str) -> Document:
     """Parse a text. Raises MistakenFileError with everything that is wrong with it as YAML."""
+    document = parse(text, source)
+    if document.mistakes:
+        raise MistakenFileError(source, list(document.mistakes))
+    return document
+
+
+def parse(text: str, source: str) -> Document:
+    """As `read`, but with what can be read beside the mistakes, if anything can.
+
+    Raises MistakenFileError when nothing can.
+    """
     if len(text) > BYTES_MAX:
         raise MistakenFileError(source, [Mistake(0, 0, "is larger than 1 MiB")])
     try:
         root = yaml.compose(text, Loader=_Composer)
     except yaml.MarkedYAMLError as fault:
-        raise MistakenFileError(source, [_syntax_mistake(fault)]) from None
+        raise MistakenFileError(source, [_syntax_mistake(fault, text)]) from None
     except yaml.reader.ReaderError as fault:
         raise MistakenFileError(source, [_character_mistake(fault, text)]) from None
     if root is None:
         raise MistakenFileError(source, [Mistake(0, 0, "is empty; it starts with 'version: 1'")])
     reader = _Reader()
     data = reader.value(root, 0)
-    if reader.mistakes:
+    if reader.mistakes and (data is None or reader.values > VALUES_MAX):
         raise MistakenFileError(source, reader.mistakes)
-    return Document(data, root)
+    return Document(data, root, tuple(reader.mistakes))
 
 
 class _Composer(yaml.SafeLoader):
@@ -123,6 +176,23 @@ def _children(node: yaml.Node) -> Iterator[tuple[yaml.Node | int, yaml.Node]]:
         yield from enumerate(node.value)
 
 
+def _join(first: yaml.Node, second: yaml.Node) -> None:
+    """A section that stands twice is read as one, so that all of it is looked at."""
+    kinds = (yaml.MappingNode, yaml.SequenceNode)
+    if isinstance(first, kinds) and type(first) is type(second) and first is not second:
+        first.value.extend(second.value)
+
+
+def _has(here: object, part: str | int) -> bool:
+    if isinstance(here, list):
+        return isinstance(part, int) and part < len(here)
+    return isinstance(here, dict) and part in here
+
+
+def _depth(path: Location) -> tuple[int, list[tuple[int, str]]]:
+    return len(path), [(part, "") if isinstance(part, int) else (0, part) for part in path]
+
+
 def _name(key: yaml.Node | int) -> object:
     return key.value if isinstance(key, yaml.Node) else key
 
@@ -145,26 +215,34 @@ class _Reader:
         if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
             return self.mapping(node, depth)
         if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
-            return [self.value(item, depth + 1) for item in node.value]
+            items = [(item, self.value(item, depth + 1)) for item in node.value]
+            node.value[:] = [item for item, value in items if value is not None]
+            return [value for _, value in items if value is not None]
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
         self.wrong(node, f"the tag {node.tag.replace(_TAG, '!!')!r} is not known here")
         return None
 
     def mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, object]:
-        data: dict[str, object] = {}
-        lines: dict[str, int] = {}
+        first: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         for key, value in node.value:
             name = self.key(key)
             if name is None:
                 continue
-            if name in lines:
-                self.wrong(key, f"the key {name!r} stands twice; first on line {lines[name]}")
-            lines.setdefault(name, key.start_mark.line + 1)
             if value.tag == f"{_TAG}null":
                 self.wrong(key, f"{name!r} has no value; give it one or leave it out")
+            if name not in first:
+                first[name] = key, value
                 continue
-            data[name] = self.value(value, depth + 1)
+            line = first[name][0].start_mark.line + 1
+            self.wrong(key, f"the key {name!r} stands twice; first on line {line}")
+            if depth == 0:
+                _join(first[name][1], value)
+        data: dict[str, object] = {}
+        for name, (_, value) in first.items():
+            read = None if value.tag == f"{_TAG}null" else self.value(value, depth + 1)
+            if read is not None:
+                data[name] = read
         return data
 
     def key(self, key: yaml.Node) -> str | None:
@@ -226,14 +304,41 @@ def _surprise(tag: str, text: str) -> str:
     return f"{shown} is {kind} in YAML; put it in quotes if it is text"
 
 
-def _syntax_mistake(fault: yaml.MarkedYAMLError) -> Mistake:
+def _syntax_mistake(fault: yaml.MarkedYAMLError, text: str) -> Mistake:
     mark, problem, context = fault.problem_mark, fault.problem or "", fault.context or ""
+    opened = next((sign for word, sign in _OPENED.items() if word in context), "something")
+    if problem.startswith("expected '<document start>'"):
+        # What stands above was taken for the whole document.
+        found = enumerate(text.splitlines(), 1)
+        line = next((number for number, said in found if _content(said)), 1)
+        return Mistake(line, 1, f"{NO_KEY}; if it is a remark, begin it with '#'")
+    if mark is None:
+        return Mistake(0, 0, problem)
     if "end of stream" in problem or "'<stream end>'" in problem:
         # The end of the file says little; what was never closed began at the context.
-        opened = next((sign for word, sign in _OPENED.items() if word in context), "something")
-        mark, problem = fault.context_mark, f"{opened} is never closed"
-    text = _plainly(problem)
-    return Mistake(mark.line + 1, mark.column + 1, text) if mark else Mistake(0, 0, text)
+        mark, problem = fault.context_mark or mark, f"{opened} is never closed"
+    elif problem.startswith("could not find expected ':'"):
+        mark = fault.context_mark or mark  # where the key began that is none
+        problem = _colonless(text.splitlines()[mark.line])
+    elif problem.startswith("mapping values are not allowed"):
+        before = [number for number in range(mark.line) if _content(text.splitlines()[number])]
+        above = text.splitlines()[before[-1]] if before else "a: b"
+        if not re.search(r":(\s|$)|^\s*-\s", above):
+            # It was taken for the beginning of the key on the marked line.
+            column = len(above) - len(above.lstrip()) + 1
+            return Mistake(before[-1] + 1, column, _colonless(above))
+    elif problem.startswith("expected ',' or ") and fault.context_mark:
+        begun = f"the {opened} of line {fault.context_mark.line + 1}"
+        problem = f"a ',' is missing before this, or {begun} is not closed"
+    return Mistake(mark.line + 1, mark.column + 1, _plainly(problem))
+
+
+def _content(line: str) -> str:
+    return line.partition("#")[0].strip()
+
+
+def _colonless(line: str) -> str:
+    return "a ':' needs a space after it" if ":" in _content(line) else NO_KEY
 
 
 def _plainly(problem: str) -> str:
@@ -243,12 +348,15 @@ def _plainly(problem: str) -> str:
     if problem.startswith("found character"):
         character = problem.removeprefix("found ").partition(" that ")[0]
         return f"the {character} begins no value; put the text in quotes"
+    if problem.startswith("found unknown escape character"):
+        escape = problem.rpartition(" ")[2].strip("'")
+        return f"'\\{escape}' is no escape; use single quotes, or write the '\\' twice"
     if problem.startswith(("expected alphabetic or numeric character", "found undefined alias")):
         return "text that starts with '*' or '&' must be in quotes"
     if problem.startswith("mapping values are not allowed"):
         return "a ':' is not expected here; check the indentation, or put the text in quotes"
-    if problem.startswith("could not find expected ':'"):
-        return "a line without ':'; check the line before it, too"
+    if problem.startswith("expected chomping or indentation indicators"):
+        return "after '|' or '>' the text begins on the next line; else put it in quotes"
     if problem.startswith(("expected <block end>", "expected the node content")):
         found = problem.rpartition(" found ")[2]
         misplaced = found == "'-'" or "block" in found

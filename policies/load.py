@@ -5,27 +5,41 @@ compiled into the indexed, frozen form that judging uses. All mistakes are told 
 """
 
 import hashlib
+import stat
 from collections import defaultdict
 from collections.abc import Iterable
 from ipaddress import ip_network
 from pathlib import Path
 
 from policies import document, paths
+from policies.alerts import Alert
 from policies.ceilings import Ceiling
 from policies.document import Document, Location, Mistake, MistakenFileError
 from policies.mistakes import suggestion, validated
-from policies.policy import UNLISTED, KeyRule, Policy, Tool, covers
+from policies.policy import RESERVED, UNLISTED, KeyRule, Policy, Tool, covers
 from policies.schema import CeilingRule, PolicyFile, PulledRule, ToolRule, duration_us
 from policies.verdict import Level, Pull, Pulls, Scope
 
 PolicyError = MistakenFileError
 """Raised for a policy that cannot be used; one line for each mistake, `mistakes` holds them."""
 
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
 
 def load_file(path: Path | str) -> Policy:
     """Read and compile a policy file. Raises PolicyError."""
     source = str(path)
     try:
+        mode = Path(path).stat().st_mode
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for somebody who writes into it
+            wrong = f"is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; it must be a plain file"
+            raise PolicyError(source, [Mistake(0, 0, wrong)])
         with Path(path).open("rb") as file:
             content = file.read(document.BYTES_MAX + 1)
     except OSError as fault:
@@ -44,24 +58,31 @@ def load_file(path: Path | str) -> Policy:
 
 def load(text: str, source: str = "policy.yaml") -> Policy:
     """Compile the text of a policy; `source` is how its author calls it. Raises PolicyError."""
-    read = document.read(text, source)
-    file = validated(PolicyFile, read, source)
-    compiler = _Compiler(file, read, source, hashlib.sha256(text.encode()).hexdigest())
+    read = document.parse(text, source)
+    named = read.keys(("tools",))
+    file, mistakes = validated(PolicyFile, read, {"version": 1})
+    mistakes += read.mistakes
+    if file is None:
+        raise PolicyError(source, mistakes)
+    compiler = _Compiler(file, read, source, hashlib.sha256(text.encode()).hexdigest(), named)
     policy = compiler.policy(text)
-    if compiler.mistakes:
-        raise PolicyError(source, compiler.mistakes)
+    mistakes += compiler.mistakes
+    if mistakes:
+        raise PolicyError(source, mistakes)
     return policy
 
 
 class _Compiler:
     """Turns the checked file into a Policy and collects what is wrong with it as a whole."""
 
-    def __init__(self, file: PolicyFile, read: Document, source: str, digest: str) -> None:
+    def __init__(
+        self, file: PolicyFile, read: Document, source: str, digest: str, named: list[str]
+    ) -> None:
         self.file = file
         self.read = read
         self.source = source
         self.digest = digest
-        self.names = [*file.tools, UNLISTED]
+        self.names = [*dict.fromkeys(named), UNLISTED]
         self.mistakes: list[Mistake] = []
 
     def policy(self, text: str) -> Policy:
@@ -80,6 +101,7 @@ class _Compiler:
             pulls={
                 **self.pulls(Level.FREEZE, "frozen", file.frozen),
                 **self.pulls(Level.HALT, "halted", file.halted),
+                **self.refused_releases(),
             },
             tenants={name: self.allowed(name) for name in file.tenants},
             ceilings=ceilings,
@@ -88,11 +110,16 @@ class _Compiler:
                 for name in self.names
             },
             tag_headers=(file.tags.run, file.tags.tenant),
+            known_good=self.known_good(),
+            alerts=tuple(self.alert(place) for place in range(len(file.alerts))),
         )
 
     def tool(self, name: str, order: int) -> Tool:
         rule = self.file.tools[name]
         match = rule.match
+        if name.startswith(RESERVED):
+            text = f"tools that begin with {RESERVED!r} are pullcord's own; choose another name"
+            self.mistakes.append(self.read.at(("tools", name), text, of_key=True))
         return Tool(
             name=name,
             order=order,
@@ -104,6 +131,7 @@ class _Compiler:
             graphql_operation=match.graphql_operation,
             model_api=rule.model_api,
             effect=rule.effect,
+            websocket=rule.websocket,
             key=_key_rule(rule),
             allow_addresses=tuple(ip_network(block) for block in rule.allow_addresses),
             tags=rule.tags,
@@ -139,6 +167,17 @@ class _Compiler:
         for place, glob in enumerate(rule.tools):
             location: Location = (section, "tools", place)
             stated += [(Scope.TOOL, name, location) for name in self.named(glob, location)]
+        return self.cords(level, stated)
+
+    def refused_releases(self) -> Pulls:
+        stated: list[tuple[Scope, str, Location]] = [
+            (Scope.RELEASE, release, ("releases", "refused", place))
+            for place, release in enumerate(self.file.releases.refused)
+        ]
+        return self.cords(Level.HALT, stated)
+
+    def cords(self, level: Level, stated: list[tuple[Scope, str, Location]]) -> Pulls:
+        """What the file pulls, each cord with the line that does."""
         actor = f"policy:{self.digest[:12]}"
         return {
             (level, scope, subject): Pull(
@@ -146,6 +185,26 @@ class _Compiler:
             )
             for scope, subject, location in stated
         }
+
+    def known_good(self) -> frozenset[str]:
+        releases = self.file.releases
+        refused = set(releases.refused)
+        for place, release in enumerate(releases.known_good):
+            if release in refused:
+                text = (
+                    f"the release {release!r} stands under 'refused', too; it is one or the other"
+                )
+                self.mistakes.append(self.read.at(("releases", "known_good", place), text))
+        return frozenset(releases.known_good)
+
+    def alert(self, place: int) -> Alert:
+        rule = self.file.alerts[place]
+        if rule.scope is Scope.TOOL and rule.subject and rule.subject not in self.names:
+            hint = suggestion(rule.subject, self.names)
+            text = f"no tool is named {rule.subject!r}{hint}"
+            self.mistakes.append(self.read.at(("alerts", place, "subject"), text))
+        match = tuple(rule.match.items())
+        return Alert(match, rule.pull, rule.scope, rule.label or "", rule.subject or "")
 
     def ceilings(self) -> tuple[Ceiling, ...]:
         found: dict[str, Ceiling] = {}

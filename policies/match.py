@@ -13,8 +13,18 @@ from typing import NamedTuple
 
 from policies import canonical, paths
 from policies.call import Dialect, Effect, Request, ToolCall
-from policies.head import SAFE, Head, read_head
-from policies.policy import UNLISTED, UNLISTED_TOOL, KeyRule, Policy, Tool, covers
+from policies.content import UTF_8
+from policies.head import SAFE, Head, Unclear, read_head
+from policies.policy import (
+    CANARY_HOST,
+    CANARY_TOOL,
+    UNLISTED,
+    UNLISTED_TOOL,
+    KeyRule,
+    Policy,
+    Tool,
+    covers,
+)
 from policies.protocols import graphql, mcp, model_api
 from policies.protocols.reading import Operation, Reading
 from policies.verdict import Reason
@@ -23,6 +33,16 @@ DEFAULT_PORT = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 HOST_CHARACTERS_MAX = 255  # RFC 1035, section 2.3.4
 KEY_CHARACTERS_MAX = 255
 OPERATION_CHARACTERS_MAX = 200
+
+_DODGE = Unclear("servers disagree on what its path names")
+_SOCKET = Unclear("its operations would go by inside the socket", Reason.PROTOCOL_UNSUPPORTED)
+_TOO_LONG = Unclear(
+    "it decides what is asked, so no more of it is read than "
+    f"{canonical.SORTED_BYTES_MAX >> 20} MiB and {canonical.VALUES_MAX:,} values",
+    Reason.BODY_TOO_LARGE,
+)
+_BAD_KEY = Unclear("its idempotency key is empty, too long, sent twice or named in Connection")
+_READS_OF_SEVERAL = Unclear("a batch of reads of several tools; send them one by one")
 
 
 class Matcher(NamedTuple):
@@ -46,12 +66,15 @@ def identify(policy: Policy, request: Request) -> ToolCall:
     A request that servers could understand in two ways comes back with a `fault`.
     """
     head = read_head(request)
-    if head is None:
-        return _fault(UNLISTED, _label(request, request.path), _dialect(request, "", None))
+    if isinstance(head, Unclear):
+        dialect = _dialect(request, "", None)
+        return _fault(UNLISTED, _label(request, request.path), dialect, head)
+    if request.host == CANARY_HOST:
+        return _by_head(CANARY_TOOL, request, head)
     candidates = _candidates(policy, request.host)
     if paths.has_second_reading(head.path) and _is_a_dodge(candidates, request, head.path):
-        dialect = _dialect(request, head.media_type, None)
-        return _fault(UNLISTED, _label(request, head.path), dialect)
+        dialect = _dialect(request, head.content.media_type, None)
+        return _fault(UNLISTED, _label(request, head.path), dialect, _DODGE)
     standing = _standing(candidates, request, head.path)
     for tool in standing:
         matcher = _matcher(tool)
@@ -60,7 +83,9 @@ def identify(policy: Policy, request: Request) -> ToolCall:
         if head.upgrades:
             # The operations would go by inside the socket, where no rule could name them.
             label = _label(request, head.path)
-            return _fault(tool.name, label, matcher.dialect, Reason.PROTOCOL_UNSUPPORTED)
+            return _fault(tool.name, label, matcher.dialect, _SOCKET)
+        if request.body and (unclear := _unreadable(request, head)):
+            return _fault(tool.name, _label(request, head.path), matcher.dialect, unclear)
         reading = matcher.read(request, tool.path is not None)
         if reading is not None:
             return _by_body(matcher, [tool, *standing], reading, request, head)
@@ -116,23 +141,36 @@ def _matcher(tool: Tool) -> Matcher | None:
     return next(matcher for matcher in MATCHERS if matcher.glob(tool) is not None)
 
 
+def _unreadable(request: Request, head: Head) -> Unclear | None:
+    """Why a body that decides what is asked must not be read: the server may see another text."""
+    if why := head.content.hidden(UTF_8):
+        return Unclear(why)
+    if head.content.is_form:
+        return Unclear("a form or its parts, where one message is expected")
+    if canonical.is_too_long(request.body):
+        return _TOO_LONG
+    return None
+
+
 def _by_head(tool: Tool, request: Request, head: Head) -> ToolCall:
     """A call that its head explains: plain HTTP, gRPC, a model API, a WebSocket."""
-    effect = tool.effect or _effect(tool, request, head)
-    dialect = _dialect(request, head.media_type, tool)
+    effect = tool.websocket if head.upgrades else tool.effect or _effect(tool, request, head)
+    dialect = _dialect(request, head.content.media_type, tool)
     label = _label(request, head.path)
+    if effect is Effect.MODEL and tool.model_api and (why := head.content.hidden(UTF_8)):
+        return _fault(tool.name, label, dialect, Unclear(why))
     if effect is not Effect.WRITE or head.upgrades:
         # A WebSocket is a write that no stored answer can stand for: it is never deduplicated.
         return ToolCall(tool.name, effect, label, b"", dialect=dialect)
-    key, key_is_faulty = _key(tool.key, request)
+    key, key_is_faulty = _key(tool.key, request, head)
     if key_is_faulty:
-        return _fault(tool.name, label, dialect)
+        return _fault(tool.name, label, dialect, _BAD_KEY)
     fingerprint = canonical.fingerprint(request, head.path)
     return ToolCall(tool.name, effect, label, fingerprint, key, dialect)
 
 
 def _effect(tool: Tool, request: Request, head: Head) -> Effect:
-    if head.upgrades or head.is_grpc:
+    if head.is_grpc:
         return Effect.WRITE
     if request.method in SAFE:
         return Effect.READ
@@ -147,7 +185,8 @@ def _by_body(
     """A call that its body explains. `tools` stand at the endpoint, its owner first."""
     owner, label = tools[0], _label(request, head.path)
     if reading.fault is not None:
-        return _fault(owner.name, label, matcher.dialect, reading.fault, reading.rpc_id)
+        unclear = Unclear("its body can be read in two ways, or not at all", reading.fault)
+        return _fault(owner.name, label, matcher.dialect, unclear, reading.rpc_id)
     label = _text(reading.operations[0].label)
     touched: dict[str, Tool] = {}
     writes = 0
@@ -158,18 +197,18 @@ def _by_body(
     tool = next(iter(touched.values()), owner)
     if len(touched) > 1 or writes > 1:
         # Reads of several tools have no one tool whose cords and permissions would apply.
-        fault = Reason.BATCH_OF_WRITES if writes else Reason.MALFORMED_REQUEST
-        return _fault(tool.name, label, matcher.dialect, fault, reading.rpc_id)
+        unclear = Unclear("", Reason.BATCH_OF_WRITES) if writes else _READS_OF_SEVERAL
+        return _fault(tool.name, label, matcher.dialect, unclear, reading.rpc_id)
     if not writes:
         effect = (tool.effect if touched else None) or Effect.READ
         return ToolCall(tool.name, effect, label, b"", None, matcher.dialect, reading.rpc_id)
     try:
         payload = None if reading.message is None else canonical.write_json(reading.message)
     except canonical.NotPlainJsonError:
-        return _fault(tool.name, label, matcher.dialect)
-    key, key_is_faulty = _key(tool.key, request)
+        return _fault(tool.name, label, matcher.dialect, Unclear("its text is no Unicode"))
+    key, key_is_faulty = _key(tool.key, request, head)
     if key_is_faulty:
-        return _fault(tool.name, label, matcher.dialect, rpc_id=reading.rpc_id)
+        return _fault(tool.name, label, matcher.dialect, _BAD_KEY, reading.rpc_id)
     fingerprint = canonical.fingerprint(request, head.path, payload)
     return ToolCall(
         tool.name, Effect.WRITE, label, fingerprint, key, matcher.dialect, reading.rpc_id
@@ -195,8 +234,13 @@ def _writes(operation: Operation, covering: Sequence[Tool]) -> int:
     return writes if operation.effect is Effect.WRITE else min(writes, 1)
 
 
-def _key(rule: KeyRule, request: Request) -> tuple[str | None, bool]:
-    """The idempotency key that was sent, and whether what was sent cannot be one."""
+def _key(rule: KeyRule, request: Request, head: Head) -> tuple[str | None, bool]:
+    """The idempotency key that was sent, and whether what was sent cannot be one.
+
+    One that `Connection` names would not reach the server: there the write had no key.
+    """
+    if rule.header in head.dropped:
+        return None, True
     values = [value.strip() for name, value in request.headers if name == rule.header]
     if not values:
         return None, False
@@ -227,8 +271,10 @@ def _fault(
     tool: str,
     label: str,
     dialect: Dialect,
-    fault: Reason = Reason.MALFORMED_REQUEST,
+    unclear: Unclear,
     rpc_id: str | int | None = None,
 ) -> ToolCall:
     """A call that can only be refused; it counts as a write."""
-    return ToolCall(tool, Effect.WRITE, label, b"", None, dialect, rpc_id, fault)
+    return ToolCall(
+        tool, Effect.WRITE, label, b"", None, dialect, rpc_id, unclear.reason, unclear.detail
+    )

@@ -7,7 +7,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from policies.document import Document, Location, Mistake, MistakenFileError
+from policies.document import Document, Location, Mistake
+
+REPAIRS = 10  # values are nested six deep, and each level may have to go
 
 _KINDS: dict[type, str] = {
     str: "text", bool: "a boolean", int: "a number", float: "a number", list: "a list",
@@ -25,14 +27,43 @@ _WANTED = {
 }
 
 
-def validated[M: BaseModel](model: type[M], document: Document, source: str) -> M:
-    """The document as the model. Raises MistakenFileError with all that is wrong with it."""
-    try:
-        return model.model_validate(document.data)
-    except ValidationError as found:
-        schema = model.model_json_schema(by_alias=True)
-        mistakes = [_mistake(document, schema, error) for error in found.errors(include_url=False)]
-        raise MistakenFileError(source, mistakes) from None
+def validated[M: BaseModel](
+    model: type[M], document: Document, needed: dict[str, object]
+) -> tuple[M | None, list[Mistake]]:
+    """The document as the model, and all that is wrong with it.
+
+    What is wrong is taken out of the document, as often as it takes to see the rest as the model;
+    `needed` stands in at the top where that leaves a gap. None when nothing is left.
+    """
+    told: list[Mistake] | None = None
+    for _ in range(REPAIRS):
+        try:
+            return model.model_validate(document.data), told or []
+        except ValidationError as found:
+            errors = found.errors(include_url=False)
+        if told is None:  # what is wrong later follows from what was taken out
+            schema = model.model_json_schema(by_alias=True)
+            true = [error for error in errors if not _follows(document, error)]
+            told = [_mistake(document, schema, error) for error in true]
+        gone = document.drop([_culprit(error) for error in errors])
+        if not isinstance(document.data, dict) or not (gone or needed.keys() - document.data):
+            break
+        document.data.update({key: needed[key] for key in needed.keys() - document.data})
+    return None, told or []
+
+
+def _culprit(error: ErrorDetails) -> Location:
+    location: Location = error["loc"]
+    return location[:-1] if error["type"] == "missing" or location[-1:] == ("[key]",) else location
+
+
+def _follows(document: Document, error: ErrorDetails) -> bool:
+    """Whether an error follows from a mistake of the YAML, which is told already."""
+    location: Location = error["loc"]
+    if error["type"] == "missing" and len(location) == 1:
+        return location[0] in document.keys(())
+    location = _culprit(error)
+    return error["type"] != "extra_forbidden" and document.is_mistaken(location)
 
 
 def suggestion(word: str, words: list[str]) -> str:

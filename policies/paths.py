@@ -20,6 +20,7 @@ _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _KEPT = "/%!$&'()*+,;=:@"
 _PARAMETERS = re.compile(r";[^/]*")
+_TWICE = re.compile(r"%25(?=[0-9A-Fa-f]{2})")
 _PLACE = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 
@@ -51,12 +52,14 @@ def normal(path: str) -> str | None:
 
 
 def has_second_reading(path: str) -> bool:
-    return ";" in path or "%2F" in path
+    return ";" in path or "%2F" in path or ("%25" in path and bool(_TWICE.search(path)))
 
 
 def second_reading(path: str) -> str | None:
-    """What many servers make of a normal path: `;parameters` are dropped and `%2F` is a slash."""
-    return normal(_PARAMETERS.sub("", path).replace("%2F", "/"))
+    """What many servers make of a normal path: `;parameters` are dropped and `%2F` is a slash,
+    also where it was escaped twice (`%252F`). None for dot segments and backslashes."""
+    once_more = normal_escapes(_TWICE.sub("%", path))
+    return normal(_PARAMETERS.sub("", once_more).replace("%2F", "/"))
 
 
 def template(text: str) -> re.Pattern[str]:

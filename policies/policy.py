@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
+from policies.alerts import Alert
 from policies.call import Effect, Identity, ToolCall
 from policies.ceilings import Ceiling, Count
 from policies.verdict import Pulls, Scope
@@ -53,6 +54,7 @@ class Tool:
     graphql_operation: str | None = None
     model_api: Literal["openai", "anthropic", "google"] | None = None
     effect: Effect | None = None
+    websocket: Effect = Effect.WRITE
     key: KeyRule = field(default_factory=KeyRule)
     allow_addresses: tuple[IPNetwork, ...] = ()
     tags: bool = True
@@ -63,7 +65,8 @@ class Tool:
 class Policy:
     """A whole policy. `digest` is the SHA-256 of its text in hex; `source` the file it came from.
 
-    `pulls` are its `frozen:` and `halted:` lines.
+    `pulls` are its `frozen:` and `halted:` lines and the releases that it refuses; `known_good` are
+    the releases to which a resume may be narrowed.
     """
 
     digest: str
@@ -78,13 +81,20 @@ class Policy:
     ceilings: tuple[Ceiling, ...]
     ceilings_of: Mapping[str, tuple[Ceiling, ...]] = field(repr=False)
     tag_headers: tuple[str, str] = ("X-Run-Id", "X-Tenant-Id")
+    known_good: frozenset[str] = frozenset()
+    alerts: tuple[Alert, ...] = ()
 
     def tool(self, name: str) -> Tool:
         """The tool of this name; the unlisted one when the policy has none."""
-        return self.tools.get(name, UNLISTED_TOOL)
+        return CANARY_TOOL if name == CANARY else self.tools.get(name, UNLISTED_TOOL)
 
     def bounds(self, call: ToolCall, identity: Identity) -> list[tuple[Ceiling, str]]:
-        """The ceilings that a call draws on, each with the subject whose window it is."""
+        """The ceilings that a call draws on, each with the subject whose window it is.
+
+        The canary draws on none: a limit would look like a cord that holds.
+        """
+        if call.tool == CANARY:
+            return []
         subject_of = {
             Scope.GLOBAL: "",
             Scope.TENANT: identity.tenant,
@@ -99,6 +109,21 @@ class Policy:
 
 
 UNLISTED_TOOL = Tool(name=UNLISTED, tags=False)
+
+RESERVED = "pullcord."  # tools of a policy may not begin so
+CANARY = "pullcord.canary"
+CANARY_HOST = "canary.pullcord.invalid"  # reserved (RFC 6761, section 6.4) and never resolved
+DRILL_TENANT = "pullcord.drill"
+
+# Every policy has it, for `pullcord drill`. Its writes are never deduplicated: a replay, too, would
+# look like a cord that holds.
+CANARY_TOOL = Tool(
+    name=CANARY,
+    hosts=(CANARY_HOST,),
+    key=KeyRule(header=None, missing="off", same_body="allow"),
+    allow_addresses=(IPv4Network("127.0.0.0/8"),),
+    tags=False,
+)
 
 
 def subjects(identity: Identity, tool: str) -> list[tuple[Scope, str]]:

@@ -15,7 +15,7 @@ from policies.call import Effect
 from policies.ceilings import Count
 from policies.policy import UNLISTED
 from policies.protocols.model_api import ModelApi
-from policies.verdict import Scope
+from policies.verdict import Level, Scope
 
 COUNT_MAX = 1_000_000_000  # a bucket of a window is a 32-bit count
 KEEP_SECONDS_MAX = 366 * 86_400
@@ -196,6 +196,8 @@ class ToolRule(_Part):
     match: MatchRule
     effect: Annotated[Effect, Field(strict=False)] | None = None
     """Left out: told from the request. Whatever cannot be read is a write."""
+    websocket: Annotated[Effect, Field(strict=False)] = Effect.WRITE
+    """What opening a WebSocket is, whatever `effect` says: one write, unless it only reads."""
     model_api: ModelApi | None = None
     """Whose model API this is; its inference calls then have the effect `model`."""
     idempotency: KeyRule = KeyRule()
@@ -235,6 +237,40 @@ class PulledRule(_Part):
     tools: list[Glob] = []
 
 
+class ReleaseLists(_Part):
+    """What is known of releases, by the stamp that a run was started with."""
+
+    known_good: list[Name] = []
+    """A resume may be narrowed to these. One that is taken off is stopped again."""
+    refused: list[Name] = []
+    """Nothing passes, whatever is resumed."""
+
+
+class AlertRule(_Part):
+    """Which alerts may pull which cord. The first in the file that matches an alert decides."""
+
+    match: Annotated[dict[Name, Name], Field(min_length=1)]
+    """Labels of the alert with their exact values; all of them must be there."""
+    pull: Annotated[Level, Field(strict=False)]
+    scope: Annotated[Scope, Field(strict=False)]
+    label: Name | None = None
+    """The label of the alert that names the run, tenant, release or tool."""
+    subject: Name | None = None
+    """Or its name, where it is always the same."""
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> "AlertRule":
+        if self.scope is Scope.GLOBAL and (self.label or self.subject):
+            raise ValueError("must not name a 'label' or 'subject' where the scope is global")
+        if self.label and self.subject:
+            raise ValueError("must hold 'label' or 'subject', not both")
+        if self.scope is not Scope.GLOBAL and not (self.label or self.subject):
+            raise ValueError(
+                f"must say which {self.scope}: by a 'label', or by its name as 'subject'"
+            )
+        return self
+
+
 class TagNames(_Part):
     """Under which names the run and the tenant are told to the tools."""
 
@@ -260,9 +296,12 @@ class PolicyFile(_Part):
     """Writes stop here: a list of tools, or a mapping of scopes."""
     halted: PulledRule = PulledRule()
     """Nothing passes here."""
+    releases: ReleaseLists = ReleaseLists()
     tools: dict[ToolName, ToolRule] = {}
     tenants: dict[Name, TenantRule] = {}
     ceilings: list[CeilingRule] = []
+    alerts: list[AlertRule] = []
+    """Which alerts of Alertmanager may pull a cord. Left out: none."""
     tags: TagNames = TagNames()
 
 

@@ -34,7 +34,9 @@ class Scope(StrEnum):
 class Pull:
     """One pulled cord: latched until a named person (or the policy line that made it) lifts it.
 
-    `subject` is empty for the global scope. `at_us` is UTC microseconds.
+    `subject` is empty for the global scope. `at_us` and `until_us` are UTC microseconds: the store
+    ends a cord that has an `until_us`, judging never looks at it. Calls of `but_releases` pass, for
+    as long as the policy knows those releases as good.
     """
 
     level: Level
@@ -43,6 +45,8 @@ class Pull:
     reason: str
     actor: str
     at_us: int
+    until_us: int | None = None
+    but_releases: tuple[str, ...] = ()
 
     @property
     def rule(self) -> str:
@@ -64,6 +68,7 @@ class Reason(StrEnum):
     CREDENTIALS_INVALID = "credentials_invalid"
     TOKEN_REVOKED = "token_revoked"  # noqa: S105 - a reason code, not a secret
     TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a reason code, not a secret
+    PRINCIPAL_UNKNOWN = "principal_unknown"
     # What was sent
     MALFORMED_REQUEST = "malformed_request"
     AUTHORITY_MISMATCH = "authority_mismatch"
@@ -89,7 +94,15 @@ class Reason(StrEnum):
     # Bounds
     OVER_CEILING = "over_ceiling"
     # Failures, ours and the upstream's
-    STORE_UNAVAILABLE = "store_unavailable"
+    STORE_LOCKED = "store_locked"
+    STORE_FULL = "store_full"
+    STORE_READ_ONLY = "store_read_only"
+    STORE_CORRUPT = "store_corrupt"
+    STORE_MISSING = "store_missing"
+    STORE_UNAVAILABLE = "store_unavailable"  # for any other cause
+    CLOCK_STEPPED = "clock_stepped"
+    DECIDER_UNREACHABLE = "decider_unreachable"
+    DETECTOR_FAILURE = "detector_failure"
     POLICY_FAILURE = "policy_failure"
     SHUTTING_DOWN = "shutting_down"
     NOT_SENT = "not_sent"
@@ -113,6 +126,7 @@ MEANING: dict[Reason, Meaning] = {
     Reason.CREDENTIALS_INVALID: Meaning(407, "the proxy credentials are not valid", False),
     Reason.TOKEN_REVOKED: Meaning(403, "the run's token was revoked", False),
     Reason.TOKEN_EXPIRED: Meaning(403, "the run's token has expired", False),
+    Reason.PRINCIPAL_UNKNOWN: Meaning(403, "this version knows no such kind of caller", False),
     Reason.MALFORMED_REQUEST: Meaning(400, "the request is malformed or ambiguous", False),
     Reason.AUTHORITY_MISMATCH: Meaning(400, "the request names two destinations", False),
     Reason.BODY_TOO_LARGE: Meaning(413, "the request body is too large", False),
@@ -132,7 +146,15 @@ MEANING: dict[Reason, Meaning] = {
     Reason.OUTCOME_UNKNOWN: Meaning(504, "the write was sent and its outcome is unknown", False),
     Reason.DONE_BUT_NOT_STORED: Meaning(409, "done before; the answer was not kept", False),
     Reason.OVER_CEILING: Meaning(429, "a ceiling is reached", True),
+    Reason.STORE_LOCKED: Meaning(503, "another program locks the ledger", True),
+    Reason.STORE_FULL: Meaning(503, "the ledger's disk is full", False),
+    Reason.STORE_READ_ONLY: Meaning(503, "the ledger cannot be written", False),
+    Reason.STORE_CORRUPT: Meaning(503, "the ledger is damaged", False),
+    Reason.STORE_MISSING: Meaning(503, "the ledger's file is gone", False),
     Reason.STORE_UNAVAILABLE: Meaning(503, "the ledger cannot record, so nothing passes", True),
+    Reason.CLOCK_STEPPED: Meaning(503, "the system's clock has jumped", False),
+    Reason.DECIDER_UNREACHABLE: Meaning(503, "the process that judges does not answer", True),
+    Reason.DETECTOR_FAILURE: Meaning(503, "a detector failed, so nothing passes", False),
     Reason.POLICY_FAILURE: Meaning(503, "the call could not be judged, so it does not pass", False),
     Reason.SHUTTING_DOWN: Meaning(503, "pullcord is shutting down", True),
     Reason.NOT_SENT: Meaning(502, "nothing was sent: the upstream could not be reached", True),

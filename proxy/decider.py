@@ -12,18 +12,29 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self
 
 import structlog
 
 from ledger.errors import Kind
-from ledger.store import Ask, Decision, LedgerError, LedgerUnavailable, Outcome, Store
-from policies.call import Effect
+from ledger.store import (
+    Ask,
+    Claimant,
+    Decision,
+    LedgerError,
+    LedgerUnavailable,
+    Outcome,
+    OwnState,
+    Store,
+)
+from policies.call import ToolCall
 from policies.decide import decide
 from policies.match import identify
 from policies.policy import Policy
-from policies.verdict import Pulls
+from policies.verdict import Pull, Pulls, Reason, Verdict
+from proxy.judging import NotJudged, PolicyMoved
+from proxy.work import Act, Admit, Settle, Work, is_durable
 
 log = structlog.get_logger()
 
@@ -35,39 +46,35 @@ CHECKPOINT_WORKS = 1000  # so much work makes a write-ahead log of some 16 MB
 REAP_BATCHES = 60  # expired claims are dropped this often: about once a minute when idle
 
 
-@dataclass(frozen=True, slots=True)
-class _Admit:
-    ask: Ask
-    policy: Policy  # the one that identified the call
-
-
-@dataclass(frozen=True, slots=True)
-class _Settle:
-    outcome: Outcome
-    durable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Act:
-    act: Callable[[Store], Any]
-    durable: bool
-
-
-_Work = _Admit | _Settle | _Act
-_Item = tuple[_Work, "asyncio.Future[Any]"]
+_Item = tuple[Work, "asyncio.Future[Any]"]
 _Stop = None
+
+
+def _unheard() -> None:
+    return None
 
 
 class Decider:
     """Owns the store and the policy in force. Made by `start`; every method is for the loop thread.
 
-    `epoch` moves whenever a cord or the policy changed: whoever admitted a call before that looks
-    once more before its first byte leaves.
+    `epoch` moves with every cord and policy; what was admitted before looks once more at its start.
     """
 
-    def __init__(self, store: Store, policy: Policy) -> None:
+    def __init__(
+        self,
+        store: Store,
+        policy: Policy,
+        posted: Callable[[], list[Pull]],
+        latched: Callable[[], None],
+        stepped_seconds: Callable[[], float],
+    ) -> None:
         self.policy = policy
         self.epoch = 0
+        self.canary_port = 0
+        self.moved: Callable[[], None] = _unheard
+        self._posted = posted
+        self._latched = latched
+        self._stepped_seconds = stepped_seconds
         self.failure: LedgerUnavailable | None = None
         self._store = store
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
@@ -76,31 +83,65 @@ class Decider:
         self._soon: list[_Item] = []
         self._writing = threading.Lock()
         self._works = 0
+        self._waiting_pulls: Pulls = {}
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="decider", daemon=True)
 
     @classmethod
-    def start(cls, store: Store, policy: Policy) -> Self:
-        decider = cls(store, policy)
+    def start(
+        cls,
+        store: Store,
+        policy: Policy,
+        *,
+        posted: Callable[[], list[Pull]] = list,
+        latched: Callable[[], None] = _unheard,
+        stepped_seconds: Callable[[], float] = float,
+    ) -> Self:
+        """`posted` gives the cords that somebody pulled by a file and that are not stored yet; it
+        is asked in every transaction, so it must be cheap; `latched` tells that they are stored.
+        `stepped_seconds` tells how far the system's clock was moved: while it was, no call is
+        judged.
+        """
+        decider = cls(store, policy, posted, latched, stepped_seconds)
         decider._thread.start()
         return decider
 
     @property
     def pulls(self) -> Pulls:
+        """The cords that stand: the stored ones, and those that wait for a store that fails."""
+        if self._waiting_pulls:
+            return {**self._store.pulls, **self._waiting_pulls}
         return self._store.pulls
+
+    @property
+    def latched(self) -> Pulls:
+        """The stored cords alone."""
+        return self._store.pulls
+
+    def stand(self, cords: list[Pull]) -> None:
+        """Cords that somebody pulled by a file stand before they are stored: calls in flight are
+        cut though the store fails. Those that are stored stand by that."""
+        waiting = {(cord.level, cord.scope, cord.subject): cord for cord in cords}
+        if waiting != self._waiting_pulls:
+            self._waiting_pulls = waiting
+            self._move()
 
     @property
     def owed(self) -> int:
         """Settlements that the store has not taken yet."""
         return len(self._owed)
 
-    def admit(self, ask: Ask, policy: Policy) -> "asyncio.Future[Decision]":
-        """Raises LedgerUnavailable when too many calls wait already."""
+    alone = True  # every call in flight is of this process: nobody else settles one
+    lost = False
+
+    def admit(self, ask: Ask, policy: Policy, *, whole: bool = True) -> "asyncio.Future[Decision]":
+        """Raises LedgerUnavailable when too many calls wait already. The future fails with that,
+        with NotJudged, or, when the request is not `whole`, with PolicyMoved."""
         waiting = self._queue.qsize()
         if waiting >= QUEUED_MAX:
             raise LedgerUnavailable(Kind.OTHER, f"{QUEUED_MAX} calls wait for it")
-        work = _Admit(ask, policy)
-        if waiting or _is_durable(work):
+        work = Admit(ask, policy, whole)
+        if waiting or is_durable(work):
             return self._put(work)
         future = self._loop.create_future()
         if not self._soon:
@@ -110,7 +151,7 @@ class Decider:
 
     def settle(self, outcome: Outcome, *, durable: bool) -> "asyncio.Future[bool]":
         """Done when committed. Fails with LedgerUnavailable, and is then kept and tried again."""
-        work = _Settle(outcome, durable)
+        work = Settle(outcome, durable)
         if durable:
             return self._put(work)
         future = self._loop.create_future()
@@ -119,21 +160,45 @@ class Decider:
             self._loop.call_later(LATE_SECONDS, self._write_here)
         return future
 
+    def greet(self, ask: Ask) -> "asyncio.Future[Reason | None]":
+        """Why this claimant may not call at all; None when it may."""
+        return self.act(lambda store: store.refused(ask), durable=False)
+
+    def own_state(self, ask: Ask) -> "asyncio.Future[OwnState | Reason]":
+        policy = self.policy
+        return self.act(lambda store: store.own_state(ask, policy), durable=False)
+
+    def count(self, claimant: Claimant, call: ToolCall, now_us: int) -> "asyncio.Future[Verdict]":
+        """One more message of an admitted call."""
+        policy = self.policy
+
+        def counted(store: Store) -> Any:
+            stepped_seconds = self._stepped_seconds()
+            if stepped_seconds:
+                return NotJudged(Reason.CLOCK_STEPPED, f"by {stepped_seconds:+.0f} s")
+            return store.count(claimant, call, policy, decide, now_us)
+
+        return self.act(counted, durable=False)
+
     def act[T](self, act: Callable[[Store], T], *, durable: bool = True) -> "asyncio.Future[T]":
         """Run a function on the store, inside the batch's transaction."""
-        return self._put(_Act(act, durable))
+        return self._put(Act(act, durable))
 
     def adopt(self, policy: Policy) -> None:
         """From the next batch on, this policy is in force."""
         self.policy = policy
+        self._move()
+
+    def _move(self) -> None:
         self.epoch += 1
+        self.moved()
 
     async def stop(self) -> None:
         self._flush()
         self._queue.put(_Stop)
         await asyncio.to_thread(self._thread.join)
 
-    def _put(self, work: _Work) -> "asyncio.Future[Any]":
+    def _put(self, work: Work) -> "asyncio.Future[Any]":
         self._flush()
         future = self._loop.create_future()
         self._queue.put((work, future))
@@ -169,7 +234,7 @@ class Decider:
         finally:
             self._writing.release()
         if self._works >= CHECKPOINT_WORKS:
-            self._put(_Act(_nothing, durable=False))  # so that the thread wakes and does it
+            self._put(Act(_nothing, durable=False))  # so that the thread wakes and does it
 
     # The decider thread from here on.
 
@@ -179,7 +244,7 @@ class Decider:
             batch, stop = self._take()
             batches += 1
             with self._writing:
-                if batch or self._owed:
+                if batch or self._owed or self._posted():
                     self._answer(batch)
                 else:
                     self._probe()
@@ -223,28 +288,38 @@ class Decider:
         self._loop.call_soon_threadsafe(self._deliver, batch, answers, moved)
 
     def _owe(self, batch: list[_Item], failure: Exception) -> list[Any]:
-        self._owed += [work.outcome for work, _ in batch if isinstance(work, _Settle)]
+        self._owed += [work.outcome for work, _ in batch if isinstance(work, Settle)]
         return [failure] * len(batch)
 
-    def _commit(self, works: list[_Work], *, patient: bool = True) -> list[Any]:
+    def _commit(self, works: list[Work], *, patient: bool = True) -> list[Any]:
         policy = self.policy
         self._works += len(works)
         owed = list(self._owed)
-        durable = bool(owed) or any(map(_is_durable, works))
+        posted = self._posted()
+        stepped = self._stepped_seconds()
+        durable = bool(owed or posted) or any(map(is_durable, works))
         with self._store.transaction(durable=durable, patient=patient):
+            for cord in posted:
+                self._store.pull(cord)
             for outcome in owed:
                 self._store.settle(outcome)
-            answers = [self._do(work, policy) for work in works]
+            answers = [self._do(work, policy, stepped) for work in works]
         self._owed.clear()
+        if posted:
+            self._latched()
         return answers
 
-    def _do(self, work: _Work, policy: Policy) -> Any:
-        if isinstance(work, _Admit):
+    def _do(self, work: Work, policy: Policy, stepped_seconds: float) -> Any:
+        if isinstance(work, Admit):
             ask = work.ask
+            if stepped_seconds:
+                return NotJudged(Reason.CLOCK_STEPPED, f"by {stepped_seconds:+.0f} s")
             if work.policy is not policy and ask.call.fault is None:
+                if not work.whole:
+                    return PolicyMoved()
                 ask = replace(ask, call=identify(policy, ask.request))
             return self._store.admit(ask, policy, decide)
-        if isinstance(work, _Settle):
+        if isinstance(work, Settle):
             return self._store.settle(work.outcome)
         try:
             return work.act(self._store)
@@ -270,6 +345,7 @@ class Decider:
 
     def _reap(self) -> None:
         try:
+            self._store.inspect()  # a probe does it, too, but only while nobody calls
             with self._store.transaction(durable=False):
                 self._store.reap()
         except LedgerUnavailable as failure:
@@ -279,7 +355,7 @@ class Decider:
 
     def _deliver(self, batch: list[_Item], answers: list[Any], moved: bool) -> None:
         if moved:
-            self.epoch += 1
+            self._move()
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue  # the caller has gone
@@ -289,17 +365,10 @@ class Decider:
                 future.set_result(answer)
 
 
-def _is_durable(work: _Work) -> bool:
-    """Whether a power cut may not lose it: claims, their outcomes, and operators' acts."""
-    if isinstance(work, _Admit):
-        return work.ask.call.effect is not Effect.READ
-    return work.durable
-
-
 def _is_proof(item: _Item) -> bool:
     """Whether its commit shows that the ledger can be written: a look at it does not."""
     work, _ = item
-    return not isinstance(work, _Act) or work.durable
+    return not isinstance(work, Act) or work.durable
 
 
 def _nothing(store: Store) -> None:

@@ -7,40 +7,42 @@ Any exception between a request read and its verdict is a refusal (design, secti
 
 import asyncio
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import structlog
 
 from ledger.states import outcome_of
-from ledger.store import Answer, Ask, Decision, LedgerUnavailable, Outcome
+from ledger.store import Answer, Ask, Claimant, Decision, Outcome
 from policies.call import Effect, Identity, Request, ToolCall
-from policies.decide import decide, standing
-from policies.match import identify
+from policies.decide import standing
 from policies.policy import UNLISTED, Tool
 from policies.verdict import Action, Level, Pull, Reason, Verdict
-from proxy import own
+from proxy import logs, own
+from proxy.canary import claimant, identified
 from proxy.clock import Clock, new_id
-from proxy.decider import Decider
 from proxy.head import Fault
-from proxy.identity import Credentials, Mode, claimant
+from proxy.identity import Credentials, Mode
+from proxy.judging import Judging, why
 from proxy.refuse import Refusal, decision_header, refuse
 
 log = structlog.get_logger()
 
 SHARE_SECONDS = 30.0  # how long a duplicate waits for the first call's answer (notes/store.md)
+SHARE_POLL_SECONDS = 0.05  # how often the store is asked for it when another process makes it
 ANSWER_BYTES_MAX = 1024 * 1024  # a longer answer is not kept for replay
 
 
 class Engine(Protocol):
-    def cut(self, calls: Iterable["Live"], reason: str) -> None:
-        """Close these calls at once, both ways."""
+    def cut(self, calls: Iterable["Live"], reason: str) -> Awaitable[None]:
+        """Close these calls at once, both ways. Done when each is closed and settled."""
 
 
 @dataclass(eq=False, slots=True)
 class Live:
-    """A call that was admitted and is not settled yet. `answer` collects what a write is told."""
+    """A call that was admitted and is not settled yet. `answer` collects what a write is told;
+    `stopped_by` is the cord that kept it from being sent."""
 
     call_id: str
     request: Request
@@ -52,7 +54,10 @@ class Live:
     epoch: int
     sent: bool = False
     settled: bool = False
+    stopped: Reason | None = None
     digest: Any = field(default_factory=hashlib.sha256)
+    claimant: Claimant = None
+    stopped_by: str = ""
     answer_bytes: int = 0
     answer: bytearray | None = None
 
@@ -68,12 +73,13 @@ class Live:
 class Gate:
     """Between the engines and the decider. One per process."""
 
-    def __init__(self, decider: Decider, clock: Clock, mode: Mode) -> None:
+    def __init__(self, decider: Judging, clock: Clock, mode: Mode, worker: str = "") -> None:
         self.live: dict[str, Live] = {}
         self.draining = False
         self._decider = decider
         self._clock = clock
         self._mode: Mode = mode
+        self._worker = worker
         self._open_writes: dict[str, asyncio.Future[None]] = {}
 
     # Asking
@@ -99,25 +105,25 @@ class Gate:
         try:
             if self.draining:
                 return _told(Reason.SHUTTING_DOWN, call_id, heard, call)
-            call = _faulty(request) if isinstance(request, Fault) else identify(policy, request)
-            ask = Ask(call_id, now_us, claimant(credentials, self._mode), heard, call)
+            caller = claimant(credentials, self._mode)
+            if isinstance(request, Fault):
+                call = _faulty(request)
+            elif caller is not None:  # nobody's body is not parsed
+                call = identified(policy, request, self._decider.canary_port)
+            ask = Ask(call_id, now_us, caller, heard, call, worker=self._worker)
             if heard.host == own.HOST and call.fault is None:
                 return await self._own(ask)
             decision = await self._judged(ask)
-        except LedgerUnavailable as failure:
-            log.error("store.unavailable", call=call_id, kind=failure.kind)
-            return _told(Reason.STORE_UNAVAILABLE, call_id, heard, call)
-        except Exception:
-            log.exception("call.not_judged", call=call_id)
-            return _told(Reason.POLICY_FAILURE, call_id, heard, call)
-        _log_decided(ask, decision)
+        except Exception as failure:
+            return _told(why(failure, call_id), call_id, heard, call)
+        logs.decided(ask, decision)
         identity = decision.identity
         if decision.verdict.action is not Action.ALLOW or identity is None:
             detail = request.detail if isinstance(request, Fault) else ""
             return _answer(ask, decision, detail)
         if policy is not self._decider.policy:  # an edit came in between: what it says counts
             policy = self._decider.policy
-            call = identify(policy, heard)
+            call = identified(policy, heard, self._decider.canary_port)
         live = Live(
             call_id,
             heard,
@@ -127,6 +133,7 @@ class Gate:
             engine,
             asked_seconds,
             epoch,
+            claimant=caller,
             answer=bytearray() if call.effect is Effect.WRITE else None,
         )
         self.live[call_id] = live
@@ -138,13 +145,9 @@ class Gate:
         """At CONNECT only who is calling is judged; the calls inside are judged one by one."""
         ask = Ask("", self._clock.now_us(), claimant(credentials, self._mode), tunnel, _UNREAD)
         try:
-            refused = await self._decider.act(lambda store: store.refused(ask), durable=False)
-        except LedgerUnavailable as failure:
-            log.error("store.unavailable", kind=failure.kind)
-            return _told(Reason.STORE_UNAVAILABLE, "", tunnel, _UNREAD)
-        except Exception:
-            log.exception("tunnel.not_judged")
-            return _told(Reason.POLICY_FAILURE, "", tunnel, _UNREAD)
+            refused = await self._decider.greet(ask)
+        except Exception as failure:
+            return _told(why(failure, ""), "", tunnel, _UNREAD)
         return _told(refused, "", tunnel, _UNREAD) if refused else None
 
     async def _judged(self, ask: Ask) -> Decision:
@@ -157,15 +160,17 @@ class Gate:
                 return decision
             first = self._open_writes.get(decision.verdict.earlier_call)
             left_seconds = deadline - self._clock.monotonic_seconds()
-            if first is not None and left_seconds > 0:
+            if left_seconds > 0 and first is not None:
                 await asyncio.wait({first}, timeout=left_seconds)
+                continue
+            if left_seconds > 0 and not self._decider.alone:
+                await asyncio.sleep(SHARE_POLL_SECONDS)
                 continue
             return await self._decider.admit(ask, policy)
 
     async def _own(self, ask: Ask) -> Refusal:
         """`http://pullcord.invalid/self`: the run's view of itself. It loosens nothing."""
-        policy = self._decider.policy
-        state = await self._decider.act(lambda store: store.own_state(ask, policy), durable=False)
+        state = await self._decider.own_state(ask)
         if isinstance(state, Reason):
             return _told(state, ask.call_id, ask.request, ask.call)
         return own.answer(ask.request, ask.call_id, state)
@@ -175,9 +180,15 @@ class Gate:
     def sent(self, live: Live) -> Refusal | None:
         """Just before the first upstream byte: the last look at the cords (design, section 3.5)."""
         if live.epoch != self._decider.epoch:
+            if self._decider.lost:
+                live.stopped_by = Reason.DECIDER_UNREACHABLE
+                reason = live.stopped = Reason.DECIDER_UNREACHABLE
+                return _told(reason, live.call_id, live.request, live.call)
             pull = self._stopped(live)
             if pull is not None:
+                live.stopped_by = pull.rule
                 reason = Reason.HALTED if pull.level is Level.HALT else Reason.FROZEN
+                live.stopped = reason
                 verdict = Verdict(Action.REFUSE, reason, pull.rule, pull.reason)
                 return _refusal(verdict, live.call_id, live.request, live.call, live.identity.run)
             live.epoch = self._decider.epoch
@@ -199,15 +210,10 @@ class Gate:
 
         Returns the rule that stops it, and then the whole WebSocket is to be cut.
         """
-        policy, now_us = self._decider.policy, self._clock.now_us()
         try:
-            verdict = await self._decider.act(
-                lambda store: store.count(live.identity, live.call, policy, decide, now_us),
-                durable=False,
-            )
-        except Exception:
-            log.exception("message.not_judged", call=live.call_id)
-            return "store"
+            verdict = await self._decider.count(live.claimant, live.call, self._clock.now_us())
+        except Exception as failure:
+            return why(failure, live.call_id)
         return None if verdict.action is Action.ALLOW else verdict.rule
 
     async def settle(
@@ -219,27 +225,34 @@ class Gate:
         complete: bool,
         ended: bool = True,
         fault: Reason | None = None,
+        left: bool = False,
         rule: str = "",
         error: str = "",
     ) -> Refusal | None:
         """How a call turned out, recorded once. For a write it returns when that is durable.
 
         With `ended` False its answer still flows, and a halt still cuts it. `fault` and `rule` are
-        why the engine broke it off, where it knows. Returns what the agent is told in place of an
-        answer: when none came, or when a write's outcome could not be recorded.
+        why the engine broke it off, where it knows; `left` when the agent did, who has had what it
+        wanted of a read. Returns what the agent is told in place of an answer: when none came, or
+        when a write's outcome could not be recorded. The record says the same.
         """
         if ended:
             self.live.pop(live.call_id, None)
         if live.settled:
             return None
         live.settled = True
+        broken = not (complete or (left and not live.is_write))
         state, claim_after = outcome_of(
             live.call.effect,
             sent=live.sent,
             status=status,
-            complete=complete,
+            complete=not broken,
             forwarded_key=live.call.key is not None,
         )
+        fault = fault or live.stopped
+        if fault is None and broken:
+            lost = Reason.OUTCOME_UNKNOWN if live.is_write else Reason.UPSTREAM_FAILED
+            fault = lost if live.sent else Reason.NOT_SENT
         latency_seconds = self._clock.monotonic_seconds() - live.asked_seconds
         answer = None
         if status is not None and complete and live.answer is not None:
@@ -255,16 +268,13 @@ class Gate:
             response_bytes=live.answer_bytes,
             answer=answer,
             error=error,
+            reason=fault.value if fault else "",
         )
-        _log_settled(live, outcome)
-        recorded = await self._record(live, outcome)
-        if not recorded:
+        logs.settled(live, outcome)
+        if not await self._record(live, outcome):
             fault = Reason.OUTCOME_UNKNOWN
-        elif complete:
+        if fault is None:
             return None
-        elif fault is None:
-            broken = Reason.OUTCOME_UNKNOWN if live.is_write else Reason.UPSTREAM_FAILED
-            fault = broken if live.sent else Reason.NOT_SENT
         verdict = Verdict(Action.REFUSE, fault, rule)
         return _refusal(verdict, live.call_id, live.request, live.call, live.identity.run)
 
@@ -293,15 +303,25 @@ class Gate:
 
     # Cutting
 
-    def sweep(self) -> int:
-        """After a cord or the policy moved: cut every admitted call that a halt now stands over."""
-        calls = 0
-        for live in list(self.live.values()):
-            pull = self._stopped(live)
-            if pull is not None and pull.level is Level.HALT:
-                live.engine.cut([live], pull.rule)
-                calls += 1
-        return calls
+    async def sweep(self) -> list[str]:
+        """After a cord or the policy moved: cut every admitted call that a halt now stands over.
+
+        Their ids, once each is closed and settled.
+        """
+        halted = [(live, self._stopped(live)) for live in self.live.values()]
+        cut = [(live, pull) for live, pull in halted if pull and pull.level is Level.HALT]
+        await asyncio.gather(*(live.engine.cut([live], pull.rule) for live, pull in cut))
+        return [live.call_id for live, _ in cut]
+
+    def listing(self) -> list[dict[str, Any]]:
+        """What is in flight here, for people."""
+        now_seconds = self._clock.monotonic_seconds()
+        return [_told_live(live, now_seconds) for live in self.live.values()]
+
+    async def cut_all(self, reason: str) -> None:
+        """Cut whatever is in flight: nobody can tell any more what is halted."""
+        lives = list(self.live.values())
+        await asyncio.gather(*(live.engine.cut([live], reason) for live in lives))
 
     def _stopped(self, live: Live) -> Pull | None:
         policy, pulls = self._decider.policy, self._decider.pulls
@@ -309,6 +329,20 @@ class Gate:
         if halt is None and live.is_write:
             return standing(policy, live.call.tool, live.identity, pulls, Level.FREEZE)
         return halt
+
+
+def _told_live(live: Live, now_seconds: float) -> dict[str, Any]:
+    return {
+        "id": live.call_id,
+        "run": live.identity.run,
+        "tenant": live.identity.tenant,
+        "tool": live.call.tool,
+        "effect": live.call.effect.value,
+        "method": live.request.method,
+        "host": live.request.host,
+        "sent": live.sent,
+        "seconds": round(max(0.0, now_seconds - live.asked_seconds), 1),
+    }
 
 
 _NOTHING_HEARD = Request("", "", "", 0, "/")
@@ -352,36 +386,6 @@ def _answer(ask: Ask, decision: Decision, detail: str) -> Refusal:
 
 
 _PER_ANSWER = frozenset(("pullcord-decision", "content-length", "transfer-encoding", "connection"))
-
-
-def _log_decided(ask: Ask, decision: Decision) -> None:
-    identity = decision.identity
-    log.info(
-        "call.decided",
-        call=ask.call_id,
-        run=identity.run if identity else None,
-        tenant=identity.tenant if identity else None,
-        tool=ask.call.tool,
-        effect=ask.call.effect,
-        host=ask.request.host,
-        decision=decision.verdict.action,
-        reason=decision.verdict.reason,
-        rule=decision.verdict.rule,
-    )
-
-
-def _log_settled(live: Live, outcome: Outcome) -> None:
-    log.info(
-        "call.settled",
-        call=live.call_id,
-        run=live.identity.run,
-        tenant=live.identity.tenant,
-        tool=live.call.tool,
-        state=outcome.state,
-        status=outcome.status,
-        latency_ms=round(outcome.latency_us / 1e3, 1),
-        error=outcome.error or None,
-    )
 
 
 def _seen(future: "asyncio.Future[bool]") -> None:

@@ -19,6 +19,8 @@ TARGET_BYTES_MAX = 16 * 1024
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_NAMES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:)*")
+_SPLITTING = re.compile(rb"[\x00\r\n]")  # what ends a field for one reader and not for another
 _TARGET = re.compile(r"/[!\"$-~]*")  # printable ASCII without a space or a fragment
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
@@ -29,6 +31,9 @@ HOP_BY_HOP = frozenset(
 """Dropped both ways (RFC 9110 section 7.6.1); `Upgrade` survives for a WebSocket handshake."""
 
 _FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding"))
+_COMPRESSED = b"sec-websocket-extensions"
+"""Never negotiated: a message is judged, and its size bounded, as it stands on the wire."""
+
 _OURS_UPSTREAM = (b"pullcord-", b"idempotent-replayed", b"alt-svc")
 
 
@@ -155,7 +160,7 @@ def _forwardable(headers: Headers, *, websocket: bool) -> list[tuple[bytes, byte
         (name, value)
         for name, value in headers
         if (lower := name.lower()) not in HOP_BY_HOP
-        and lower != b"connection"
+        and lower not in (b"connection", _COMPRESSED)
         and (lower not in named or lower in _FRAMING)
     ]
     if websocket:
@@ -199,3 +204,28 @@ def agent_headers(headers: Headers, decision: str, *, websocket: bool = False) -
         if not item[0].lower().replace(b"_", b"-").startswith(_OURS_UPSTREAM)
     ]
     return (*kept, (b"Pullcord-Decision", decision.encode()))
+
+
+def agent_trailers(fields: Headers) -> Headers:
+    """What reaches the agent after an answer's body, which is no place for our name either."""
+    return tuple(
+        item
+        for item in fields
+        if not item[0].lower().replace(b"_", b"-").startswith(_OURS_UPSTREAM)
+        and item[0].lower() not in HOP_BY_HOP
+    )
+
+
+def broken_answer(status: int, fields: Headers) -> str:
+    """Why an upstream's answer must not be relayed; empty when it may be.
+
+    A control byte in it could begin a field of its own in the eyes of the agent's client, so an
+    upstream could speak in pullcord's name.
+    """
+    if not 100 <= status <= 599:
+        return "the answer's status is none"
+    names = b"".join(name + b":" for name, _ in fields)
+    values = b" ".join(value for _, value in fields)
+    if not _NAMES.fullmatch(names) or _SPLITTING.search(values):
+        return "control bytes or a folded line in the answer's head"
+    return ""

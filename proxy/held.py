@@ -11,6 +11,7 @@ import orjson
 
 HELD_BYTES_MAX = 16 * 1024 * 1024  # as long as a request may be; a longer result flows on
 
+_MARK_BYTES = 4  # the longest end of an event, which may come in two parts
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
@@ -20,6 +21,7 @@ class HeldResult:
     def __init__(self) -> None:
         self._waiting = bytearray()  # an event that is not complete, or everything from the result
         self._found = False
+        self._searched = 0  # where the next search begins: no byte is looked at twice
 
     def feed(self, chunk: bytes) -> bytes:
         self._waiting += chunk
@@ -28,13 +30,14 @@ class HeldResult:
         if self._found:
             return b""
         end = 0
-        for mark in _EVENT_END.finditer(self._waiting):
+        for mark in _EVENT_END.finditer(self._waiting, self._searched):
             if _is_result(bytes(self._waiting[end : mark.start()])):
                 self._found = True
                 break
             end = mark.end()
         free = bytes(self._waiting[:end])
         del self._waiting[:end]
+        self._searched = max(0, len(self._waiting) - _MARK_BYTES + 1)
         return free
 
     def rest(self) -> bytes:

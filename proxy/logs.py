@@ -4,10 +4,17 @@ JSON for machines, aligned words for a terminal. No line carries a header, a bod
 or a token: what is logged is named field by field where it is logged.
 """
 
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import orjson
 import structlog
+
+from ledger.records import Ask, Decision, Outcome
+
+if TYPE_CHECKING:
+    from proxy.gate import Live
+
+log = structlog.get_logger()
 
 
 def configure(stream: TextIO) -> None:
@@ -30,4 +37,34 @@ def configure(stream: TextIO) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(20),
         logger_factory=structlog.BytesLoggerFactory(stream.buffer),
         cache_logger_on_first_use=True,
+    )
+
+
+def decided(ask: Ask, decision: Decision) -> None:
+    identity = decision.identity
+    log.info(
+        "call.decided",
+        call=ask.call_id,
+        run=identity.run if identity else None,
+        tenant=identity.tenant if identity else None,
+        tool=ask.call.tool,
+        effect=ask.call.effect,
+        host=ask.request.host,
+        decision=decision.verdict.action,
+        reason=decision.verdict.reason,
+        rule=decision.verdict.rule,
+    )
+
+
+def settled(live: "Live", outcome: Outcome) -> None:
+    log.info(
+        "call.settled",
+        call=live.call_id,
+        run=live.identity.run,
+        tenant=live.identity.tenant,
+        tool=live.call.tool,
+        state=outcome.state,
+        status=outcome.status,
+        latency_ms=round(outcome.latency_us / 1e3, 1),
+        error=outcome.error or None,
     )

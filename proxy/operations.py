@@ -17,9 +17,11 @@ from typing import Any
 from ledger.errors import LedgerError
 from ledger.store import Store
 from ledger.tokens import Grant, Token
-from policies.policy import UNLISTED, Policy
+from policies.policy import CANARY, RESERVED, UNLISTED, Policy
 from policies.verdict import Level, Pull, Scope
+from proxy import process
 from proxy.identity import NAME, new_token, token_hash
+from proxy.letterbox import Letterbox
 
 DEFAULT_TENANT = "default"
 VAULT_KEY_FILE = Path("private", "vault.key")
@@ -50,31 +52,55 @@ class Minted:
 # ---------------------------------------------------------------------------------- cords
 
 
-def pull(store: Store, policy: Policy | None, cord: Pull) -> tuple[Pull, bool]:
-    """Pull a cord. Gives the cord that stands now, and whether it was not pulled already.
-
-    Raises OperationError, and NotFound for a tool that the policy does not have: a cord on a
-    misspelt tool would stop nothing. `policy` is None when none can be read.
+def check(policy: Policy | None, cord: Pull) -> None:
+    """Whether a cord can stop anything at all. Raises OperationError, and NotFound for a tool that
+    the policy does not have: a cord on a misspelt tool would stop nothing. `policy` is None when
+    none can be read.
     """
     _check_subject(cord.scope, cord.subject)
     _check_text("the reason", cord.reason)
     if cord.scope is Scope.TOOL and policy is not None:
         _check_tool(policy, cord.subject)
+    if cord.until_us is not None and cord.until_us <= cord.at_us:
+        raise OperationError("it would have ended already")
+
+
+def pull(store: Store, policy: Policy | None, cord: Pull) -> tuple[Pull, bool]:
+    """Pull a cord. Gives the cord, and whether it was not pulled so already; how it stands then,
+    when it was and is made tighter, `store.pulls` knows after the commit. Raises as `check` does.
+    """
+    check(policy, cord)
+    standing = store.pulls.get(cord_name(cord))
+    if standing is not None and not cord.reason:
+        cord = replace(cord, reason=standing.reason)  # what was said before is still why
     if store.pull(cord):
         return cord, True
-    return store.pulls.get((cord.level, cord.scope, cord.subject), cord), False
+    return standing or cord, False
 
 
 def release(
-    store: Store, policy: Policy | None, name: CordName, *, reason: str, actor: str, at_us: int
+    store: Store,
+    policy: Policy | None,
+    name: CordName,
+    *,
+    reason: str,
+    actor: str,
+    at_us: int,
+    releases: tuple[str, ...] = (),
 ) -> Pull:
-    """Release a cord and give it back. Raises OperationError, NotFound when none is pulled."""
+    """Release a cord and give it back. Raises OperationError, NotFound when none is pulled.
+
+    With `releases` it stays, and calls of these pass it too: the cord as it is then.
+    """
     level, scope, subject = name
     _check_subject(scope, subject)
     _check_text("the reason", reason)
     if not reason.strip():
         raise OperationError("a release needs a reason: --reason TEXT")
-    released = store.release(level, scope, subject, reason=reason, actor=actor, at_us=at_us)
+    _check_releases(policy, level, scope, releases)
+    released = store.release(
+        level, scope, subject, reason=reason, actor=actor, at_us=at_us, releases=releases
+    )
     if released is not None:
         return released
     written = policy.pulls.get(name) if policy else None
@@ -84,6 +110,10 @@ def release(
             "mend that file, and it ends within a second"
         )
     raise NotFound(f"no {level} is pulled for {named(scope, subject)}; pullcord status lists all")
+
+
+def cord_name(cord: Pull) -> CordName:
+    return cord.level, cord.scope, cord.subject
 
 
 def named(scope: Scope, subject: str) -> str:
@@ -112,13 +142,36 @@ def _check_subject(scope: Scope, subject: str) -> None:
     _check_text(f"the {scope}", subject)
 
 
+def _check_releases(
+    policy: Policy | None, level: Level, scope: Scope, releases: tuple[str, ...]
+) -> None:
+    """A resume is narrowed to what the policy knows as good, so that no orchestrator that resumes
+    a run brings a bad release back."""
+    if not releases:
+        return
+    if scope is Scope.RELEASE:
+        raise OperationError(f"a {level} of a release is lifted whole; leave --release out")
+    if policy is None:
+        raise OperationError(
+            "no policy can be read, so no release is known to be good; lift it whole, or go to "
+            "where config/policy.yaml is"
+        )
+    for release_ in releases:
+        if release_ not in policy.known_good:
+            known = ", ".join(sorted(policy.known_good)) or "none yet"
+            raise OperationError(
+                f"release {release_!r} is not known to be good; write it into {policy.source} "
+                f"under releases: known_good (there: {known})"
+            )
+
+
 def _check_text(what: str, text: str) -> None:
     if len(text) > TEXT_CHARACTERS_MAX:
         raise OperationError(f"{what} is longer than {TEXT_CHARACTERS_MAX} characters")
 
 
 def _check_tool(policy: Policy, tool: str) -> None:
-    if tool == UNLISTED or tool in policy.tools:
+    if tool in (UNLISTED, CANARY) or tool in policy.tools:
         return
     near = get_close_matches(tool, policy.tools, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(policy.tools)}"
@@ -134,6 +187,8 @@ def mint(store: Store, grant: Grant, actor: str, at_us: int) -> Minted:
     Raises OperationError, and LedgerError when the run exists and is another's.
     """
     names = ("run", "tenant", "parent")
+    if any(getattr(grant, name).startswith(RESERVED) for name in names):
+        raise OperationError(f"names that begin with {RESERVED!r} are pullcord's own")
     wrong = [name for name in names if not _fits(name, getattr(grant, name))]
     if wrong:
         raise OperationError(f"the {wrong[0]} may hold A-Z a-z 0-9 . _ ~ - only, 256 at most")
@@ -176,8 +231,10 @@ def pull_as_json(cord: Pull) -> dict[str, Any]:
         "subject": cord.subject,
         "reason": cord.reason,
         "actor": cord.actor,
-        "at": timestamp(cord.at_us),
+        "at": timestamp(cord.at_us) if cord.at_us else None,  # a line of the policy tells no time
         "rule": cord.rule,
+        "until": None if cord.until_us is None else timestamp(cord.until_us),
+        "but_releases": list(cord.but_releases),
     }
 
 
@@ -189,8 +246,14 @@ def pull_from_json(cord: Mapping[str, Any]) -> Pull:
         subject=cord["subject"],
         reason=cord["reason"],
         actor=cord["actor"],
-        at_us=round(datetime.fromisoformat(cord["at"]).timestamp() * 1_000) * 1_000,
+        at_us=0 if cord["at"] is None else _moment_us(cord["at"]),
+        until_us=None if cord.get("until") is None else _moment_us(cord["until"]),
+        but_releases=tuple(cord.get("but_releases", ())),
     )
+
+
+def _moment_us(text: str) -> int:
+    return round(datetime.fromisoformat(text).timestamp() * 1_000) * 1_000
 
 
 def token_as_json(token: Token) -> dict[str, Any]:
@@ -263,11 +326,14 @@ def _make_key(path: Path) -> None:
 def opened(data: Path, now_us: Callable[[], int]) -> Iterator[Store]:
     """The store in one durable transaction, for a process that runs no proxy.
 
-    Raises LedgerBusy while a proxy owns it, and LedgerError.
+    Cords that wait in the file HALT are latched first; what engines that live still hold stays
+    open. Raises LedgerBusy while a proxy owns it, and LedgerError.
     """
-    store = Store.open(data, vault_key(data), now_us)
+    store = Store.open(data, vault_key(data), now_us, alive=process.lives)
     try:
         with store.transaction(durable=True):
+            for cord in Letterbox(data).waiting(now_us()):
+                store.pull(cord)
             yield store
     finally:
         store.close()

@@ -7,8 +7,8 @@ import json
 
 from ledger.records import OwnState
 from policies.call import Request
-from policies.verdict import Level
-from proxy.refuse import Refusal
+from policies.verdict import Action, Level, Reason
+from proxy.refuse import Refusal, decision_header
 
 HOST = "pullcord.invalid"
 
@@ -49,6 +49,6 @@ def _json(status: int, body: object, call_id: str) -> Refusal:
     headers = (
         ("content-type", "application/json"),
         ("cache-control", "no-store"),
-        ("pullcord-decision", f"allow; reason=own; call={call_id}"),
+        ("pullcord-decision", decision_header(Action.ALLOW, Reason.ALLOWED, call_id)),
     )
     return Refusal(status, headers, json.dumps(body).encode())

@@ -171,11 +171,13 @@ def refuse(
 ) -> Refusal:
     """The whole answer. `user_agent` is for when there is no `request` to read it from.
 
+    A gRPC request is answered as one even where it was refused before anything else was read.
     Raises KeyError for a reason that refuses nothing.
     """
     message, headers = sentence(verdict, call_id, run, request), _headers(verdict, call_id)
     status = MEANING[verdict.reason].status
-    if dialect is Dialect.GRPC:
+    content_type = (request and request.header("content-type")) or ""
+    if dialect is Dialect.GRPC or content_type.lower().startswith("application/grpc"):
         number = KINDS[status, may_retry(verdict)][2]
         headers += (("content-type", "application/grpc"), ("grpc-status", str(number)))
         headers += (("grpc-message", quote(message, safe=_GRPC_PLAIN)),)

@@ -15,6 +15,7 @@ from policies.verdict import MEANING, Level, Reason, Scope, Verdict
 TEXT_CHARACTERS_MAX = 300  # of one quoted name or detail; a run or host name has 256 at most
 
 OPERATOR = "Tell the user; an operator can"
+STATUS = "{operator} run: pullcord status"
 SET_UP = 'Set them up by: eval "$(pullcord env --run NAME)"'
 
 
@@ -31,8 +32,11 @@ SENTENCES: dict[Reason, Words] = {
     Reason.CREDENTIALS_INVALID: Words("the proxy credentials are not valid", SET_UP),
     Reason.TOKEN_REVOKED: Words("the token of {own_run} was revoked", "{operator} mint a new one."),
     Reason.TOKEN_EXPIRED: Words("the token of {own_run} has expired", "{operator} mint a new one."),
-    Reason.MALFORMED_REQUEST: Words("the request is malformed or ambiguous{why}"),
-    Reason.AUTHORITY_MISMATCH: Words("the request names two destinations{why}"),
+    Reason.PRINCIPAL_UNKNOWN: Words(
+        "this version of pullcord knows no such kind of caller", "{operator} run a newer one."
+    ),
+    Reason.MALFORMED_REQUEST: Words("the request is malformed or ambiguous{why}", "Tell the user."),
+    Reason.AUTHORITY_MISMATCH: Words("the request names two destinations{why}", "Tell the user."),
     Reason.BODY_TOO_LARGE: Words("the request body is too large{why}", "Send a smaller one."),
     Reason.HEAD_TOO_LARGE: Words("the request head is too large{why}", "Send fewer headers."),
     Reason.PROTOCOL_UNSUPPORTED: Words("this protocol cannot be inspected{why}", "Tell the user."),
@@ -45,7 +49,9 @@ SENTENCES: dict[Reason, Words] = {
         "the address of {host} is not allowed{why}",
         "{operator} list it in the tool's allow_addresses, if it is meant.",
     ),
-    Reason.OWN_LISTENER: Words("{host} is pullcord itself, which is no destination"),
+    Reason.OWN_LISTENER: Words(
+        "{host} is pullcord itself, which is no destination", "Tell the user."
+    ),
     Reason.TOOL_NOT_ALLOWED: Words("{holder} may not use this tool{why}", "{operator} {grant}"),
     Reason.KEY_REQUIRED: Words(
         "this tool requires an idempotency key{why}", "Send one, the same for the same effect."
@@ -68,8 +74,36 @@ SENTENCES: dict[Reason, Words] = {
     ),
     Reason.OVER_CEILING: Words("a ceiling is reached{why}", "{reopened}", "LIMITED"),
     # The failures of our own show no detail: it may quote what was sent. The log has it.
+    Reason.STORE_LOCKED: Words("another program locks the ledger", STATUS, "STOPPED"),
+    Reason.STORE_FULL: Words(
+        "the ledger's disk is full", "{operator} make room, then run: pullcord status", "STOPPED"
+    ),
+    Reason.STORE_READ_ONLY: Words(
+        "the ledger cannot be written",
+        "{operator} check its permissions and its mount, then run: pullcord status",
+        "STOPPED",
+    ),
+    Reason.STORE_CORRUPT: Words(
+        "the ledger is damaged",
+        "{operator} stop pullcord, keep the file and restore a backup.",
+        "STOPPED",
+    ),
+    Reason.STORE_MISSING: Words(
+        "the ledger's file is gone", "{operator} put it back, then run: pullcord status", "STOPPED"
+    ),
     Reason.STORE_UNAVAILABLE: Words(
-        "the ledger cannot record, so nothing passes", "{operator} run: pullcord status", "STOPPED"
+        "the ledger cannot record, so nothing passes", STATUS, "STOPPED"
+    ),
+    Reason.CLOCK_STEPPED: Words(
+        "the system's clock has jumped, so no limit can be judged",
+        "{operator} set it right, or restart pullcord.",
+        "STOPPED",
+    ),
+    Reason.DECIDER_UNREACHABLE: Words("the process that judges does not answer", STATUS, "STOPPED"),
+    Reason.DETECTOR_FAILURE: Words(
+        "a detector failed, so nothing passes",
+        "{operator} find call {call} in pullcord's log.",
+        "STOPPED",
     ),
     Reason.POLICY_FAILURE: Words(
         "the call could not be judged", "{operator} find call {call} in pullcord's log.", "STOPPED"
@@ -81,7 +115,13 @@ SENTENCES: dict[Reason, Words] = {
 }
 """What each reason that can refuse is called. The braces are filled in by `sentence`."""
 
-_WAIT_SECONDS = {Reason.IN_FLIGHT: 1, Reason.STORE_UNAVAILABLE: 5, Reason.SHUTTING_DOWN: 5}
+_WAIT_SECONDS = {
+    Reason.IN_FLIGHT: 1,
+    Reason.STORE_LOCKED: 5,
+    Reason.STORE_UNAVAILABLE: 5,
+    Reason.DECIDER_UNREACHABLE: 3,  # it is back and has recovered within that
+    Reason.SHUTTING_DOWN: 5,
+}
 
 _WORD = frozenset(ascii_letters + digits + "._~-")
 _POLICY_LINE = re.compile(r".+\.ya?ml:\d+(:\d+)?")
@@ -213,7 +253,13 @@ def detail_of(message: str, reason: Reason, request: Request | None) -> str:
 
     A long path, or one that could read as a template, is left out.
     """
-    if request is None or "{add}" not in SENTENCES[reason].cure:
-        return message
+    lines = entry_for(reason, request) if request else ""
+    return f"{message}\n{lines}" if lines else message
+
+
+def entry_for(reason: Reason, request: Request) -> str:
+    """Three lines of policy that would list the destination; empty where that is not the cure."""
+    if reason not in SENTENCES or "{add}" not in SENTENCES[reason].cure:
+        return ""
     name, match = _entry(request, request.path if _PLAIN_YAML.fullmatch(request.path) else "")
-    return f"{message}\ntools:\n  {name}:\n    {match}"
+    return f"tools:\n  {name}:\n    {match}"

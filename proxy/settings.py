@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -29,6 +30,8 @@ POLICY_FILE = "policy.yaml"
 PREFIX = "PULLCORD_"
 DEFAULT_LISTEN = "127.0.0.1:8640"
 DEFAULT_DATA = "~/.pullcord"
+
+WORKERS_MAX = 64  # one decider answers them all; more engines than cores only wait for it
 
 _ADDRESS = re.compile(r"(\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>\d{1,5})")
 _SAYS_SOMETHING = re.compile(r"^\s*[^#\s]", re.MULTILINE)
@@ -62,6 +65,11 @@ def _is_an_address(text: str) -> str:
     return text
 
 
+def _without_scheme(value: Any) -> Any:
+    """Commands take PULLCORD_CONTROL as a URL, too; it names the same place."""
+    return value.removeprefix("http://").rstrip("/") if isinstance(value, str) else value
+
+
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -72,15 +80,18 @@ class Settings(BaseModel):
 
     config: Path
     listen: Annotated[str, AfterValidator(_is_an_address)] = DEFAULT_LISTEN
+    control: Annotated[str | None, BeforeValidator(_without_scheme)] = None
     data: Annotated[Path, Field(validate_default=True)] = Path(DEFAULT_DATA)
     identity: Literal["token", "open"] = "token"
     upstream_ca: Path | None = None
     invalid_policy: Literal["keep", "freeze"] = "keep"
+    failed_drill: Literal["keep", "halt"] = "keep"
     connect_seconds: Seconds = 5.0
     first_byte_seconds: Seconds = 300.0
     idle_seconds: Seconds = 300.0
     body_bytes_max: Annotated[int, Field(ge=1024, le=1024**3)] = 16 * 1024**2
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 10.0
+    workers: Annotated[int, Field(ge=1, le=WORKERS_MAX)] = 1
 
     @field_validator("config", "data", "upstream_ca")
     @classmethod
@@ -88,6 +99,23 @@ class Settings(BaseModel):
         """What stands in the file is seen from the file, everything else from where we stand."""
         base = (info.context or {}).get(info.field_name)
         return path and (base or Path.cwd()) / path.expanduser()
+
+    @field_validator("control")
+    @classmethod
+    def _control_only_here(cls, address: str | None, info: ValidationInfo) -> str | None:
+        if address is None:
+            return None
+        host, port = host_and_port(address)
+        if not is_loopback(host):
+            raise ValueError(
+                "operators' tokens would cross the network in the clear; give it a loopback "
+                f"address and reach it through a tunnel: ssh -L {port}:127.0.0.1:{port} HOST"
+            )
+        if port == 0:
+            raise ValueError("name a port: the engines have to know which one is no destination")
+        if port == host_and_port(info.data.get("listen", DEFAULT_LISTEN))[1]:
+            raise ValueError("it is the port of `listen`, where agents are; choose another")
+        return address
 
     @model_validator(mode="after")
     def _open_only_here(self) -> Self:
@@ -105,6 +133,12 @@ class Settings(BaseModel):
     @property
     def port(self) -> int:
         return host_and_port(self.listen)[1]
+
+    @property
+    def own_ports(self) -> frozenset[int]:
+        """Ports at which this program listens by these settings, so that nobody is led there."""
+        addresses = [self.listen] if self.control is None else [self.listen, self.control]
+        return frozenset(host_and_port(address)[1] for address in addresses)
 
     @property
     def policy_file(self) -> Path:

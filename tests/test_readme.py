@@ -311,7 +311,9 @@ NO_LIMITS = {
     # How much of a text is shown or told.
     *("policies.match.HOST_CHARACTERS_MAX", "policies.match.OPERATION_CHARACTERS_MAX"),
     *("proxy.sentences.TEXT_CHARACTERS_MAX", "proxy.cli.records.POLL_SECONDS"),
-    "proxy.cli.status.CALLS_SHOWN_MAX",
+    *("proxy.cli.status.CALLS_SHOWN_MAX", "proxy.cli.pulled.IDS_SHOWN_MAX"),
+    # Which runs count as active, and over which time a rate is told.
+    *("proxy.pulling.ACTIVE_SECONDS", "proxy.screen.RATE_SECONDS"),
 }
 
 

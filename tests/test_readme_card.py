@@ -57,7 +57,11 @@ def told(lines: list[str]) -> list[str]:
         (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME"),
         (r" by \w+ since", " by WHO since"),
         (r"up \d+s  127\.0\.0\.1:\d+  policy [0-9a-f]{12} \(\S+/config/", "up config/"),
+        (r" \(\d+ writes?: outcome unknown: [^)]*\)", ""),
         (r"\d+ calls? (cut|refused)|\d+ in flight", "SOME"),
+        (r"after [\d:.]+Z; 1 engine acknowledged in \d+ ms", "after TIME"),
+        (r"runs \d+  calls \d+/min  refused \d+/min", "RATES"),
+        (r"\(\d+ active runs?\)", "(RUNS)"),
     )
     for pattern, plain in changing:
         lines = [re.sub(pattern, plain, line) for line in lines]

@@ -41,14 +41,15 @@ def read(request: Request, _: bool) -> Reading | None:
             return None
         if not 1 <= len(entries) <= ENTRIES_MAX:
             return AMBIGUOUS
-        return Reading(tuple(_operation(entry) for entry in entries))
+        # A batch has no more to say than one request: its tokens are shared out evenly.
+        tokens_max = TOKENS_MAX // len(entries)
+        return Reading(tuple(_operation(entry, tokens_max) for entry in entries))
     except (_AmbiguousError, NotPlainJsonError, RecursionError):
         return AMBIGUOUS
 
 
 def _entries(request: Request) -> list[object] | None:
-    pairs = parse_qsl(request.target.partition("?")[2], keep_blank_values=True)
-    asked: list[tuple[str, object]] = [pair for pair in pairs if pair[0].casefold() in _ASKS]
+    asked = _asked(request.target.partition("?")[2])
     if asked and request.body:
         raise _AmbiguousError  # some servers take the one, some the other
     if asked:
@@ -67,14 +68,30 @@ def _entries(request: Request) -> list[object] | None:
     return message if isinstance(message, list) else [message]
 
 
+def _asked(query: str) -> list[tuple[str, object]]:
+    """What a URL asks. Some servers also split at `;`, some take `query[]` for `query`."""
+    asked: list[tuple[str, object]] = []
+    asked += (pair for pair in _pairs(query) if pair[0].casefold() in _ASKS)
+    others = [name.casefold().partition("[")[0] for name, _ in _pairs(query.replace(";", "&"))]
+    if sum(name in _ASKS for name in others) != len(asked):
+        raise _AmbiguousError
+    return asked
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    return parse_qsl(query, keep_blank_values=True)
+
+
 def _text(body: bytes) -> str:
+    if body.startswith(b"\xef\xbb\xbf"):
+        raise _AmbiguousError  # as with JSON: some readers skip a byte order mark, some do not
     try:
         return body.decode("utf-8")
     except UnicodeDecodeError:
         raise _AmbiguousError from None
 
 
-def _operation(entry: object) -> Operation:
+def _operation(entry: object, tokens_max: int) -> Operation:
     if not isinstance(entry, dict) or looks_alike(entry, _MEMBERS):
         raise _AmbiguousError
     text, name = entry.get("query"), entry.get("operationName")
@@ -85,7 +102,7 @@ def _operation(entry: object) -> Operation:
     if not (name is None or isinstance(name, str)):
         raise _AmbiguousError
     _check_hash(text, entry.get("extensions"))
-    kind, fields = _root_fields(text, name)
+    kind, fields = _root_fields(text, name, tokens_max)
     names = tuple(f"{kind}.{field}" for field in fields)
     effect = Effect.WRITE if kind == "mutation" else Effect.READ
     return Operation(names, effect, " ".join(names))
@@ -103,12 +120,12 @@ def _check_hash(text: str, extensions: object) -> None:
         raise _AmbiguousError
 
 
-def _root_fields(text: str, name: str | None) -> tuple[str, list[str]]:
+def _root_fields(text: str, name: str | None, tokens_max: int) -> tuple[str, list[str]]:
     # Imported late: it takes 60 ms, and most processes never see a GraphQL call.
     from graphql import GraphQLSyntaxError, parse
 
     try:
-        document = parse(text, no_location=True, max_tokens=TOKENS_MAX)
+        document = parse(text, no_location=True, max_tokens=tokens_max)
     except GraphQLSyntaxError:
         raise _AmbiguousError from None
     operation = _chosen(document, name)

@@ -99,7 +99,8 @@ def _params(entry: dict[str, object]) -> dict[str, object]:
 def _check_headers(request: Request, entries: list[object]) -> None:
     """`Mcp-Method` and `Mcp-Name` route some servers, so they must say what the body says."""
     for header, read_body in (("mcp-method", _method_of), ("mcp-name", _name_of)):
-        values = [value for name, value in request.headers if name == header]
+        sent = ((name.replace("_", "-"), value) for name, value in request.headers)
+        values = [value for name, value in sent if name == header]
         if not values:
             continue
         if len(values) > 1 or len(entries) > 1:

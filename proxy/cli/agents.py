@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import click
 
@@ -30,6 +31,7 @@ class Door(NamedTuple):
     port: int
     identity: str
     is_up: bool
+    policy: str = ""  # its file, as the running proxy says
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -75,28 +77,52 @@ def env(format_name: str, unset: bool, data: str | None, config: str | None, **n
     context_settings={"allow_interspersed_args": False},
 )
 @_names
+@click.option("--contain", is_flag=True, help="In namespaces that lead nowhere but to the proxy.")
+@click.option("--user", metavar="NAME", help="As this Unix user, not as your own.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(command: tuple[str, ...], data: str | None, config: str | None, **names: Any) -> None:
+def run(
+    command: tuple[str, ...],
+    data: str | None,
+    config: str | None,
+    user: str | None,
+    contain: bool,
+    **names: Any,
+) -> None:
     """Run COMMAND as a run of its own, behind the proxy: pullcord run -- python agent.py
 
-    Exits with its code, or with 77 if its run stands halted at the end.
+    Exits with its code, or with 77 if its run stands halted at the end. Without --user and
+    --contain nothing keeps the command from going past the proxy.
     """
+    from proxy.cli import wards
     from proxy.cli.child import ended_with
     from proxy.clock import SystemClock
 
+    if user and contain:
+        raise click.UsageError(
+            "--user and --contain exclude each other: a contained command "
+            "reaches nothing of pullcord's as any user"
+        )
     door = find_door(data, config)
     if not door.is_up:
         raise Failure("no proxy answers, so nothing would pass; start one with: pullcord up", 5)
+    place = data_directory(data, config).resolve()
+    if contain:
+        ward = wards.contained(place, trust_files(str(place), config), door.policy)
+    elif user:
+        ward = wards.as_user(user, place, trust_files(str(place), config), door.policy)
+    else:
+        ward = wards.beside(place)
     try:
-        variables = environment(door, data, config, **names)
+        seen = door._replace(**ward.door._asdict()) if ward.door else door
+        variables = environment(seen, str(place), config, **names)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     name = variables["PULLCORD_RUN_ID"]
-    say(f"run {name} via {door}; watch: pullcord ledger tail run:{name}", err=True)
+    say(f"run {name} via {door} ({ward.said}); watch: pullcord ledger tail run:{name}", err=True)
     started_us = SystemClock().now_us()
-    code = ended_with(command, {**os.environ, **variables})
-    halt = _halt_over(variables["HTTP_PROXY"])
-    _say_end(data_directory(data, config), name, started_us, halt)
+    code = ended_with(command[0], lambda: ward.start(command, variables, door.host, door.port))
+    halt = _halt_over(door, variables["HTTP_PROXY"])
+    _say_end(place, name, started_us, halt)
     raise click.exceptions.Exit(HALTED if halt else code)
 
 
@@ -107,9 +133,10 @@ def find_door(data: str | None, config: str | None) -> Door:
     try:
         state = ask(data_directory(data, config), "GET", "/v1/status")
         listening, identity, is_up = state["listening"], state["identity"], True
+        policy = state["policy"]["source"]
     except Unreachable:
         named = settings(data, config)
-        listening, identity, is_up = named.listen, named.identity, False
+        listening, identity, is_up, policy = named.listen, named.identity, False, ""
     if listening is None:
         raise Failure("the proxy is starting or stopping; try again", 5)
     host, port = host_and_port(listening)
@@ -117,7 +144,7 @@ def find_door(data: str | None, config: str | None) -> Door:
         raise Failure("the proxy takes a free port at its start; start it first: pullcord up", 5)
     # Bound to every address, it is reached at this machine's own.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - a comparison
-    return Door(host, port, identity, is_up)
+    return Door(host, port, identity, is_up, policy)
 
 
 def environment(
@@ -182,16 +209,15 @@ def _say_end(data: Path, name: str, since_us: int, halt: str) -> None:
     )
 
 
-def _halt_over(proxy: str) -> str:
+def _halt_over(door: Door, proxy: str) -> str:
     """The rule of a halt over the run, as the run itself is told it through the proxy."""
     import http.client
     import json
     from base64 import b64encode
-    from urllib.parse import urlsplit
 
-    place = urlsplit(proxy)
-    credentials = b64encode(f"{place.username}:{place.password}".encode()).decode()
-    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=10)
+    named = urlsplit(proxy)
+    credentials = b64encode(f"{named.username}:{named.password}".encode()).decode()
+    connection = http.client.HTTPConnection(door.host, door.port, timeout=10)
     try:
         headers = {"Proxy-Authorization": f"Basic {credentials}"}
         connection.request("GET", "http://pullcord.invalid/self", headers=headers)

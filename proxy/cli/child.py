@@ -2,9 +2,9 @@
 
 import os
 import signal
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from types import FrameType
+from typing import Protocol
 
 from proxy.cli.terminal import Failure
 
@@ -23,10 +23,20 @@ FORWARDED = (
 FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 
 
-def ended_with(command: Sequence[str], environ: Mapping[str, str]) -> int:
+class Child(Protocol):
+    """A process that was started; `subprocess.Popen` is one."""
+
+    def poll(self) -> int | None: ...
+    def send_signal(self, number: int) -> None: ...
+
+    def wait(self) -> int:
+        """The exit code, or the negative number of the signal that ended it."""
+
+
+def ended_with(name: str, start: Callable[[], Child]) -> int:
     """Run to the end; the exit code, or 128 and the signal's number. Raises Failure when the
-    command cannot be started."""
-    child: subprocess.Popen[bytes] | None = None
+    command of this name cannot be started; `start` raises OSError then."""
+    child: Child | None = None
     early: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
@@ -41,14 +51,14 @@ def ended_with(command: Sequence[str], environ: Mapping[str, str]) -> int:
     heeded = [number for number in FORWARDED if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, forward) for number in heeded}
     try:
-        child = subprocess.Popen(command, env=environ)
+        child = start()
         for number in early:
             child.send_signal(number)
         code = child.wait()
     except FileNotFoundError:
-        raise Failure(f"there is no command {command[0]!r}", NOT_FOUND) from None
+        raise Failure(f"there is no command {name!r}", NOT_FOUND) from None
     except OSError as error:
-        raise Failure(f"cannot run {command[0]!r}: {error.strerror}", NOT_EXECUTABLE) from None
+        raise Failure(f"cannot run {name!r}: {error.strerror}", NOT_EXECUTABLE) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

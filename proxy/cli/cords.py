@@ -1,22 +1,20 @@
 """`halt`, `freeze`, `resume`, `thaw`: pulling has no friction, releasing asks for a reason."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from proxy.cli.acting import act, policy_or_none
+from proxy.cli import acting
 from proxy.cli.places import Command, data_directory, data_option
-from proxy.cli.reading import Cord, refused_by, standing, told_cord
-from proxy.cli.terminal import counted, escaped, loud, say, say_json
+from proxy.cli.pulled import say_proof, say_pulled, say_released, say_what_flows, would_stop
+from proxy.cli.reading import preview, standing
+from proxy.cli.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from ledger.store import Store
+    from policies.verdict import Level, Pull, Scope
+    from proxy.clock import Clock
 
 SCOPES = ("global", "tenant", "run", "release", "tool")
-DONE = {"halt": "halted", "freeze": "froze writes of"}
-FLOWS = {"halt": "calls", "freeze": "writes"}
-UNDONE = {"halt": "resumed", "freeze": "thawed"}
 
 
 def _scope(command: Command) -> Command:
@@ -28,115 +26,157 @@ def _scope(command: Command) -> Command:
     return data_option(command)
 
 
+def _pulling(command: Command) -> Command:
+    for option in (
+        click.option("--dry-run", "-n", is_flag=True, help="Only show what it would stop."),
+        click.option("--for", "lasts", metavar="TIME", help="Until 90s, 30m, 2h, 1d have passed."),
+        click.option("--reason", default="", help="For the record and for the agent; optional."),
+    ):
+        command = option(command)
+    return _scope(command)
+
+
+def _releasing(command: Command) -> Command:
+    for option in (
+        click.option(
+            "--release",
+            "releases",
+            multiple=True,
+            metavar="L",
+            help="Only for calls of this known good release; repeat it.",
+        ),
+        click.option("--reason", required=True, help="Why it may flow again."),
+    ):
+        command = option(command)
+    return _scope(command)
+
+
 @click.command(short_help="Stop every call of a scope, and cut those in flight.")
-@_scope
-@click.option("--reason", default="", help="For the record and for the agent; optional.")
-def halt(scope: str, name: str, reason: str, data: str | None, as_json: bool) -> None:
+@_pulling
+def halt(**typed: Any) -> None:
     """Stop every call of SCOPE (global, tenant T, run R, release L, tool NAME) at once.
 
     A run is halted with all its descendants. It holds until `pullcord resume`.
     """
-    _pull("halt", scope, name, reason, data, as_json)
+    _pull("halt", **typed)
 
 
 @click.command(short_help="Stop the writes of a scope; reads and model calls still flow.")
-@_scope
-@click.option("--reason", default="", help="For the record and for the agent; optional.")
-def freeze(scope: str, name: str, reason: str, data: str | None, as_json: bool) -> None:
+@_pulling
+def freeze(**typed: Any) -> None:
     """Stop the writes of SCOPE (global, tenant T, run R, release L, tool NAME).
 
     It holds until `pullcord thaw`.
     """
-    _pull("freeze", scope, name, reason, data, as_json)
+    _pull("freeze", **typed)
 
 
 @click.command(short_help="Lift a halt.")
-@_scope
-@click.option("--reason", required=True, help="Why it may flow again.")
-def resume(scope: str, name: str, reason: str, data: str | None, as_json: bool) -> None:
+@_releasing
+def resume(**typed: Any) -> None:
     """Lift the halt of SCOPE (global, tenant T, run R, release L, tool NAME)."""
-    _release("halt", scope, name, reason, data, as_json)
+    _release("halt", **typed)
 
 
 @click.command(short_help="Lift a freeze.")
-@_scope
-@click.option("--reason", required=True, help="Why it may flow again.")
-def thaw(scope: str, name: str, reason: str, data: str | None, as_json: bool) -> None:
+@_releasing
+def thaw(**typed: Any) -> None:
     """Lift the freeze of SCOPE (global, tenant T, run R, release L, tool NAME)."""
-    _release("freeze", scope, name, reason, data, as_json)
+    _release("freeze", **typed)
 
 
 COMMANDS = (halt, freeze, resume, thaw)
 
 
-def _pull(level: str, scope: str, name: str, reason: str, data: str | None, as_json: bool) -> None:
-    def directly(store: "Store", actor: str, at_us: int) -> dict[str, Any]:
-        from policies.verdict import Level, Pull, Scope
-        from proxy import operations
+def _pull(
+    level: str,
+    *,
+    scope: str,
+    name: str,
+    reason: str,
+    lasts: str | None,
+    dry_run: bool,
+    data: str | None,
+    as_json: bool,
+) -> None:
+    directory = data_directory(data)
+    # Bytes that are no text must not keep a cord from being pulled.
+    reason = reason.encode("utf-8", "backslashreplace").decode()
+    body: dict[str, Any] = {"level": level, "scope": scope, "subject": name, "reason": reason}
+    for_seconds = None if lasts is None else _seconds(lasts)
+    if for_seconds is not None:
+        body["for_seconds"] = for_seconds
+    if dry_run:
+        blast = preview(directory, level, scope, name)
+        if as_json:
+            say_json(blast)
+        else:
+            say(would_stop(blast))
+        return
 
-        wanted = Pull(Level(level), Scope(scope), name, reason, actor, at_us)
-        cord, changed = operations.pull(store, policy_or_none(), wanted)
-        return {
-            "pulled": operations.pull_as_json(cord),
-            "changed": changed,
-            "cut": 0,
-            "undo": operations.undo_command(cord),
-        }
+    def wanted(clock: "Clock", actor: str) -> "Pull":
+        from policies.verdict import Pull
 
-    body = {"level": level, "scope": scope, "subject": name, "reason": reason}
-    answer = act(data_directory(data), "/v1/pull", body, directly)
+        now_us = clock.now_us()
+        until_us = None if for_seconds is None else now_us + for_seconds * 1_000_000
+        return Pull(*_named(level, scope, name), reason, actor, now_us, until_us)
+
+    answer = acting.pull(directory, body, wanted)
     if as_json:
         say_json(answer)
         return
-    what = escaped(f"{scope} {name}" if name else "everything")
-    if answer["changed"]:
-        cut = f"; {counted(answer['cut'], 'call')} cut" if level == "halt" else ""
-        say(f"{loud(DONE[level])} {what}{cut}")
-    else:
-        say(f"stood already: {told_cord(answer['pulled'])}")
-    say(f"undo: {escaped(answer['undo'])}")
-
-
-def _preview(data: Path, cords: list[Cord], name: tuple[str, str, str]) -> None:
-    """What will flow again, shown before it does."""
-    level, scope, subject = name
-    mine = [cord for cord in cords if not cord["actor"].startswith("policy:")]
-    this = [cord for cord in mine if (cord["level"], cord["scope"], cord["subject"]) == name]
-    if not this:
-        return  # there is nothing to lift, and the answer will say so
-    say(f"lifting {told_cord(this[0])}; {counted(refused_by(data, this[0]), 'call')} refused by it")
-    what = escaped(f"of {scope} {subject}" if subject else "of everything")
-    others = [cord for cord in cords if cord not in this]
-    say(f"{FLOWS[level]} {what} will flow again" + (", but these still stand:" if others else ""))
-    for cord in others:
-        say(f"  {told_cord(cord)}")
+    say_pulled(answer)
+    say_proof(answer)
 
 
 def _release(
-    level: str, scope: str, name: str, reason: str, data: str | None, as_json: bool
+    level: str,
+    *,
+    scope: str,
+    name: str,
+    reason: str,
+    releases: tuple[str, ...],
+    data: str | None,
+    as_json: bool,
 ) -> None:
     directory = data_directory(data)
-    cords = standing(directory)
     if not as_json:
-        _preview(directory, cords, (level, scope, name))
+        say_what_flows(directory, standing(directory), (level, scope, name), releases)
 
-    def directly(store: "Store", actor: str, at_us: int) -> dict[str, Any]:
-        from policies.verdict import Level, Scope
-        from proxy import operations
+    def alone(clock: "Clock", actor: str) -> dict[str, Any]:
+        from proxy.pulling import release_on_store
 
-        policy, wanted = policy_or_none(), (Level(level), Scope(scope), name)
-        cord = operations.release(store, policy, wanted, reason=reason, actor=actor, at_us=at_us)
-        written = policy.pulls.get(wanted) if policy else None
-        return {
-            "released": operations.pull_as_json(cord),
-            "still": written and operations.pull_as_json(written),
-        }
+        acting.check_place(directory)
+        policy = acting.policy_or_none()
+        cord = _named(level, scope, name)
+        return release_on_store(
+            directory, cord, policy, clock, reason=reason, actor=actor, releases=releases
+        )
 
-    body = {"level": level, "scope": scope, "subject": name, "reason": reason}
-    answer = act(directory, "/v1/release", body, directly)
+    body: dict[str, Any] = {"level": level, "scope": scope, "subject": name, "reason": reason}
+    if releases:
+        body["releases"] = releases
+    answer = acting.act_alone(directory, "/v1/release", body, alone)
     if as_json:
         say_json(answer)
-        return
-    say(f"{UNDONE[level]} {escaped(f'{scope} {name}' if name else 'everything')}")
-    if answer["still"]:
-        say(f"but it still stands in the policy: {told_cord(answer['still'])}")
+    else:
+        say_released(answer)
+
+
+def _named(level: str, scope: str, name: str) -> "tuple[Level, Scope, str]":
+    from policies.verdict import Level, Scope
+
+    return Level(level), Scope(scope), name
+
+
+def _seconds(text: str) -> int:
+    """As the policy writes lengths of time. Raises click.BadParameter."""
+    from policies.schema import duration_us
+
+    try:
+        return duration_us(text) // 1_000_000
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is no length of time; write 90s, 30m, 2h or 1d, 366d at most",
+            param_hint="'--for'",
+        ) from None

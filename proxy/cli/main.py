@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from proxy.cli import agents, cords, records, rules, serving, status, tokens, trust
+from proxy.cli import agents, cords, drill, records, rules, serving, status, tokens, trust
 from proxy.cli.terminal import Failure
 
 OK, UNUSABLE, NOT_FOUND, UNREACHABLE = 0, 2, 4, 5
@@ -17,6 +17,7 @@ EXIT_CODES = {
     "ledger.errors.LedgerError": UNUSABLE,
     "policies.document.MistakenFileError": UNUSABLE,
     "proxy.authority.AuthorityError": UNUSABLE,
+    "proxy.control_client.PortUnreachable": UNREACHABLE,
     "proxy.control_client.Refused": UNUSABLE,
     "proxy.control_client.Unreachable": UNREACHABLE,
     "proxy.control_socket.ControlError": UNUSABLE,
@@ -75,6 +76,7 @@ for _command in (
     agents.run,
     status.status,
     *cords.COMMANDS,
+    drill.drill,
     records.ledger,
     rules.policy,
     tokens.token,

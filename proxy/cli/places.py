@@ -38,7 +38,7 @@ def config_directory(given: str | None) -> Path:
     """The directory that holds policy.yaml. Raises Failure when none is named and none is here."""
     named = given or os.environ.get("PULLCORD_CONFIG")
     directory = Path(named).expanduser() if named else Path("config")
-    if (directory / "policy.yaml").is_file():
+    if os.path.lexists(directory / "policy.yaml"):  # what it is, its reader tells
         return directory
     if named:
         raise Failure(f"there is no {directory / 'policy.yaml'}; name another --config DIR", 2)

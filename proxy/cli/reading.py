@@ -11,7 +11,9 @@ from proxy.control_client import Unreachable, ask
 if TYPE_CHECKING:
     from ledger.sqlite import sqlite3
 
-DATABASE = "ledger.db"  # as ledger/connection.py has it, which is slow to import
+# As ledger/connection.py has them, which is slow to import.
+DATABASE = "ledger.db"
+LOCK = "ledger.lock"
 
 Cord = dict[str, Any]
 """A pulled cord as `proxy.operations.pull_as_json` has it."""
@@ -21,7 +23,7 @@ Cord = dict[str, Any]
 def reader(data: Path) -> "Iterator[sqlite3.Connection]":
     """A connection to the ledger that cannot write. Raises Failure when there is no ledger."""
     if not (data / DATABASE).exists():
-        raise Failure(f"there is no ledger in {data} yet; pullcord up makes it", 2)
+        raise Failure(_no_ledger(data), 2)
 
     from ledger.connection import open_reader
 
@@ -30,6 +32,12 @@ def reader(data: Path) -> "Iterator[sqlite3.Connection]":
         yield connection
     finally:
         connection.close()
+
+
+def _no_ledger(data: Path) -> str:
+    if (data / LOCK).exists():  # it stays where a ledger has been
+        return f"the ledger {data / DATABASE} is gone; it was removed or moved: put it back"
+    return f"there is no ledger in {data} yet; pullcord up makes it"
 
 
 def cords_on_disk(data: Path) -> list[Cord]:
@@ -45,11 +53,15 @@ def cords_on_disk(data: Path) -> list[Cord]:
 
 
 def standing(data: Path) -> list[Cord]:
-    """All cords that stand: as the proxy says, with the policy's own, else the stored ones."""
+    """All cords that stand: as the proxy says, with the policy's own, else the stored ones and
+    those that wait in the file HALT."""
     try:
         cords: list[Cord] = ask(data, "GET", "/v1/status")["pulled"]
     except Unreachable:
-        return cords_on_disk(data)
+        from proxy.clock import SystemClock
+        from proxy.screen import status_on_disk
+
+        cords = status_on_disk(data, SystemClock().now_us())["pulled"]
     return cords
 
 
@@ -60,17 +72,26 @@ def told_cord(cord: Cord) -> str:
     if cord["actor"].startswith("policy:"):
         return f"{name}  by the policy, {escaped(cord['reason'])}"
     why = f'  "{escaped(cord["reason"])}"' if cord["reason"] else ""
-    return f"{name}{why}  by {escaped(cord['actor'])} since {cord['at']}"
+    since = f" since {cord['at']}" if cord["at"] else ""
+    until = f" until {cord['until']}" if cord["until"] else ""
+    but = f"  but for {escaped(', '.join(cord['but_releases']))}" if cord["but_releases"] else ""
+    return f"{name}{why}  by {escaped(cord['actor'])}{since}{until}{but}"
 
 
-def refused_by(data: Path, cord: Cord) -> int:
-    """How many calls this cord has refused since it was pulled."""
-    from ledger.filters import parse
-    from ledger.queries import totals
+def preview(data: Path, level: str, scope: str, subject: str) -> dict[str, Any]:
+    """What a cord would stop now, or a release let flow: as the proxy says, else the ledger."""
+    cord = {"level": level, "scope": scope, "subject": subject}
+    try:
+        told: dict[str, Any] = ask(data, "POST", "/v1/pull", {**cord, "dry_run": True})
+        return told
+    except Unreachable:
+        from policies.verdict import Level, Scope
+        from proxy import pulling
+        from proxy.clock import SystemClock
 
-    terms = [f"rule:{cord['rule']}", f"since:{cord['at']}"]
-    with reader(data) as connection:
-        return sum(row["calls"] for row in totals(connection, parse(terms, 0)))
+        now_us = SystemClock().now_us()
+        with reader(data) as connection:
+            return pulling.preview(connection, Level(level), Scope(scope), subject, now_us)
 
 
 def run_totals(data: Path, run: str, since_us: int) -> dict[str, int]:

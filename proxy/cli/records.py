@@ -18,11 +18,33 @@ NOT_FOUND = 4
 POLL_SECONDS = 0.3  # what a person takes for at once; a poll reads one index
 SHOWN_BEFORE = 10  # rows of the past that `tail` starts with
 LOOKED_BACK = 500  # among how many of the newest rows those are sought
+CALLS_MAX = 100_000  # they are read into memory before the first is shown
+CALLS = 50  # how many, unless told otherwise
 
 Row = dict[str, Any]
 
-# `-run:r1` is a filter, not a handful of options; so -h cannot be one here.
+# `-run:r1` is a filter, not a handful of options; `_no_options` tells the one from the other.
 _FILTERS = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
+
+
+def _no_options(
+    ctx: click.Context, parameter: click.Parameter, filters: tuple[str, ...]
+) -> tuple[str, ...]:
+    """What looks like an option and has no `:` was meant as one."""
+    from difflib import get_close_matches
+
+    for term in filters:
+        if term == "-h":
+            click.echo(ctx.get_help())
+            ctx.exit()
+        if term.startswith("-") and ":" not in term:
+            name, known = term.partition("=")[0], [o for p in ctx.command.params for o in p.opts]
+            near = get_close_matches(name, [option for option in known if option[0] == "-"])
+            raise click.NoSuchOption(name, possibilities=near, ctx=ctx)
+    return filters
+
+
+_filters = click.argument("filters", nargs=-1, metavar="[FILTER]...", callback=_no_options)
 
 
 @click.group()
@@ -31,23 +53,30 @@ def ledger() -> None:
 
 
 @ledger.command(context_settings=_FILTERS)
-@click.argument("filters", nargs=-1, metavar="[FILTER]...")
-@click.option("--limit", default=50, type=click.IntRange(1), help="At most so many calls.")
+@_filters
+@click.option(
+    "--limit",
+    type=click.IntRange(1, CALLS_MAX),
+    help=f"At most so many calls; {CALLS} if left out.",
+)
 @click.option("--sql", metavar="SELECT", help="A query of your own; it can only read.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @data_option
 def query(
-    filters: tuple[str, ...], limit: int, sql: str | None, as_json: bool, data: str | None
+    filters: tuple[str, ...], limit: int | None, sql: str | None, as_json: bool, data: str | None
 ) -> None:
-    """Calls that all filters let through, newest first.
+    """Calls that the filters let through, newest first.
 
     A filter is FIELD:VALUE, with * for any text and - before it for "not", for example
-    tool:stripe.* state:unknown since:2h -run:r1
+    tool:stripe.* state:unknown since:2h -run:r1. Named twice, a field may have either value.
     """
     from ledger import queries
 
     if sql is not None and filters:
         raise click.UsageError("--sql stands alone; put the filters into its WHERE")
+    if sql is not None and limit is not None:
+        raise click.UsageError("--sql stands alone; write LIMIT into it")
+    limit = limit or CALLS
     with reader(data_directory(data)) as connection:
         if sql is not None:
             _say_rows(list(queries.sql(connection, sql)), as_json)
@@ -86,7 +115,7 @@ def show(call_id: str, as_json: bool, data: str | None) -> None:
 
 
 @ledger.command(context_settings=_FILTERS)
-@click.argument("filters", nargs=-1, metavar="[FILTER]...")
+@_filters
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @data_option
 def tail(filters: tuple[str, ...], as_json: bool, data: str | None) -> None:
@@ -129,13 +158,14 @@ def _followed(connection: "sqlite3.Connection", filters: tuple[str, ...]) -> Ite
 
 def _is_wanted(connection: "sqlite3.Connection", row: Row, filters: tuple[str, ...]) -> bool:
     from ledger import queries
+    from ledger.filters import of_call
 
     if not filters or row["type"].startswith("cord."):
         return True
     if row["id"] is None:
         return False
     # Both rows of a call are wanted when the call as it is now passes.
-    chosen = _parsed((*filters, f"id:{row['id']}"))
+    chosen = of_call(_parsed(filters), row["id"])
     return next(queries.calls(connection, chosen, 1), None) is not None
 
 

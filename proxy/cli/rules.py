@@ -82,17 +82,21 @@ def explain(
     """Say which tool METHOD URL is, its effect, and which line decides.
 
     Judged with the cords that are pulled now, and as if nothing had been called before: no
-    window is filled and no write is claimed.
+    window is filled and no write is claimed. What MCP and GraphQL do stands in the --body.
     """
     from policies.call import Facts, Identity
     from policies.decide import decide
     from policies.load import load_file
     from policies.match import identify
+    from proxy import own
     from proxy.clock import SystemClock
     from proxy.operations import pull_from_json
 
     read = load_file(config_directory(config) / "policy.yaml")
     request = _request(method, url, headers, body.read() if body else b"")
+    if request.host == own.HOST:
+        _say_own(read, request, as_json)
+        return
     call = identify(read, request)
     identity = Identity(run=run, tenant=tenant, release=release)
     cords = [pull_from_json(cord) for cord in standing(data_directory(data, config))]
@@ -105,6 +109,33 @@ def explain(
         say_json(_as_json(read, call, verdict, ceilings))
     else:
         _say(read, call, verdict, ceilings)
+        _say_cure(request, call, verdict)
+
+
+def _say_own(read: "Policy", request: "Request", as_json: bool) -> None:
+    """What is asked of pullcord itself is not judged by the policy."""
+    from policies.verdict import Action, Reason
+
+    words = "pullcord answers it itself: a run's view of itself, to whoever has its token"
+    if as_json:
+        judged = {"decision": Action.ALLOW, "reason": Reason.ALLOWED, "rule": "pullcord"}
+        say_json({"tool": None, **judged, "detail": words, "policy": read.digest})
+    else:
+        say(f"tool       none; {request.host} is no destination")
+        say(f"verdict    {Action.ALLOW}: {words}")
+
+
+def _say_cure(request: "Request", call: "ToolCall", verdict: "Verdict") -> None:
+    """What the refused caller would be told to add, or what is missing here to tell more."""
+    from policies.call import Dialect
+    from proxy.sentences import entry_for
+
+    entry = entry_for(verdict.reason, request)
+    if entry:
+        say("to allow it, add:")
+        say(escaped(entry, keep="\n"))
+    if call.fault and not request.body and call.dialect in (Dialect.MCP, Dialect.GRAPHQL):
+        say(f"without a body nobody can tell what {call.dialect} call it is: --body FILE")
 
 
 def _request(method: str, url: str, headers: tuple[str, ...], body: bytes) -> "Request":

@@ -9,15 +9,18 @@ from proxy.cli.places import Command, config_directory, config_option
 # Flags of `up`, one for each setting (proxy/settings.py), as config/pullcord.yaml explains them.
 FLAGS = {
     "listen": ("HOST:PORT", "Where agents reach the proxy."),
+    "control": ("HOST:PORT", "A port of this machine for operators' tokens, beside the socket."),
     "data": ("DIR", "Ledger, certificate authority, keys, control socket."),
     "identity": ("token|open", "How runs are known."),
     "upstream_ca": ("FILE", "Certificates to trust upstream beside the system's."),
     "invalid_policy": ("keep|freeze", "What an invalid edit of the policy does."),
+    "failed_drill": ("keep|halt", "What a drill that fails does."),
     "connect_seconds": ("N", "How long an upstream may take to resolve and connect."),
     "first_byte_seconds": ("N", "How long to the first byte of its answer."),
     "idle_seconds": ("N", "How long between two bytes of it."),
     "body_bytes_max": ("N", "The longest request body."),
     "drain_seconds": ("N", "How long calls in flight may take to end at the stop."),
+    "workers": ("N", "Engine processes that share the port, beside one that decides."),
 }
 
 

@@ -6,13 +6,16 @@ from typing import Any
 import click
 
 from proxy.cli.places import data_directory, data_option
-from proxy.cli.reading import cords_on_disk, told_cord
+from proxy.cli.reading import told_cord
 from proxy.cli.terminal import counted, escaped, loud, say, say_json, say_table, span
 from proxy.control_client import Unreachable, ask
 
 PULLED = 10
 UNREACHABLE = 5
 CALLS_SHOWN_MAX = 20
+BESIDE = (
+    "an agent of this proxy's own Unix user is not contained: pullcord run --user NAME or --contain"
+)
 
 
 @click.command(short_help="Is the proxy up, what is pulled, what is on its way.")
@@ -36,12 +39,23 @@ def status(as_json: bool, exit_code: bool, data: str | None) -> None:
 
 
 def _say_dead(data: Path, dead: Unreachable, as_json: bool) -> None:
-    cords = cords_on_disk(data)
+    from proxy.clock import SystemClock
+    from proxy.screen import status_on_disk
+
+    state = status_on_disk(data, SystemClock().now_us())
     if as_json:
-        say_json({"up": False, "error": str(dead), "pulled": cords})
+        say_json({"up": False, "error": str(dead), **state})
         return
     say(f"proxy   {loud('DOWN')}  {escaped(str(dead))}")
-    _say_cords(cords)
+    engines = state["fleet"]["engines"]
+    if engines:
+        say(f"fleet   {loud(counted(engines, 'engine'))} alive without a decider: nothing passes")
+    failure = state["ledger"]["error"]
+    if failure:
+        say(loud(f"ledger  cannot be read, so what is pulled is not known: {escaped(failure)}"))
+    if state["pulled"] or not failure:
+        _say_cords(state)
+    _say_drill(state["drill"])
 
 
 def _say_up(state: dict[str, Any]) -> None:
@@ -53,16 +67,55 @@ def _say_up(state: dict[str, Any]) -> None:
         f"proxy   up {span(state['up_seconds'])}  {listening}  "
         f"policy {policy['digest'][:12]} ({escaped(policy['source'])}, {verdict})  ledger {health}"
     )
+    _say_fleet(state["fleet"])
     if policy["error"]:
         say(loud(f"policy  {escaped(policy['error'], keep='\n')}"))
     if ledger["error"]:
         say(loud(f"ledger  {escaped(ledger['error'])}"))
     if ledger["owed"]:
         say(loud(f"ledger  {counted(ledger['owed'], 'outcome')} not recorded yet"))
+    if state["clock"]["stepped_seconds"]:
+        moved = f"{state['clock']['stepped_seconds']:+.0f} s"
+        say(loud(f"clock   moved by {moved}: nothing passes until it is set right, or a restart"))
     if state["identity"] == "open":
         say(f"{loud('identity open')}: callers name their own run and tenant, unchecked")
-    _say_cords(state["pulled"])
-    calls = state["calls"]
+    _say_cords(state)
+    _say_drill(state["drill"])
+    say(f"note    {BESIDE}")
+    _say_calls(state["calls"])
+
+
+def _say_fleet(fleet: dict[str, Any]) -> None:
+    engines = f"engines {fleet['engines']}" if fleet["engines"] else loud("no engine")
+    if fleet["runs"] is None:
+        say(f"fleet   {engines}  what they do cannot be read from the ledger now")
+        return
+    say(
+        f"fleet   runs {fleet['runs']}  calls {fleet['calls_per_minute']}/min  "
+        f"refused {fleet['refused_per_minute']}/min  {engines}"
+    )
+
+
+def _say_cords(state: dict[str, Any]) -> None:
+    if not state["pulled"]:
+        say("pulled  nothing")
+    for cord in state["pulled"]:
+        blocked = f"  blocked {cord['blocked']}" if cord["blocked"] is not None else ""
+        waits = "" if cord["latched"] else loud("  only in the file HALT yet")
+        say(f"pulled  {told_cord(cord)}{blocked}{waits}")
+    if state["halt_file"]:
+        say(f"file    {escaped(state['halt_file'])} is there; what it pulled, a release takes out")
+
+
+def _say_drill(drill: dict[str, Any] | None) -> None:
+    if drill is None:
+        return
+    ended = "passed" if drill["passed"] else loud("FAILED")
+    why = f": {escaped(drill['why'])}" if drill["why"] else ""
+    say(f"drill   {ended}{why}  by {escaped(drill['actor'])} {span(drill['age_seconds'])} ago")
+
+
+def _say_calls(calls: list[dict[str, Any]]) -> None:
     say(f"calls   {len(calls)} in flight")
     if calls:
         say_table(
@@ -71,13 +124,6 @@ def _say_up(state: dict[str, Any]) -> None:
         )
     if len(calls) > CALLS_SHOWN_MAX:
         say(f"        and {len(calls) - CALLS_SHOWN_MAX} more: pullcord status --json")
-
-
-def _say_cords(cords: list[dict[str, Any]]) -> None:
-    if not cords:
-        say("pulled  nothing")
-    for cord in cords:
-        say(f"pulled  {told_cord(cord)}")
 
 
 def _call_row(call: dict[str, Any]) -> tuple[str, ...]:

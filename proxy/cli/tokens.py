@@ -14,7 +14,9 @@ from proxy.control_client import Unreachable, ask
 if TYPE_CHECKING:
     from ledger.store import Store
 
-DEFAULT_TENANT = "default"  # as proxy/operations.py has it, which is slow to import
+# As proxy/operations.py and proxy/control_access.py have them, which are slow to import.
+DEFAULT_TENANT = "default"
+ROLES = ("view", "pull", "release", "admin")
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -48,34 +50,70 @@ def minted(data: Path, grant: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
+def enrolled(data: Path, name: str, role: str) -> dict[str, Any]:
+    """A new operator's token as JSON, `secret` in it."""
+
+    def directly(store: "Store", actor: str, at_us: int) -> dict[str, Any]:
+        from proxy.control_access import Role
+        from proxy.control_operators import enroll, operator_as_json
+
+        new = enroll(store, name, Role(role), actor, at_us)
+        return {**operator_as_json(new.operator), "secret": new.secret}
+
+    try:
+        answer: dict[str, Any] = ask(data, "POST", "/v1/operators", {"name": name, "role": role})
+    except Unreachable as dead:
+        answer = on_store(data, dead, directly)
+    return answer
+
+
 @click.group()
 def token() -> None:
-    """Make, list and revoke the tokens by which runs are known."""
+    """Make, list and revoke the tokens of runs, and of operators at the control port."""
 
 
 @token.command()
-@click.option("--run", required=True, metavar="R", help="The run that the token is for.")
+@click.option("--run", default="", metavar="R", help="The run that the token is for.")
 @click.option("--tenant", default="", metavar="T", help="Whom the run acts for (default).")
 @click.option("--parent", default="", metavar="R", help="The run that started this one.")
 @click.option("--agent", default="", metavar="NAME", help="The agent that runs.")
 @click.option("--release", default="", metavar="L", help="The pinned prompt, model and tools.")
 @click.option("--tool", "tools", multiple=True, metavar="GLOB", help="Only these tools; repeat it.")
 @click.option("--expires", metavar="TIME", help="After 90s, 30m, 8h, 7d; never, if left out.")
+@click.option("--role", type=click.Choice(ROLES), help="For an operator: each covers those before.")
+@click.option("--name", default="", metavar="NAME", help="The operator's name in the record.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @data_option
 def mint(
-    tools: tuple[str, ...], expires: str | None, as_json: bool, data: str | None, **names: str
+    tools: tuple[str, ...],
+    expires: str | None,
+    role: str | None,
+    name: str,
+    as_json: bool,
+    data: str | None,
+    **names: str,
 ) -> None:
-    """Make a token and print it, once: it is stored nowhere."""
-    grant: dict[str, Any] = {**names, "tools": tools or None}
-    if expires is not None:
-        grant["expires_seconds"] = seconds(expires)
-    answer = minted(data_directory(data), grant)
+    """Make a token for a run (--run), or for an operator at the control port (--role and --name).
+
+    It is printed once and stored nowhere.
+    """
+    if role is not None or name:
+        if role is None or not name or any(names.values()) or tools or expires is not None:
+            raise click.UsageError("an operator's token takes --role and --name, and nothing else")
+        answer = enrolled(data_directory(data), name, role)
+        who = f"operator {name} with the role {role}"
+    else:
+        if not names["run"]:
+            raise click.UsageError("say whom it is for: --run R, or --role ROLE --name NAME")
+        grant: dict[str, Any] = {**names, "tools": tools or None}
+        if expires is not None:
+            grant["expires_seconds"] = seconds(expires)
+        answer = minted(data_directory(data), grant)
+        who = f"run {answer['run']} of tenant {answer['tenant']}"
     if as_json:
         say_json(answer)
         return
     say(answer["secret"])
-    who = f"run {answer['run']} of tenant {answer['tenant']}"
     say(f"token {answer['id']} for {who}; revoke: pullcord token revoke {answer['id']}", err=True)
 
 
@@ -83,53 +121,72 @@ def mint(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @data_option
 def list_tokens(as_json: bool, data: str | None) -> None:
-    """List the tokens, newest first; never their secrets."""
+    """List the tokens of runs and operators, newest first; never their secrets."""
 
     def directly(store: "Store", actor: str, at_us: int) -> dict[str, Any]:
+        from proxy.control_operators import operator_as_json
         from proxy.operations import token_as_json
 
-        return {"tokens": [token_as_json(each) for each in store.tokens()]}
+        return {
+            "tokens": [token_as_json(each) for each in store.tokens()],
+            "operators": [operator_as_json(each) for each in store.operators()],
+        }
 
     directory = data_directory(data)
     try:
         answer = ask(directory, "GET", "/v1/tokens")
     except Unreachable as dead:
         answer = on_store(directory, dead, directly)
+    listed = [{"kind": "run", **each} for each in answer["tokens"]]
+    listed += [{"kind": "operator", **each} for each in answer["operators"]]
+    listed.sort(key=lambda each: str(each["created"]), reverse=True)
     if as_json:
-        for each in answer["tokens"]:
+        for each in listed:
             say_json(each)
         return
-    titles = ("id", "run", "tenant", "release", "tools", "created", "expires", "revoked", "by")
-    say_table(titles, [_row(each) for each in answer["tokens"]])
+    titles = ("kind", "id", "name", "tenant", "release", "may use")
+    say_table((*titles, "created", "expires", "revoked", "by"), [_row(each) for each in listed])
 
 
 @token.command()
-@click.argument("name", metavar="ID|RUN")
+@click.argument("name", metavar="ID|RUN|NAME")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @data_option
 def revoke(name: str, as_json: bool, data: str | None) -> None:
-    """Revoke a token by its id, or all tokens of a run, and those that they minted.
+    """Revoke a token by its id, all tokens of a run and those that they minted, or an operator's.
 
     It counts from the next call on, also inside an open tunnel.
     """
 
     def directly(store: "Store", actor: str, at_us: int) -> dict[str, Any]:
-        from proxy import operations
+        from proxy import control_operators, operations
 
-        gone = operations.revoke(store, name, actor, at_us)
-        return {"revoked": [operations.token_as_json(each) for each in gone]}
+        tokens, operators = control_operators.revoke(store, name, actor, at_us)
+        return {
+            "revoked": [operations.token_as_json(each) for each in tokens],
+            "dismissed": [control_operators.operator_as_json(each) for each in operators],
+        }
 
     answer = act(data_directory(data), "/v1/tokens/revoke", {"name": name}, directly)
+    gone = [{"kind": "run", **each} for each in answer["revoked"]]
+    gone += [{"kind": "operator", **each} for each in answer["dismissed"]]
     if as_json:
-        for each in answer["revoked"]:
+        for each in gone:
             say_json(each)
         return
-    gone = answer["revoked"]
-    listed = ", ".join(f"{each['id']} (run {each['run']})" for each in gone)
+    listed = ", ".join(f"{each['id']} ({each['kind']} {_name(each)})" for each in gone)
     say(f"revoked {counted(len(gone), 'token')}: {escaped(listed)}")
 
 
+def _name(each: dict[str, Any]) -> str:
+    return str(each["run"] if each["kind"] == "run" else each["name"])
+
+
 def _row(each: dict[str, Any]) -> tuple[object, ...]:
-    tools = "all" if each["tools"] is None else ", ".join(each["tools"])
-    names = (each["id"], each["run"], each["tenant"], each["release"], tools)
-    return (*names, each["created"], each["expires"], each["revoked"], each["actor"])
+    if each["kind"] == "operator":
+        whom: tuple[object, ...] = (each["name"], None, None, f"the role {each['role']}")
+    else:
+        tools = "all" if each["tools"] is None else ", ".join(each["tools"])
+        whom = (each["run"], each["tenant"], each["release"], tools)
+    times = (each["created"], each.get("expires"), each["revoked"])
+    return (each["kind"], each["id"], *whom, *times, each["actor"])

@@ -23,9 +23,10 @@ from ledger.sqlite import sqlite3
 from ledger.tokens import Grant
 from proxy import authority, environment, logs, operations
 from proxy.clock import SystemClock
+from proxy.deciding import Service
 from proxy.demo import agent, figures, upstream
 from proxy.demo.story import Story
-from proxy.serve import Service, running
+from proxy.serve import running
 from proxy.settings import POLICY_FILE, Settings, host_and_port
 
 POLICY = Path(__file__).with_name("policy.yaml")

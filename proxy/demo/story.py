@@ -69,12 +69,15 @@ class Story:
             self._say("WRONG: ", "bold red", mistake)
 
     def next_steps(self, data: Path) -> None:
-        """Three commands, each on a line of its own, that work as they are printed."""
+        """Commands, each on a line of its own, that work as they are printed."""
         command = _command()
-        query = f"{command} ledger query run:{RUN} --data {shlex.quote(str(data))}"
+        where = shlex.quote(str(data))
+        query = f"{command} ledger query run:{RUN} --data {where}"
         self._print(Text("\nnext: where ./config/policy.yaml is, your own proxy; then a shell"))
-        self._print(Text("whose calls go through it; and the record of what you just saw"))
-        for line in (f"{command} up", f'eval "$({command} env --run NAME)"', query):
+        self._print(Text("whose calls go through it; the record of what you just saw, which stays"))
+        self._print(Text("until you remove it; and how"))
+        commands = (f"{command} up", f'eval "$({command} env --run NAME)"', query, f"rm -r {where}")
+        for line in commands:
             self._say(f"  {line}", "bold", "")
 
     def _decided(self, row: Row) -> None:

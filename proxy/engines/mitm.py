@@ -8,31 +8,27 @@ engine holds no policy: `proxy.gate` is its only tie (design, section 2).
 import asyncio
 import contextlib
 import socket
-from collections import defaultdict
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from mitmproxy import options
+from mitmproxy import http, options
 from mitmproxy.addons import proxyserver, tlsconfig
 from mitmproxy.master import Master
-from mitmproxy.proxy import commands, mode_servers, mode_specs
-from mitmproxy.proxy import server as mserver
-from mitmproxy.proxy.layers import modes
 
 from proxy.authority import Authority
-from proxy.dial import Dialer, NotDialled
-from proxy.engines import mitm_hooks
-from proxy.engines.mitm_exchange import CUT_SECONDS, Exchange
-from proxy.engines.mitm_layers import CutFlow
-from proxy.engines.mitm_wire import Tunnel
+from proxy.dial import Dialer
+from proxy.engines import handles, mitm_answers
+from proxy.engines.mitm_client import Handler
+from proxy.engines.mitm_events import CutFlow, Unended
+from proxy.engines.mitm_exchange import CUT_SECONDS, Arriving, Bodies, Exchange
 from proxy.gate import Gate, Live
 
 log = structlog.get_logger()
 
-UPSTREAM_CONNECTIONS_MAX = 256  # per client connection and address; mitmproxy's 5 starves streams
-CLIENT_CONNECTIONS_MAX = 4096  # each costs about 100 KB; more is a runaway of its own
+ACCEPTS_AT_ONCE = 100  # then other work has its turn
+ACCEPT_PAUSE_SECONDS = 1.0  # after the kernel had no room for one more connection
 SWEEP_SECONDS = 1.0  # how often deadlines are looked at; a deadline is late by this at most
 
 
@@ -62,9 +58,14 @@ class MitmEngine:
         self.body_bytes_max = body_bytes_max
         self.timeouts = timeouts
         self.exchanges: dict[str, Exchange] = {}
-        self._handlers: set[Handler] = set()
+        self.arriving: dict[str, Arriving] = {}  # by the flow's id
+        self.bodies = Bodies()
+        self.room = handles.room()
+        self.upstreams = 0  # connections to upstreams, those being dialled too
+        self._handlers: dict[Handler, None] = {}  # the one that came first is first
+        self._clients = 0
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._options = _options(authority)
         self.master = Master(self._options, asyncio.get_running_loop(), with_termlog=False)
         self.master._legacy_log_events.uninstall()  # it formats every log record of the process
@@ -74,17 +75,19 @@ class MitmEngine:
 
     async def start(self, listener: socket.socket) -> None:
         """Serve on a bound socket, which must carry IPPROTO_TCP (notes/performance.md)."""
-        self._server = await asyncio.start_server(self._serve, sock=listener)
+        listener.setblocking(False)
+        self._listener = listener
+        self._listen()
         self.spawn(self._sweep())
 
     async def stop(self, drain_seconds: float) -> None:
         """Stop listening, let what is in flight end, then cut the rest."""
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
         await _all_set([item.ended for item in self.exchanges.values()], drain_seconds)
-        rest = list(self.exchanges.values())
-        self.cut([item.live for item in rest], "shutdown")
-        await _all_set([item.ended for item in rest], CUT_SECONDS)
+        await self.cut([item.live for item in self.exchanges.values()], "shutdown")
         handlers = list(self._handlers)
         for handler in handlers:
             handler.hang_up()
@@ -92,124 +95,120 @@ class MitmEngine:
         for task in self._tasks:
             task.cancel()
 
-    def cut(self, calls: Iterable[Live], reason: str) -> None:
-        """Close these calls on both sides; each is settled by the hook that follows."""
+    def cut(self, calls: Iterable[Live], reason: str) -> "asyncio.Future[Any]":
+        """Close these calls at once, on both sides. Done when each is closed and settled."""
+        cuts = []
         for live in calls:
             exchange = self.exchanges.get(live.call_id)
-            if exchange is not None:
-                exchange.cut_by = exchange.cut_by or reason
-                event = CutFlow(exchange.flow, reason)
-                self.spawn(exchange.handler.server_event(event))
+            if exchange is None:
+                continue
+            if exchange.cutting is None:
+                exchange.cut_by = reason
+                exchange.cutting = self.spawn(self._cut(exchange, reason))
+            cuts.append(asyncio.shield(exchange.cutting))  # whoever gives up, the cut goes on
+        return asyncio.gather(*cuts, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._handlers) >= CLIENT_CONNECTIONS_MAX:
-            writer.close()  # no words: writing them would take what there is no more of
+    async def _cut(self, exchange: Exchange, reason: str) -> None:
+        """The hook that follows settles it; one that does not come in time is gone without."""
+        exchange.stop_sending()
+        await exchange.handler.server_event(CutFlow(exchange.flow, reason))
+        await _all_set([exchange.ended], CUT_SECONDS)
+        if not exchange.ended.is_set():
+            log.error("engine.cut_late", call=exchange.live.call_id)
+            exchange.handler.abort()
+            await mitm_answers.settle(exchange, exchange.flow, complete=False, error=reason)
+
+    def forget(self, flow: http.HTTPFlow) -> None:
+        """A request will not be judged, or was refused: nothing of it is held."""
+        self.arriving.pop(flow.id, None)
+        awaited: Arriving | None = flow.metadata.get("arriving")
+        if awaited is not None:
+            awaited.release()
+
+    def has_room_upstream(self) -> bool:
+        """Whether one more connection may be dialled, if need be in place of an idle one."""
+        if self.upstreams <= self.room.upstreams:  # the one that asks is counted already
+            return True
+        return any(handler.close_idle() for handler in self._handlers)
+
+    # Clients
+
+    def _listen(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        """asyncio's own would try again a hundred times over when there is no room left."""
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                connected, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                log.error("engine.cannot_accept", error=error.strerror)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listener)
+                loop.call_later(ACCEPT_PAUSE_SECONDS, self._listen)
+                return
+            if self._clients >= self.room.clients and not self._makes_room():
+                connected.close()  # no words: writing them would take what there is no more of
+                continue
+            connected.setblocking(False)
+            self._clients += 1
+            self.spawn(self._serve(connected))
+
+    def _makes_room(self) -> bool:
+        """Whether the client that has been silent about itself for longest was hung up on."""
+        stranger = next((one for one in self._handlers if one.is_stranger), None)
+        if stranger is not None:
+            stranger.is_stranger = False
+            stranger.abort()
+        return stranger is not None
+
+    async def _serve(self, connected: socket.socket) -> None:
+        try:
+            reader, writer = await asyncio.open_connection(sock=connected)
+        except OSError:  # it left already
+            connected.close()
+            self._clients -= 1
             return
         handler = Handler(self, reader, writer, self._options)
-        self._handlers.add(handler)
+        self._handlers[handler] = None
         try:
             await handler.handle_client()
         finally:
-            self._handlers.discard(handler)
+            self._clients -= 1
+            self._handlers.pop(handler, None)
             handler.ended.set()
             writer.close()
 
     async def _sweep(self) -> None:
-        """Cut what waits longer than its deadline, and hang up on silent clients."""
+        """Cut what waits longer than its deadline, refuse requests that do not end in time, and
+        hang up on silent clients."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now_seconds = asyncio.get_running_loop().time()
             late = [
                 exchange.live
                 for exchange in self.exchanges.values()
-                if exchange.deadline_seconds < now_seconds
+                if exchange.deadline_seconds < now_seconds and exchange.cutting is None
             ]
             self.cut(late, "timeout")
-            busy = {exchange.handler for exchange in self.exchanges.values()}
-            for handler in self._handlers - busy:
-                if now_seconds - handler.heard_seconds > self.timeouts.client_idle_seconds:
+            for awaited in list(self.arriving.values()):
+                if awaited.deadline_seconds < now_seconds:
+                    del self.arriving[awaited.flow.id]
+                    self.spawn(awaited.handler.server_event(Unended(awaited.flow)))
+            busy = {awaited.handler for awaited in self.arriving.values()}
+            for handler in self._handlers:
+                if handler.is_overdue(now_seconds, busy=handler in busy):
                     handler.hang_up()
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         """Run beside the connection that asked; cancelled when the engine stops."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-class Handler(mode_servers.ProxyConnectionHandler):
-    """One client connection. `tunnel` is what its CONNECT named and who asked for it."""
-
-    def __init__(
-        self,
-        engine: MitmEngine,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        opts: options.Options,
-    ) -> None:
-        super().__init__(engine.master, reader, writer, opts, _REGULAR)  # type: ignore[no-untyped-call]
-        self.engine = engine
-        self.layer = modes.HttpProxy(self.layer.context)
-        self.max_conns = defaultdict(lambda: asyncio.Semaphore(UPSTREAM_CONNECTIONS_MAX))
-        self.tunnel: Tunnel | None = None
-        self.sni: str | None = None
-        self.allowed: dict[tuple[str, int], Any] = {}
-        self.not_dialled: dict[tuple[str, int], NotDialled] = {}
-        self.ended = asyncio.Event()
-        self.heard_seconds = asyncio.get_running_loop().time()
-
-    async def handle_hook(self, hook: commands.StartHook) -> None:
-        """The boundary: whatever a hook raises refuses its call (notes/mitmproxy_behaviour.md)."""
-        (data,) = hook.args()
-        self.heard_seconds = asyncio.get_running_loop().time()
-        with self.timeout_watchdog.disarm():
-            try:
-                done = mitm_hooks.HOOKS[type(hook)](self, data)
-                if done is not None:
-                    await done
-            except Exception:
-                log.exception("engine.hook_failed", hook=hook.name)
-                mitm_hooks.refuse_after_failure(self, hook, data)
-
-    def log(self, message: str, level: int = 20, exc_info: Any = None) -> None:
-        """mitmproxy's log, of which only a crash matters: it would leave the client hanging."""
-        if exc_info:
-            log.error("engine.crashed", exc_info=exc_info)
-            for exchange in self.engine.exchanges.values():
-                if exchange.handler is self:
-                    exchange.ended.set()
-            self.hang_up()
-
-    def hang_up(self) -> None:
-        """Close the client's side; a connection that is closing already is left alone."""
-        with contextlib.suppress(KeyError, AttributeError):
-            self.close_connection(self.client)
-
-
-class _DialledHere:
-    """Stands in for `asyncio` in mitmproxy's server module, so that every dial is vetted.
-
-    It has no other seam; rewriting the server address in a hook would break keep-alive.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(asyncio, name)
-
-    async def open_connection(
-        self, host: str, port: int, *, local_addr: Any = None
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        handler = mitm_hooks.DIALLING.get()
-        try:
-            allow = handler.allowed[host, port]  # a KeyError here is a dial nobody judged
-            return await handler.engine.dialer.open_connection(host, port, allow)
-        except NotDialled as refused:
-            handler.not_dialled[host, port] = refused
-            raise
-        except KeyError:
-            raise OSError("no verdict allows this connection") from None
-
-
-mserver.__dict__["asyncio"] = _DialledHere()
+        return task
 
 
 async def _all_set(marks: list[asyncio.Event], wait_seconds: float) -> None:
@@ -218,9 +217,6 @@ async def _all_set(marks: list[asyncio.Event], wait_seconds: float) -> None:
         async with asyncio.timeout(wait_seconds):
             for mark in marks:
                 await mark.wait()
-
-
-_REGULAR = mode_specs.ProxyMode.parse("regular")
 
 
 def _options(authority: Authority) -> options.Options:

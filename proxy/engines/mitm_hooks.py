@@ -5,6 +5,7 @@ The table HOOKS is closed: a hook that is not in it raises, and so refuses.
 
 import contextvars
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from mitmproxy import http
@@ -15,21 +16,25 @@ from mitmproxy.proxy.layers import modes
 from mitmproxy.proxy.layers import tls as mtls
 from mitmproxy.proxy.layers import websocket as mwebsocket
 
-from policies.call import Dialect, Request
+from policies.addresses import refused_block
+from policies.call import Request
 from policies.verdict import Reason
 from proxy import head
 from proxy.dial import AddressRefused
+from proxy.engines import mitm_answers as answers
 from proxy.engines import mitm_wire as wire
-from proxy.engines.mitm_exchange import Exchange
-from proxy.engines.mitm_layers import DialledHook, HttpLayer, SettleHook
+from proxy.engines.mitm_events import CallerHook, DialledHook, SettleHook, UnendedHook
+from proxy.engines.mitm_exchange import Arriving, Exchange, arriving
+from proxy.engines.mitm_layers import HttpLayer
 from proxy.gate import Live
-from proxy.held import HeldResult
 from proxy.refuse import Refusal
 
 if TYPE_CHECKING:
-    from proxy.engines.mitm import Handler
+    from proxy.engines.mitm_client import Handler
 
 _CLOSING = frozenset((400, 413, 431))  # after these nobody can say where the next request starts
+
+_SERVER_NAME = 0  # the TLS extension that names the server (RFC 6066, section 3)
 
 Hook = Callable[["Handler", Any], Awaitable[None] | None]
 
@@ -63,6 +68,7 @@ async def _connect(handler: "Handler", flow: http.HTTPFlow) -> None:
         flow.response = wire.response(refused)
         return
     handler.tunnel = tunnel
+    handler.is_stranger = False
 
 
 def _next_layer(handler: "Handler", following: layer.NextLayer) -> None:
@@ -84,7 +90,8 @@ def _next_layer(handler: "Handler", following: layer.NextLayer) -> None:
 def _client_hello(handler: "Handler", data: Any) -> None:
     """HTTP/1.1 wherever the client offers it: HTTP/2 has no back-pressure here (notes)."""
     client = data.context.client
-    handler.sni = data.client_hello.sni
+    named = any(kind == _SERVER_NAME for kind, _ in data.client_hello.extensions)
+    handler.sni = data.client_hello.sni or ("" if named else None)  # "": one that is no host
     offers = data.client_hello.alpn_protocols or ()
     client.alpn = b"http/1.1" if b"http/1.1" in offers else None
 
@@ -104,42 +111,88 @@ def _server_connect(handler: "Handler", data: Any) -> None:
     DIALLING.set(handler)
 
 
+def _server_gone(handler: "Handler", data: Any) -> None:
+    handler.vetted.pop(data.server, None)
+    handler.idle.pop(data.server, None)
+
+
 async def _gone(handler: "Handler", client: Any) -> None:
     """The client left. Its writes are finished first; what is left over ends as it stands."""
     engine = handler.engine
-    mine = [item for item in engine.exchanges.values() if item.handler is handler]
+    for awaited in [item for item in engine.arriving.values() if item.handler is handler]:
+        engine.forget(awaited.flow)
+    mine = list(handler.calls)
     for item in mine:
         if item.live.is_write and not item.flow.websocket:
             await item.over()
     for item in mine:
-        await _settle(item, item.flow, complete=False, error="client left")
+        item.flow.metadata["left"] = True
+        await answers.settle(item, item.flow, complete=False, error=item.cut_by or "client left")
 
 
 # The request
 
 
-def _request_headers(handler: "Handler", flow: http.HTTPFlow) -> None:
+def _request_headers(handler: "Handler", flow: http.HTTPFlow) -> Awaitable[None] | None:
     """Inside a tunnel the CONNECT's credentials speak, unless the request brings its own."""
     credentials, fault, sent = wire.credentials(flow.request)
-    if not sent and handler.tunnel is not None:
+    greeted = not sent and handler.tunnel is not None
+    if greeted and handler.tunnel is not None:
         credentials = handler.tunnel.credentials
     flow.metadata["credentials"] = credentials
     flow.metadata["fault"] = fault
+    awaited = flow.metadata["arriving"] = arriving(flow, handler, caller_known=greeted)
+    handler.engine.arriving[flow.id] = awaited
+    return _caller(handler, flow) if awaited.announces_too_much() else None
+
+
+async def _caller(handler: "Handler", flow: http.HTTPFlow) -> None:
+    """A long body begins. Only a known caller's is taken; meanwhile no more of it is read."""
+    gate, awaited = handler.engine.gate, flow.metadata["arriving"]
+    credentials, seen = flow.metadata["credentials"], wire.seen(flow)
+    with handler.not_reading():
+        if await gate.greet(credentials, seen) is None:
+            awaited.caller_known, handler.is_stranger = True, False
+            return
+        handler.engine.forget(flow)
+        fault = head.Fault(Reason.MALFORMED_REQUEST, "its caller is not known")
+        reply = await gate.ask(fault, credentials, handler.engine, seen)  # for the record
+        flow.response = wire.closing(wire.response(_as_refusal(reply)))
+        flow.metadata["not_wanted"] = True
+        if not flow.request.is_http2:
+            handler.leave()
+
+
+async def _unended(handler: "Handler", flow: http.HTTPFlow) -> None:
+    """A request's body cannot end. It is judged as one that can only be refused."""
+    awaited: Arriving = flow.metadata["arriving"]
+    flow.metadata["fault"] = flow.metadata["fault"] or awaited.fault()
+    await _request(handler, flow)
 
 
 async def _request(handler: "Handler", flow: http.HTTPFlow) -> None:
+    engine = handler.engine
+    engine.arriving.pop(flow.id, None)
     if flow.response is not None:
         return
-    engine = handler.engine
+    awaited: Arriving = flow.metadata["arriving"]
     request: Request | head.Fault = flow.metadata["fault"] or head.read(
         wire.head_of(flow, handler.tunnel, handler.sni), flow.request.raw_content or b""
     )
     if flow.metadata.get("body_too_large"):
         limit = f"more than {engine.body_bytes_max} bytes"
         request = head.Fault(Reason.BODY_TOO_LARGE, limit)
+    elif awaited.no_room:
+        full = "so many requests are held here that there is no room for it now; send it again"
+        request = head.Fault(Reason.BODY_TOO_LARGE, full)
     answer = await engine.gate.ask(request, flow.metadata["credentials"], engine, wire.seen(flow))
+    if not isinstance(answer, Refusal) or answer.status != 407:
+        handler.is_stranger = False
     if isinstance(answer, Refusal):
+        awaited.release()
         flow.response = wire.response(answer)
+        if not flow.request.is_http2:
+            flow.response.trailers = None
         if isinstance(request, head.Fault) or answer.status in _CLOSING:
             wire.closing(flow.response)
         return
@@ -151,6 +204,7 @@ def _forward(handler: "Handler", flow: http.HTTPFlow, live: Live) -> None:
     exchange = Exchange(live, flow, handler, 0.0)
     exchange.touch(engine.timeouts.first_byte_seconds)
     engine.exchanges[live.call_id] = exchange
+    handler.calls.add(exchange)
     flow.metadata["exchange"] = exchange
     flow.metadata["tee"] = exchange.tee
     flow.metadata["own_connection"] = flow.metadata["finish_alone"] = live.is_write
@@ -169,139 +223,31 @@ def _forward(handler: "Handler", flow: http.HTTPFlow, live: Live) -> None:
 
 async def _dialled(handler: "Handler", flow: http.HTTPFlow) -> None:
     exchange: Exchange = flow.metadata["exchange"]
-    refused = handler.engine.gate.sent(exchange.live)
-    if refused is not None:
-        await _settle(exchange, flow, complete=False, error="stopped before it was sent")
-        flow.response = wire.response(refused)
-
-
-# The answer
-
-
-def _response_headers(handler: "Handler", flow: http.HTTPFlow) -> None:
-    exchange: Exchange | None = flow.metadata.get("exchange")
-    response = flow.response
-    if exchange is None or response is None:
-        return
+    handler.idle.pop(flow.server_conn, None)
     live = exchange.live
-    exchange.touch(handler.engine.timeouts.idle_seconds)
-    exchange.status = response.status_code
-    upgraded = response.status_code == 101
-    response.headers = http.Headers(
-        head.agent_headers(response.headers.fields, live.decision, websocket=upgraded)
-    )
-    if upgraded:
+    error = exchange.cut_by or _elsewhere(handler, flow, live)
+    refused = None if error else handler.engine.gate.sent(live)
+    if not error and refused is None:
         return
-    events = response.headers.get("content-type", "").startswith("text/event-stream")
-    if events and live.is_write:
-        flow.metadata["settle_last"] = True
-        if live.call.dialect is Dialect.MCP and "content-encoding" not in response.headers:
-            exchange.held = HeldResult()
-    elif live.is_write:
-        flow.metadata["settle_first"] = True  # read by the layer if it outgrows the buffer
-        return
-    response.stream = exchange.tee
+    reply = await answers.settle(exchange, flow, complete=False, error=error or live.stopped_by)
+    told = refused or reply
+    flow.response = wire.response(told) if told else http.Response.make(502)
 
 
-async def _answered(handler: "Handler", flow: http.HTTPFlow) -> None:
-    exchange: Exchange | None = flow.metadata.get("exchange")
-    response = flow.response
-    if exchange is None or response is None or response.status_code == 101:
-        return
-    if not response.stream and response.raw_content:
-        handler.engine.gate.body(exchange.live, response.raw_content)
-    response.trailers = None if not flow.request.is_http2 else response.trailers
-    reply = await _settle(exchange, flow, complete=True)
-    if reply is not None:
-        flow.response = wire.response(reply)
-
-
-async def _settle_before(handler: "Handler", flow: http.HTTPFlow) -> None:
-    """Before a long answer to a write flows, or the last of an event stream.
-
-    The exchange goes on: its deadline holds, and a halt cuts what is left of it.
-    """
-    exchange: Exchange = flow.metadata["exchange"]
-    if flow.metadata.get("settle_first"):
-        exchange.live.answer = None  # too long to be kept for a replay
-    reply = await _settle(exchange, flow, complete=True, ended=False)
-    if reply is not None:
-        flow.metadata["not_recorded"] = True
-        flow.response = wire.response(reply)
-
-
-async def _failed(handler: "Handler", flow: http.HTTPFlow) -> None:
-    """The exchange broke. Settle it by what is known to have left, and say so to the agent."""
-    exchange: Exchange | None = flow.metadata.get("exchange")
-    if exchange is None:
-        return
-    message = exchange.cut_by or (flow.error.msg if flow.error else "")
-    if exchange.live.sent:  # what follows a colon may quote the upstream, and so a secret
-        message = message.partition(":")[0] if not exchange.cut_by else message
-    reply = await _settle(exchange, flow, complete=False, error=message[:200])
-    if reply is not None:
-        flow.response = wire.response(reply)
-
-
-async def _settle(
-    exchange: Exchange,
-    flow: http.HTTPFlow,
-    *,
-    complete: bool,
-    ended: bool = True,
-    error: str = "",
-) -> Refusal | None:
-    engine = exchange.handler.engine
-    response = flow.response if complete else None
-    fields = response.headers.fields if response is not None else ()
-    fault = None
-    if not complete:
-        refused = exchange.handler.not_dialled.pop((flow.request.host, flow.request.port), None)
-        if exchange.cut_by and exchange.cut_by != "timeout":
-            fault = Reason.CUT
-        elif refused is not None:
-            own = not isinstance(refused, AddressRefused)
-            fault = Reason.OWN_LISTENER if own else Reason.ADDRESS_REFUSED
-    reply = await engine.gate.settle(
-        exchange.live,
-        status=response.status_code if response is not None else exchange.status,
-        headers=tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields),
-        complete=complete,
-        ended=ended,
-        fault=fault,
-        rule=exchange.cut_by,
-        error=error,
-    )
-    if ended:
-        engine.exchanges.pop(exchange.live.call_id, None)
-        exchange.ended.set()
-    return reply
-
-
-# WebSocket: one write; every message of the client's looks at the cords again and counts
-
-
-async def _message(handler: "Handler", flow: http.HTTPFlow) -> None:
-    exchange: Exchange = flow.metadata["exchange"]
-    data = flow.websocket
-    if data is None:
-        raise RuntimeError("a WebSocket message without a WebSocket")
-    message = data.messages[-1]
-    del data.messages[:-1]  # mitmproxy would keep them all
-    exchange.touch(handler.engine.timeouts.idle_seconds)
-    if not message.from_client:
-        handler.engine.gate.body(exchange.live, message.content)
-        return
-    stop = await handler.engine.gate.message(exchange.live)
-    if stop is not None:
-        message.drop()
-        handler.engine.cut([exchange.live], stop)
-
-
-async def _websocket_end(handler: "Handler", flow: http.HTTPFlow) -> None:
-    exchange: Exchange = flow.metadata["exchange"]
-    complete = not exchange.cut_by
-    await _settle(exchange, flow, complete=complete, error=exchange.cut_by)
+def _elsewhere(handler: "Handler", flow: http.HTTPFlow, live: Live) -> str:
+    """Why this connection is not for this tool: another one's call may have dialled it."""
+    connection, allow = flow.server_conn, live.tool.allow_addresses
+    if handler.vetted.get(connection) == allow:
+        return ""
+    host = flow.request.host
+    peer = (connection.peername or ("",))[0]
+    block = refused_block(ip_address(peer.partition("%")[0]), allow)
+    if block is None:
+        handler.vetted[connection] = allow
+        return ""
+    refused = AddressRefused(host, peer, block)
+    handler.not_dialled[host, flow.request.port] = refused
+    return str(refused)
 
 
 # Failures of our own
@@ -310,13 +256,19 @@ async def _websocket_end(handler: "Handler", flow: http.HTTPFlow) -> None:
 def refuse_after_failure(handler: "Handler", hook: commands.StartHook, data: Any) -> None:
     """A hook raised. Nothing may pass that it did not judge, and nobody may hang."""
     if isinstance(data, http.HTTPFlow):
+        handler.engine.forget(data)
         if isinstance(hook, mwebsocket.WebsocketMessageHook) and data.websocket:
             data.websocket.messages[-1].drop()
         else:
             data.response = wire.closing(wire.response(handler.engine.gate.failure()))
+        if isinstance(hook, CallerHook):
+            data.metadata["not_wanted"] = True
+            handler.leave()
         exchange: Exchange | None = data.metadata.pop("exchange", None)
         if exchange is not None:
-            handler.engine.spawn(_settle(exchange, data, complete=False, error="our own failure"))
+            why, fault = "our own failure", Reason.POLICY_FAILURE
+            ending = answers.settle(exchange, data, complete=False, error=why, fault=fault)
+            handler.engine.spawn(ending)
         if isinstance(hook, _ANSWERABLE):
             return
     handler.hang_up()
@@ -326,6 +278,8 @@ _ANSWERABLE = (
     mhttp.HttpConnectHook,
     mhttp.HttpRequestHeadersHook,
     mhttp.HttpRequestHook,
+    CallerHook,
+    UnendedHook,
     DialledHook,
 )
 """Hooks after which the layers send the answer that they find in the flow."""
@@ -347,7 +301,7 @@ HOOKS: dict[type[commands.StartHook], Hook] = {
     server_hooks.ServerConnectHook: _server_connect,
     server_hooks.ServerConnectedHook: _nothing,
     server_hooks.ServerConnectErrorHook: _nothing,
-    server_hooks.ServerDisconnectedHook: _nothing,
+    server_hooks.ServerDisconnectedHook: _server_gone,
     layer.NextLayerHook: _next_layer,
     mtls.TlsClienthelloHook: _client_hello,
     mtls.TlsStartClientHook: _start_client_tls,
@@ -361,12 +315,14 @@ HOOKS: dict[type[commands.StartHook], Hook] = {
     mhttp.HttpConnectErrorHook: _nothing,
     mhttp.HttpRequestHeadersHook: _request_headers,
     mhttp.HttpRequestHook: _request,
+    CallerHook: _caller,
+    UnendedHook: _unended,
     DialledHook: _dialled,
-    mhttp.HttpResponseHeadersHook: _response_headers,
-    SettleHook: _settle_before,
-    mhttp.HttpResponseHook: _answered,
-    mhttp.HttpErrorHook: _failed,
+    mhttp.HttpResponseHeadersHook: answers.response_headers,
+    SettleHook: answers.settle_before,
+    mhttp.HttpResponseHook: answers.answered,
+    mhttp.HttpErrorHook: answers.failed,
     mwebsocket.WebsocketStartHook: _nothing,
-    mwebsocket.WebsocketMessageHook: _message,
-    mwebsocket.WebsocketEndHook: _websocket_end,
+    mwebsocket.WebsocketMessageHook: answers.message,
+    mwebsocket.WebsocketEndHook: answers.websocket_end,
 }

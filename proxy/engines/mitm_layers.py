@@ -1,57 +1,39 @@
-"""mitmproxy's protocol layers, bent where they fail open, hang or forget (notes/mitmproxy.md).
+"""mitmproxy's HTTP layers, bent where they fail open, hang or forget (notes/mitmproxy.md).
 
-Some names inside mitmproxy are replaced at import because it offers no other way to supply them:
-the HTTP/1 client (1xx answers, trailers), the WebSocket layer (cut, bounded messages), the error
-page, and a check of its own types that costs a tenth of a call. Everything else is a subclass that
-`next_layer` puts in place. Checked on 12.2.3.
+A check of its own types that costs a tenth of a call is left out at import. Everything else is a
+subclass that `next_layer` puts in place. Checked on 12.2.3.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
-import h11
-from h11._readers import ChunkedReader
 from mitmproxy import flow as mflow
 from mitmproxy import http
 from mitmproxy.connection import Connection, Server
-from mitmproxy.net.http import http1, status_codes
+from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as mhttp
-from mitmproxy.proxy.layers import websocket as mwebsocket
-from mitmproxy.proxy.layers.http import _http1, _http2
-from wsproto import events as ws_events
-from wsproto.connection import ConnectionState as WebSocketState
 
-from proxy.head import HEAD_BYTES_MAX
+from policies.verdict import Reason
+from proxy import head
+from proxy.engines import mitm_websocket  # noqa: F401 - it puts its layer in mitmproxy's place
+from proxy.engines.mitm_events import (
+    BrokenBody,
+    CallerHook,
+    CutFlow,
+    DialledHook,
+    SettleHook,
+    Unended,
+    UnendedHook,
+)
+from proxy.engines.mitm_exchange import UNKNOWN_BODY_BYTES_MAX
+from proxy.engines.mitm_http1 import VERSIONS, Http1Server
+from proxy.engines.mitm_http2 import Http2Server
 
 DRAIN_BYTES_MAX = 64 * 1024 * 1024  # a refused upload is read this far so that the 413 arrives
-MESSAGE_BYTES_MAX = 16 * 1024 * 1024  # one WebSocket message, all its fragments
 ANSWER_HELD_BYTES_MAX = 1024 * 1024  # a write's answer up to this is held until it is durable
 
 Commands = layer.CommandGenerator[None]
-
-
-@dataclass
-class CutFlow(events.Event):
-    """Ask the layers to end one flow at once, on both sides."""
-
-    flow: http.HTTPFlow
-    reason: str
-
-
-@dataclass
-class DialledHook(commands.StartHook):
-    """An upstream connection for the flow stands; its request has not been written yet."""
-
-    flow: http.HTTPFlow
-
-
-@dataclass
-class SettleHook(commands.StartHook):
-    """A write's answer is about to flow, or the end of it: its outcome must be durable first."""
-
-    flow: http.HTTPFlow
 
 
 class Stream(mhttp.HttpStream):
@@ -71,7 +53,33 @@ class Stream(mhttp.HttpStream):
     def _handle_event(self, event: events.Event) -> Commands:
         if isinstance(event, CutFlow):
             return  # mid-hook or already done; the hook's own checks end it
+        if isinstance(event, BrokenBody):
+            self.flow.metadata["fault"] = head.Fault(Reason.MALFORMED_REQUEST, event.why)
+        if isinstance(event, Unended | BrokenBody):
+            if self.client_state == self.state_consume_request_body:
+                yield from self._refuse_at_once(UnendedHook(self.flow))
+            return
         yield from super()._handle_event(event)
+
+    # The request
+
+    def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
+        if not request:
+            return False  # `_broken` has looked at it
+        self.flow.metadata["stream_id"] = self.stream_id  # the flow was made just before
+        invalid = yield from super().check_invalid(True)
+        if invalid:
+            yield mhttp.DropStream(self.stream_id)
+        return invalid
+
+    def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
+        """Asked after each hook; after the one on the head, too, whose body is not wanted then."""
+        if (yield from super().check_killed(emit_error_hook)):
+            return True
+        if not self.flow.metadata.pop("not_wanted", False):
+            return False
+        yield from self._refuse_at_once(None)
+        return True
 
     def state_consume_request_body(self, event: events.Event) -> Commands:
         if isinstance(event, mhttp.RequestData):
@@ -79,11 +87,32 @@ class Stream(mhttp.HttpStream):
             if self.body_bytes > DRAIN_BYTES_MAX:
                 yield commands.CloseConnection(self.context.client)
                 return
-            if self.body_bytes > self.body_bytes_max or self.flow.response is not None:
-                self.flow.metadata["body_too_large"] = self.body_bytes > self.body_bytes_max
+            arriving = self.flow.metadata.get("arriving")
+            if arriving is None:
+                return  # its own hook failed, and left the answer
+            if not arriving.caller_known and self.body_bytes > UNKNOWN_BODY_BYTES_MAX:
+                yield CallerHook(self.flow)
+                if (yield from self.check_killed(True)):
+                    return
+            too_large = self.body_bytes > self.body_bytes_max
+            if too_large or self.flow.response is not None or not arriving.take(len(event.data)):
+                self.flow.metadata["body_too_large"] = too_large
                 self.request_body_buf.clear()
+                arriving.release()
                 return
         yield from super().state_consume_request_body(event)
+
+    def _refuse_at_once(self, asking: commands.StartHook | None) -> Commands:
+        """Answer before the request ended; what still comes of it is dropped."""
+        self.client_state = self.state_errored
+        if asking is not None:
+            yield asking
+        if (yield from self.check_killed(True)):
+            return
+        yield from self._answer_and_finish()
+        if asking is not None and not self.flow.request.is_http2:
+            # Nobody can say where the next request starts.
+            yield commands.CloseConnection(self.context.client)
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
         ok = yield from super().make_server_connection()
@@ -94,6 +123,40 @@ class Stream(mhttp.HttpStream):
             return True
         yield from self._answer_and_finish()
         return False
+
+    # The answer
+
+    def state_wait_for_response_headers(self, event: mhttp.ResponseHeaders) -> Commands:
+        broken = self._broken(event.response)
+        if not broken:
+            yield from super().state_wait_for_response_headers(event)
+            return
+        unread = mhttp.RequestProtocolError(self.stream_id, broken, mhttp.ErrorCode.CANCEL)
+        yield mhttp.SendHttp(unread, self.context.server)
+        failed = mhttp.ResponseProtocolError(
+            self.stream_id, broken, mhttp.ErrorCode.GENERIC_SERVER_ERROR
+        )
+        yield from self.handle_protocol_error(failed)
+
+    def _broken(self, response: http.Response) -> str:
+        """Why this head is no answer to this request; empty when it is one."""
+        spoken = (b"HTTP/2.0",) if self.context.server.alpn == b"h2" else VERSIONS
+        wrong = response.data.http_version not in spoken
+        if wrong or (response.status_code == 101 and not self._is_handshake(response)):
+            return "the answer is of another protocol"
+        try:
+            validate_headers(response)
+        except ValueError:
+            return "the answer's length is ambiguous"
+        return head.broken_answer(response.status_code, response.headers.fields)
+
+    def _is_handshake(self, response: http.Response) -> bool:
+        asked = self.flow.request.headers
+        return (
+            head.is_websocket(asked.fields)
+            and asked.get("sec-websocket-version", "").strip() == "13"
+            and head.is_websocket(response.headers.fields)
+        )
 
     def start_response_stream(self) -> Commands:
         if self.flow.metadata.get("settle_first"):
@@ -142,11 +205,14 @@ class Stream(mhttp.HttpStream):
     def handle_protocol_error(
         self, event: mhttp.RequestProtocolError | mhttp.ResponseProtocolError
     ) -> Commands:
-        if self.finished:
-            return  # queued while the answer was made: the upstream's own end of a cut
+        over = self.client_state == self.state_done and self.server_state == self.state_done
+        if self.finished or over:
+            return  # queued while the answer was made or recorded: a cut, or the upstream's end
         finishing = self.flow.metadata.get("finish_alone", False)
         if isinstance(event, mhttp.RequestProtocolError) and finishing:
             return  # the agent left; its write is finished and recorded (design, section 3.6)
+        if isinstance(event, mhttp.RequestProtocolError):
+            self.flow.metadata["left"] = True
         open_to_answer = (
             isinstance(event, mhttp.ResponseProtocolError)
             and not self.answering
@@ -166,7 +232,7 @@ class Stream(mhttp.HttpStream):
         response = self.flow.response or http.Response.make(502)
         self.flow.response = response
         self.answering = True
-        self.server_state = self.state_done
+        self.server_state = self.state_errored  # what still comes of an answer is dropped
         content = response.raw_content
         yield mhttp.SendHttp(
             mhttp.ResponseHeaders(self.stream_id, response, not content), self.context.client
@@ -180,11 +246,16 @@ class Stream(mhttp.HttpStream):
 class HttpLayer(mhttp.HttpLayer):
     """Makes our streams, gives each write a connection of its own, and routes cuts."""
 
+    streams: dict[int, mhttp.HttpStream]
+
     def __init__(self, context: Context, mode: mhttp.HTTPMode, body_bytes_max: int) -> None:
         super().__init__(context, mode)
         self.body_bytes_max = body_bytes_max
-        if context.client.alpn != b"h2":
-            self.connections[context.client] = Http1Server(context.fork())
+        self.connections[context.client] = (
+            Http2Server(context.fork(), self.streams)
+            if context.client.alpn == b"h2"
+            else Http1Server(context.fork())
+        )
 
     def make_stream(self, stream_id: int) -> Commands:
         stream = Stream(self.context.fork(), stream_id, self.body_bytes_max)
@@ -199,14 +270,18 @@ class HttpLayer(mhttp.HttpLayer):
         yield from super().get_connection(event, reuse=reuse and not own)
 
     def _handle_event(self, event: events.Event) -> Commands:
-        if not isinstance(event, CutFlow):
+        if not isinstance(event, CutFlow | Unended):
             yield from super()._handle_event(event)
             return
-        for stream_id, stream in list(self.streams.items()):
-            if stream.child_layer is not None:
-                yield from self.event_to_child(stream, event)
-            elif getattr(stream, "flow", None) is event.flow:
-                yield from self._cut(stream_id, stream, event)
+        stream_id = event.flow.metadata.get("stream_id", 0)
+        stream = self.streams.get(stream_id)
+        if stream is None or getattr(stream, "flow", None) is not event.flow:
+            for tunnel in [one for one in self.streams.values() if one.child_layer is not None]:
+                yield from self.event_to_child(tunnel, event)
+        elif isinstance(event, Unended) or stream.child_layer is not None:
+            yield from self.event_to_child(stream, event)
+        else:
+            yield from self._cut(stream_id, stream, event)
 
     def _cut(self, stream_id: int, stream: mhttp.HttpStream, event: CutFlow) -> Commands:
         idle = (stream.state_uninitialized, stream.state_done, stream.state_errored)
@@ -229,122 +304,9 @@ def _is_over(connection: Connection) -> bool:
     return never_began or connection.timestamp_end is not None
 
 
-class _WithoutTrailers:
-    """Drops chunked trailers, which RFC 9110 section 6.5.1 allows; mitmproxy would crash."""
-
-    def __init__(self, reader: ChunkedReader) -> None:
-        self._reader = reader
-
-    def __call__(self, buffer: Any) -> Any:
-        event = self._reader(buffer)
-        return h11.EndOfMessage() if isinstance(event, h11.EndOfMessage) else event
-
-    def read_eof(self) -> Any:
-        return self._reader.read_eof()
-
-
-class _Http1Body:
-    """Gives an HTTP/1 connection body readers that drop trailers."""
-
-    @property
-    def body_reader(self) -> Any:
-        return self._body_reader
-
-    @body_reader.setter
-    def body_reader(self, reader: Any) -> None:
-        chunked = isinstance(reader, ChunkedReader)
-        self._body_reader = _WithoutTrailers(reader) if chunked else reader
-
-
-class Http1Server(_Http1Body, _http1.Http1Server):
-    """The client's side, with a bound on the head."""
-
-    def read_headers(self, event: events.ConnectionEvent) -> Commands:
-        yield from super().read_headers(event)
-        if self.request is None and len(self.buf) > HEAD_BYTES_MAX:
-            yield commands.SendData(self.conn, _error_page(431))
-            yield commands.CloseConnection(self.conn)
-            self.state = self.done
-
-
-class Http1Client(_Http1Body, _http1.Http1Client):
-    """The upstream's side: interim answers are skipped, a flooding head is an error."""
-
-    def read_headers(self, event: events.ConnectionEvent) -> Commands:
-        if isinstance(event, events.DataReceived) and self.request is not None:
-            while _is_interim(bytes(self.buf)[:13]):
-                if self.buf.maybe_extract_lines() is None:
-                    break
-            if len(self.buf) > HEAD_BYTES_MAX and b"\r\n\r\n" not in bytes(self.buf):
-                yield commands.CloseConnection(self.conn)
-                yield mhttp.ReceiveHttp(
-                    mhttp.ResponseProtocolError(
-                        self.stream_id or 0,
-                        "the answer's head is too large",
-                        mhttp.ErrorCode.GENERIC_SERVER_ERROR,
-                    )
-                )
-                return
-            if not self.buf:
-                return
-        yield from super().read_headers(event)
-
-
-def _is_interim(start: bytes) -> bool:
-    """`HTTP/1.1 1xx`, except 101 which switches protocols (RFC 9110 section 15.2)."""
-    return start[:7] == b"HTTP/1." and start[8:10] == b" 1" and start[9:12] != b"101"
-
-
-class WebsocketLayer(mwebsocket.WebsocketLayer):
-    """Can be cut, and refuses a message that grows without end."""
-
-    def relay_messages(self, event: Any) -> Commands:
-        if isinstance(event, CutFlow):
-            if event.flow is self.flow:
-                yield from self._cut(event.reason, 1008)
-            return
-        yield from super().relay_messages(event)
-        for side in (self.client_ws, self.server_ws):
-            if sum(map(len, side.frame_buf)) > MESSAGE_BYTES_MAX:
-                yield from self._cut("message too large", 1009)
-                return
-
-    def _cut(self, reason: str, code: int) -> Commands:
-        data = self.flow.websocket
-        if data is None or not self.flow.live:
-            return
-        data.closed_by_client, data.close_code, data.close_reason = False, code, reason
-        for side in (self.client_ws, self.server_ws):
-            if side.state is WebSocketState.OPEN:
-                yield side.send2(ws_events.CloseConnection(code, reason[:120]))
-            yield commands.CloseConnection(side.conn)
-        yield mwebsocket.WebsocketEndHook(self.flow)
-        self.flow.live = False
-        self._handle_event = self.done
-
-
-def _error_page(status_code: int, message: str = "") -> bytes:
-    """For what is refused before it is a request. Says nothing of addresses or software."""
-    headers = http.Headers(content_type="application/problem+json", connection="close")
-    page = http.Response.make(status_code, _problem(status_code), headers)
-    return bytes(http1.assemble_response(page))
-
-
-def _problem(status_code: int, message: str = "") -> bytes:
-    title = status_codes.RESPONSES.get(status_code, "refused")
-    return b'{"title":"%s","status":%d}' % (title.encode(), status_code)
-
-
 def _unchecked(data: http.MessageData) -> None:
     """mitmproxy checks the type of each field of each message that its own parser made: a tenth
     of a call. Whether a message may pass is judged from its bytes, in proxy/head.py."""
 
 
-for _module, _name, _ours in (
-    (http.MessageData, "__post_init__", _unchecked),
-    (mhttp, "Http1Client", Http1Client),
-    (mwebsocket, "WebsocketLayer", WebsocketLayer),
-    (_http1, "make_error_response", _error_page),
-    (_http2, "format_error", _problem),
-):
-    setattr(_module, _name, _ours)
+setattr(http.MessageData, "__post_init__", _unchecked)  # noqa: B010 - mypy knows it is a method

@@ -1,6 +1,7 @@
 """mitmproxy's messages as ours, and ours as mitmproxy's. Pure."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mitmproxy import http
@@ -21,9 +22,29 @@ class Tunnel:
     credentials: Credentials | None
 
 
+_TRAILER = "trailer:"  # marks one among headers, whose names hold no colon
+
+
+def fields(answer: http.Response) -> tuple[tuple[str, str], ...]:
+    """Headers and trailers, as they are kept for a replay. `response` reads them again."""
+
+    def plain(fields: http.Headers | None, mark: str = "") -> Iterator[tuple[str, str]]:
+        for name, value in fields.fields if fields else ():
+            yield mark + name.decode("latin-1"), value.decode("latin-1")
+
+    return (*plain(answer.headers), *plain(answer.trailers, _TRAILER))
+
+
 def response(reply: Refusal) -> http.Response:
-    fields = [(name.encode(), value.encode()) for name, value in reply.headers]
-    return http.Response.make(reply.status, reply.body, http.Headers(fields))
+    named = [(name.encode(), value.encode()) for name, value in reply.headers]
+    mark = _TRAILER.encode()
+    headers = [field for field in named if not field[0].startswith(mark)]
+    trailers = [(name.removeprefix(mark), value) for name, value in named if name.startswith(mark)]
+    made = http.Response.make(reply.status, reply.body, http.Headers(headers))
+    if reply.status in (204, 304):  # they have no body to tell the length of (RFC 9110, 8.6)
+        made.headers.pop("content-length", None)
+    made.trailers = http.Headers(trailers) if trailers else None
+    return made
 
 
 def closing(response: http.Response) -> http.Response:
@@ -47,7 +68,10 @@ def credentials(
 
 
 def seen(flow: http.HTTPFlow) -> Request:
-    """What can be said of a request that cannot be judged: printable, short, without secrets."""
+    """What can be said of a request that cannot be judged: printable, short, without secrets.
+
+    Its content type says in which dialect it is refused.
+    """
 
     def plain(text: str, size: int) -> str:
         return "".join(c if "!" <= c <= "~" else "?" for c in text[:size])
@@ -59,6 +83,7 @@ def seen(flow: http.HTTPFlow) -> Request:
         head.plain_host(plain(request.host, 255)),
         request.port,
         plain(re.split("[?#]", request.path, maxsplit=1)[0], 1024) or "/",
+        (("content-type", plain(request.headers.get("content-type", "").lower(), 255)),),
     )
 
 

@@ -23,7 +23,7 @@ GIVE_UP_SECONDS = 60.0
 ANSWERED = "answered"
 UNKNOWN = "outcome_unknown"
 LOST = "lost"
-AGAIN = {LOST, "in_flight", "not_sent", "shutting_down", "store_unavailable"}
+AGAIN = {LOST, "in_flight", "not_sent", "shutting_down", "decider_unreachable"}
 
 
 class Fleet:

@@ -8,11 +8,12 @@ each `host:port`; every other name does not resolve. What is dialed is vetted as
 import json
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from unittest.mock import patch
 
 from policies.addresses import IPNetwork
-from proxy import serve
+from proxy import child, serve, supervisor
 from proxy.cli.main import main
 from proxy.dial import AddrInfo, Dialer
 
@@ -34,6 +35,11 @@ class RoutedDialer(Dialer):
         return await routed.dial(host, stand_in, allow)
 
 
+AS_CHILD = "--as-child"
+
 if __name__ == "__main__":
-    with patch.object(serve, "Dialer", RoutedDialer):
+    again = (sys.executable, __file__, AS_CHILD)
+    with patch.object(serve, "Dialer", RoutedDialer), patch.object(supervisor, "CHILD", again):
+        if sys.argv[1] == AS_CHILD:
+            sys.exit(child.main(sys.argv[2:]))
         main()

@@ -107,6 +107,7 @@ class Proxy:
     port: int = field(default_factory=lambda: free_port())
     process: "subprocess.Popen[str] | None" = None
     runs: int = 0
+    workers: int = int(os.environ.get("WORKERS", "1"))
 
     def __post_init__(self) -> None:
         (self.folder / "config").mkdir()
@@ -115,6 +116,7 @@ class Proxy:
             f"data: ../data\n"
             f"upstream_ca: {self.upstream_ca}\n"
             f"drain_seconds: 5\n"
+            f"workers: {self.workers}\n"
         )
         self.edit_policy(self.policy)
 

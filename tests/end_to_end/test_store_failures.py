@@ -143,11 +143,11 @@ def held_write(world: World, path: str) -> Iterator["Future[Told]"]:
             world.upstream.gate.set()
 
 
-def nothing_passes(world: World, kept: list[Line], path: str) -> None:
-    """While the fault stands every call is refused, in time, and reaches nothing."""
+def nothing_passes(world: World, kept: list[Line], path: str, kind: Kind) -> None:
+    """While the fault stands every call is refused for it, in time, and reaches nothing."""
     start = len(world.upstream.arrived)
     answers = all_at_once(world, kept, path)
-    assert [(told.status, told.reason) for told, _ in answers] == [(503, "store_unavailable")] * 5
+    assert [(told.status, told.reason) for told, _ in answers] == [(503, f"store_{kind}")] * 5
     assert world.upstream.paths(start) == []
     assert max(seconds for _, seconds in answers) < BUSY_SECONDS + SLACK_SECONDS
 
@@ -191,7 +191,7 @@ def test_nothing_passes_while_the_ledger_cannot_record_and_nothing_is_lost_after
     held, refused, after = f"/held/{kind}", f"/refused/{kind}", f"/after/{kind}"
     lines = kept(world)
     with held_write(world, held) as told, fault(world.data):
-        nothing_passes(world, lines, refused)
+        nothing_passes(world, lines, refused, kind)
         if kind is not Kind.LOCKED:  # which would be waited for once more
             an_empty_tunnel_proves_nothing(world, kind)
         world.upstream.gate.set()
@@ -249,7 +249,7 @@ def test_a_damaged_ledger_is_not_used_again_until_a_backup_is_restored(
     assert asked(world.run, "POST", "/kept", "once").status == 200
     faults.copy(world.data, backup)
     faults.damage(world.data)
-    nothing_passes(world, lines, "/refused")
+    nothing_passes(world, lines, "/refused", Kind.CORRUPT)
     everybody_says_why(world, Kind.CORRUPT)
     world.proxy.end(signal.SIGTERM)
     assert MEANING[Kind.CORRUPT] in sentence_of(world.proxy)

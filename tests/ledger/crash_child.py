@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.ledger.world import World, a_ceiling, a_policy, a_pull
+from tests.ledger.world import World, a_ceiling, a_policy, a_pull, a_worker
 
 POINTS = (
     "before anything",
@@ -20,6 +20,8 @@ POINTS = (
     "after the settlement",
     "after a cord",
     "after a read",
+    "inside the loss of a worker",
+    "after the loss of a worker",
 )
 
 
@@ -58,6 +60,14 @@ def work(world: World, point: str) -> None:
         store.admit(world.read("r"), world.policy, world.judge)
     say("admitted r")
     at("after a read")
+    store.register(a_worker())
+    with store.transaction(durable=True):
+        store.admit(world.ask("w", body="w", worker="w1"), world.policy, world.judge)
+    with store.transaction(durable=True):
+        store.forsake("w1", world.now_us, "silent")
+        at("inside the loss of a worker")
+    say("forsook w1")
+    at("after the loss of a worker")
 
 
 if __name__ == "__main__":

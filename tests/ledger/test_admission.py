@@ -9,7 +9,7 @@ from ledger.errors import Kind, LedgerUnavailable
 from policies.call import Facts, Identity, ToolCall
 from policies.policy import Policy
 from policies.verdict import Action, Reason, Verdict
-from tests.ledger.world import R1, World, a_ceiling, a_policy
+from tests.ledger.world import R1, World, a_ceiling, a_policy, a_worker
 
 ALLOW = Verdict(Action.ALLOW, Reason.ALLOWED, "tool:pay")
 REPLAY = Verdict(Action.REPLAY, Reason.REPLAYED, "tool:pay")
@@ -247,3 +247,32 @@ def test_every_policy_that_judged_is_kept(world: World) -> None:
     world.decided(world.read("c"))
     assert [world.shown(name)["policy"] for name in "abc"] == ["d1", "d2", "d2"]
     assert world.rows("SELECT digest, text FROM policy") == [("d1", "# d1"), ("d2", "# d2")]
+
+
+# Principals and workers
+
+
+def test_a_principal_of_an_unknown_kind_is_refused_and_recorded(world: World) -> None:
+    class Robot:
+        run = "r1"
+        token_hash = b"h" * 32
+
+    for name, claimant in (("a", Robot()), ("b", "r1"), ("c", ("r1", b"h"))):
+        decision = world.decided(world.ask(name, claimant=cast("Any", claimant)))
+        assert decision.verdict.reason == "principal_unknown"
+        assert decision.identity is None
+        row = world.shown(name)
+        assert (row["state"], row["reason"], row["run"]) == ("refused", "principal_unknown", None)
+    assert world.rows("SELECT count(*) FROM claim") == [(0,)]
+
+
+def test_a_worker_that_is_not_registered_lets_nothing_through(world: World) -> None:
+    world.store.register(a_worker())
+    first, second = world.admit(world.ask("a", worker="w1"), world.read("b", worker="w2"))
+    assert first.verdict.action is Action.ALLOW
+    assert (second.verdict.reason, second.verdict.detail) == (
+        "policy_failure",
+        "the worker that asks is not registered",
+    )
+    assert world.rows("SELECT call_id, worker FROM open_call") == [("a", "w1")]
+    world.check_memory()

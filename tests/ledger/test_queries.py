@@ -1,5 +1,7 @@
 """Reads of the record: pages, single calls, the tail, sums, and a person's own SQL."""
 
+import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,12 +9,13 @@ import pytest
 
 from ledger import queries
 from ledger.connection import open_reader
+from ledger.errors import Kind, LedgerUnavailable
 from ledger.filters import parse
 from ledger.queries import CALL_COLUMNS, QueryError
 from ledger.sqlite import sqlite3
 from ledger.tokens import Grant
 from policies.verdict import Action, Level
-from tests.ledger.world import World, a_ceiling, a_policy, a_pull
+from tests.ledger.world import START_US, World, a_ceiling, a_policy, a_pull
 
 
 @pytest.fixture
@@ -51,6 +54,26 @@ def test_calls_come_in_pages(world: World, reader: sqlite3.Connection) -> None:
 def test_a_page_after_an_unknown_call_is_empty(world: World, reader: sqlite3.Connection) -> None:
     world.decided(world.read("a"))
     assert ids(queries.calls(reader, after="nobody")) == []
+
+
+def test_a_call_that_was_stopped_after_it_was_let_through_shows_what_its_caller_was_told(
+    world: World, reader: sqlite3.Connection
+) -> None:
+    world.admit(world.ask("a"), world.ask("b", body="y"), world.read("c"))
+    assert [row["reason"] for row in queries.calls(reader)] == ["allowed"] * 3
+    world.settle("a")
+    world.settle("b", sent=False, status=None, reason="address_refused")
+    world.settle("c", complete=False, reason="cut")
+    shown = {row["id"]: (row["decision"], row["reason"]) for row in queries.calls(reader)}
+    assert shown == {
+        "a": ("allow", "allowed"),
+        "b": ("allow", "address_refused"),
+        "c": ("allow", "cut"),
+    }
+    assert ids(queries.calls(reader, parse("reason:cut", 0))) == ["c"]
+    assert ids(queries.calls(reader, parse("-reason:allowed", 0))) == ["c", "b"]
+    (_, ended) = queries.call(reader, "b")["events"]  # type: ignore[index]
+    assert (ended["type"], ended["reason"]) == ("call.outcome", "address_refused")
 
 
 # One call
@@ -102,6 +125,15 @@ def test_the_tail_goes_on_where_it_was(world: World, reader: sqlite3.Connection)
     assert queries.tail(reader, row["seq"]) == []
     assert queries.last_events(reader, limit=1) == [row]
     assert len(queries.tail(reader, 0, limit=2)) == 2
+
+
+def test_cords_are_listed_newest_first(world: World, reader: sqlite3.Connection) -> None:
+    timed = dataclasses.replace(
+        a_pull(level=Level.FREEZE), at_us=START_US + 5, until_us=START_US + 9, but_releases=("v1",)
+    )
+    world.store.pull(a_pull())
+    world.store.pull(timed)
+    assert queries.pulls(reader) == [timed, a_pull()]
 
 
 def test_sums(world: World, reader: sqlite3.Connection) -> None:
@@ -180,12 +212,29 @@ def test_hashes_of_tokens_and_sealed_answers_are_hidden(
     world: World, reader: sqlite3.Connection
 ) -> None:
     world.store.mint(Grant("r1", "acme"), b"h" * 32, actor="ann", at_us=1)
+    world.store.enroll("bob", "pull", b"o" * 32, actor="ann", at_us=1)
     world.decided(world.ask("a"))
     world.settle("a")
     (token,) = queries.sql(reader, "SELECT * FROM token")
     assert (token["hash"], token["run"]) == (None, "r1")
+    (operator,) = queries.sql(reader, "SELECT * FROM operator")
+    assert (operator["hash"], operator["name"]) == (None, "bob")
     (answer,) = queries.sql(reader, "SELECT * FROM answer")
     assert answer["sealed"] is None
+
+
+def test_a_damaged_ledger_is_told_as_such(world: World, reader: sqlite3.Connection) -> None:
+    world.admit(*(world.read(str(number)) for number in range(200)))
+    world.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    path = world.data / "ledger.db"
+    with path.open("r+b") as file:
+        size = len(file.read())
+        file.seek(4096)
+        file.write(b"\xa5" * (size - 4096))
+    for ask in (queries.calls, lambda conn: queries.sql(conn, "SELECT * FROM event")):
+        with pytest.raises(LedgerUnavailable, match=re.escape(f"({path}: ")) as told:
+            list(ask(reader))
+        assert told.value.kind is Kind.CORRUPT
 
 
 def test_a_slow_query_ends(world: World, reader: sqlite3.Connection) -> None:

@@ -43,7 +43,9 @@ def test_unknown_becomes_nothing_by_itself() -> None:
         pytest.param(R, True, 500, True, False, DONE, ClaimAfter.KEPT, id="failed read"),
         pytest.param(R, True, None, False, False, UNKNOWN, ClaimAfter.KEPT, id="read, no answer"),
         pytest.param(R, False, None, False, False, NOT_SENT, ClaimAfter.KEPT, id="read not sent"),
-        pytest.param(M, True, 200, False, False, DONE, ClaimAfter.KEPT, id="model, agent left"),
+        pytest.param(R, True, 200, False, False, UNKNOWN, ClaimAfter.KEPT, id="read, broken off"),
+        pytest.param(M, True, 200, True, False, DONE, ClaimAfter.KEPT, id="model"),
+        pytest.param(M, True, 200, False, False, UNKNOWN, ClaimAfter.KEPT, id="model, broken off"),
         pytest.param(M, True, None, False, False, UNKNOWN, ClaimAfter.KEPT, id="model, no answer"),
     ],
 )

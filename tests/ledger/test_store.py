@@ -286,6 +286,15 @@ def test_a_run_sees_its_own_state(world: World) -> None:
     ]
 
 
+def test_a_run_does_not_see_a_cord_that_lets_its_release_pass(world: World) -> None:
+    world.store.pull(dataclasses.replace(a_pull(), but_releases=(R1.release,)))
+    for known_good, seen in ((frozenset({R1.release}), 0), (frozenset({"v9"}), 1)):
+        policy = dataclasses.replace(world.policy, known_good=known_good)
+        state = world.store.own_state(world.read("s"), policy)
+        assert isinstance(state, OwnState)
+        assert len(state.pulls) == seen
+
+
 def test_nobody_sees_no_state(world: World) -> None:
     ask = world.read("s", claimant=None)
     assert world.store.own_state(ask, world.policy) == "credentials_required"

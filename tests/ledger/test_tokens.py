@@ -9,7 +9,7 @@ from ledger.errors import LedgerError
 from ledger.records import Bearer
 from ledger.tokens import ANCESTORS_MAX, Grant, Token
 from policies.call import Identity
-from policies.verdict import Action
+from policies.verdict import Action, Scope
 from tests.ledger.world import World, a_pull
 
 
@@ -132,7 +132,7 @@ def test_a_child_has_the_tenant_and_the_tree_of_its_parent(world: World) -> None
     "grant, message",
     [
         ({"run": "r1", "tenant": "bolt"}, "has the tenant acme, not bolt"),
-        ({"run": "r1", "release": "v2"}, "has the release v1, not v2"),
+        ({"run": "r1", "release": "caf\udce9"}, "no Unicode text"),
         ({"run": "r1", "parent": "r0"}, "has the parent none, not r0"),
         ({"run": "r2"}, "name its tenant"),
         ({"run": "r2", "parent": "r9"}, "no run r9 to be the parent"),
@@ -168,6 +168,62 @@ def test_runs_do_not_nest_without_end(world: World) -> None:
         mint(world, f"r{depth + 1}", parent=f"r{depth}")
     with pytest.raises(LedgerError, match="32 deep"):
         mint(world, "more", parent=f"r{ANCESTORS_MAX}")
+
+
+# Another release of a run
+
+
+def test_an_operator_mints_another_release_for_a_run(world: World) -> None:
+    mint(world, "r1", tenant="acme", release="v1")
+    token = mint(world, "r1", "new", release="v2")
+    assert token.identity.release == "v2"
+    for _ in range(2):
+        assert released(world, bearer("r1", "new")) == "v2"
+        assert released(world, bearer("r1")) == "v1"
+        world.reopen()
+    assert {token.identity.release for token in world.store.tokens()} == {"v1", "v2"}
+    (gone,) = world.store.revoke(token.id, actor="bob", at_us=1)
+    assert gone.identity.release == "v2"
+
+
+def test_a_token_without_a_word_on_it_is_of_the_runs_release(world: World) -> None:
+    mint(world, "r1", tenant="acme", release="v1")
+    mint(world, "r1", "two", release="v2")
+    assert mint(world, "r1", "three").identity.release == "v1"
+    assert world.rows("SELECT release FROM token WHERE release IS NOT NULL") == [("v2",)]
+
+
+def test_a_halt_of_a_release_follows_the_token(world: World) -> None:
+    mint(world, "r1", tenant="acme", release="v1")
+    mint(world, "r1", "new", release="v2")
+    world.store.pull(a_pull(Scope.RELEASE, "v2"))
+    assert told(world, bearer("r1", "new"))[0] == "halted"
+    assert told(world, bearer("r1"))[0] == "allowed"
+
+
+def test_a_child_has_the_release_of_the_token_that_minted_it(world: World) -> None:
+    mint(world, "r1", tenant="acme", release="v1")
+    for release in ("v2", "v3"):
+        mint(world, "r1", release, release=release)
+        by = bearer("r1", release)
+        token = mint(world, "child", f"child of {release}", by=by)
+        assert token.identity.release == release
+        assert released(world, bearer("child", f"child of {release}")) == release
+        deeper = mint(world, "deep", f"deep {release}", by=bearer("child", f"child of {release}"))
+        assert deeper.identity.release == release
+
+
+def test_a_run_does_not_move_its_child_off_a_release_that_an_operator_gave(world: World) -> None:
+    mint(world, "r1", tenant="acme", release="v1")
+    mint(world, "child", parent="r1", release="v9")
+    with pytest.raises(LedgerError, match="has the release v9, not v1"):
+        mint(world, "child", "again", by=bearer("r1"))
+    assert len(world.store.tokens()) == 2
+
+
+def released(world: World, claimant: Bearer) -> str | None:
+    identity = told(world, claimant)[1]
+    return identity.release if identity else None
 
 
 # A run's own token mints narrower ones

@@ -9,7 +9,8 @@ from typing import Any
 from ledger import queries
 from ledger.connection import open_reader
 from ledger.filters import parse
-from ledger.records import Answer, Ask, Claimant, Decision, Outcome
+from ledger.records import Answer, Ask, Claimant, Decision, Outcome, Worker
+from ledger.recovery import load
 from ledger.sqlite import sqlite3
 from ledger.states import CallState, ClaimAfter, outcome_of
 from ledger.store import Store
@@ -59,6 +60,10 @@ def a_pull(scope: Scope = Scope.RUN, subject: str = "r1", level: Level = Level.H
     return Pull(level, scope, subject, "looks wrong", "ann", START_US)
 
 
+def a_worker(worker_id: str = "w1", pid: int = 4711, started: str = "100") -> Worker:
+    return Worker(worker_id, pid, started, START_US)
+
+
 class Abandoned(Exception):
     pass
 
@@ -75,9 +80,9 @@ class World:
     def opened(self, **rest: Any) -> Store:
         return Store.open(self.data, VAULT_KEY, lambda: self.now_us, **rest)
 
-    def reopen(self) -> None:
+    def reopen(self, **rest: Any) -> None:
         self.store.close()
-        self.store = self.opened()
+        self.store = self.opened(**rest)
 
     @property
     def conn(self) -> sqlite3.Connection:
@@ -94,6 +99,7 @@ class World:
         claimant: Claimant = R1,
         target: str = "/v1/charges",
         may_wait: bool = False,
+        worker: str = "",
     ) -> Ask:
         """An ask under a name, which is also its call id. Equal bodies have equal fingerprints."""
         method = "GET" if effect == "read" else "POST"
@@ -101,7 +107,7 @@ class World:
         fingerprint = hashlib.sha256(body.encode()).digest()
         operation = f"{method} /v1/charges"
         call = ToolCall(tool, Effect(effect), operation, fingerprint, key)
-        self.asks[name] = Ask(name, self.now_us, claimant, request, call, may_wait)
+        self.asks[name] = Ask(name, self.now_us, claimant, request, call, may_wait, worker)
         return self.asks[name]
 
     def read(self, name: str = "a", **rest: Any) -> Ask:
@@ -138,6 +144,7 @@ class World:
         sent: bool = True,
         complete: bool = True,
         body: bytes | None = None,
+        reason: str = "",
     ) -> bool:
         """End a call as the gate would; the answer's body names the call."""
         call = self.asks[name].call
@@ -152,7 +159,8 @@ class World:
         answer = None
         if call.effect is Effect.WRITE and status is not None and complete:
             answer = Answer(status, HEADERS, body)
-        return self.store.settle(self.outcome(name, state, after, status=status, answer=answer))
+        ended = self.outcome(name, state, after, status=status, answer=answer, reason=reason)
+        return self.store.settle(ended)
 
     def outcome(
         self,
@@ -173,6 +181,13 @@ class World:
 
     def wait(self, seconds: float) -> None:
         self.now_us += round(seconds * 1_000_000)
+
+    def check_memory(self) -> None:
+        """What the store remembers is what its database holds."""
+        memory, loaded = self.store._memory, load(self.conn)
+        assert dict(memory.pulls) == dict(loaded.pulls)
+        assert dict(memory.workers) == dict(loaded.workers)
+        assert memory.open_calls == loaded.open_calls
 
     # What a second connection sees
 

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from policies.call import Request
 from policies.canonical import (
-    FORM,
     PARTS_MAX,
     SORTED_BYTES_MAX,
+    VALUES_MAX,
     NotPlainJsonError,
+    is_too_long,
     read_json,
     write_json,
 )
+from policies.content import FORM
 from policies.load import load
 from policies.match import identify
 
@@ -109,6 +111,29 @@ def test_a_body_too_large_to_sort_is_taken_byte_for_byte() -> None:
     for content_type in ("application/json", FORM):
         assert fingerprint(one.encode(), content_type) != fingerprint(other.encode(), content_type)
         assert fingerprint(one.encode(), content_type) == fingerprint(one.encode(), content_type)
+
+
+def test_json_of_too_many_values_is_taken_byte_for_byte() -> None:
+    few, many = "1," * (VALUES_MAX - 2), "1," * (VALUES_MAX - 1)
+    for values, same in ((few, True), (many, False)):
+        one, other = (f"[{blank}{values}1]".encode() for blank in ("", " "))
+        assert is_too_long(one) is not same
+        marks = {fingerprint(body, "application/json") for body in (one, other)}
+        assert (len(marks) == 1) is same
+
+
+def test_commas_in_a_text_are_no_values() -> None:
+    assert not is_too_long(json.dumps({"csv": 'a,"{b[\n' * VALUES_MAX}).encode())
+    assert not is_too_long(b'"' + b'\\"' * VALUES_MAX + b"{," * VALUES_MAX)
+    assert is_too_long(json.dumps([""] * VALUES_MAX).encode())
+    assert is_too_long(json.dumps([""] * VALUES_MAX * 3).encode())
+
+
+def test_a_form_of_too_many_escapes_is_taken_byte_for_byte() -> None:
+    for escapes, same in ((VALUES_MAX - 1, True), (VALUES_MAX, False)):
+        last = b"b=%42" + b"%41" * escapes
+        one, other = fingerprint(b"a=1&" + last, FORM), fingerprint(last + b"&a=1", FORM)
+        assert (one == other) is same
 
 
 def test_a_body_of_too_many_parts_is_taken_byte_for_byte() -> None:

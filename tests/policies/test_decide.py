@@ -1,6 +1,7 @@
 """The order of judgement: tests/cases/decisions.yaml, and each line of it before all later ones."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,13 @@ def named(row: dict[str, Any]) -> str:
     return str(row["it"])
 
 
-def pulls_of(rules: list[str]) -> Pulls:
+def pulls_of(rules: list[str], but: list[str]) -> Pulls:
+    """Cords from the store; one that ends in `:all` lets no release pass."""
     pulls = {}
     for rule in rules:
-        level, scope, subject = rule.split(":")
-        pull = Pull(Level(level), Scope(scope), subject, "by hand", "ada", 7)
+        level, scope, subject, *narrowed = rule.split(":")
+        passing = () if narrowed else tuple(but)
+        pull = Pull(Level(level), Scope(scope), subject, "by hand", "ada", 7, None, passing)
         pulls[pull.level, pull.scope, pull.subject] = pull
     return pulls
 
@@ -74,7 +77,7 @@ def judged(row: dict[str, Any], a_call: Build, an_identity: Build) -> Verdict:
         NOW_US,
         identity=None if who is None else an_identity(**who),
         refused=Reason(row["refused"]) if "refused" in row else None,
-        pulls=pulls_of(row.get("pulls", [])),
+        pulls=pulls_of(row.get("pulls", []), row.get("but", [])),
         claim=claim_of(*row["claim"]) if "claim" in row else None,
         windows=windows_of(row.get("ceilings", [])),
     )
@@ -144,6 +147,26 @@ def test_a_stored_cord_and_a_line_of_the_policy_hold_alike(
     assert judged(row, a_call, an_identity).detail == "by hand"
     verdict = judged({"policy": "frozen"}, a_call, an_identity)
     assert verdict.detail == "frozen.yaml:2"
+
+
+@pytest.mark.parametrize("until_us", [0, NOW_US - 1, NOW_US, NOW_US + 1])
+def test_a_halt_that_will_end_by_itself_is_a_halt_like_any_other(
+    until_us: int, a_call: Build, an_identity: Build
+) -> None:
+    """The store ends it; until then the agent is told the same, and not to wait for the end."""
+    latched = Pull(Level.HALT, Scope.RUN, "r1", "by hand", "ada", 7)
+    ending = replace(latched, until_us=until_us)
+    told = [
+        decide(
+            POLICIES["house"],
+            a_call(),
+            Facts(NOW_US, an_identity(), pulls={(Level.HALT, Scope.RUN, "r1"): pull}),
+        )
+        for pull in (latched, ending)
+    ]
+    assert told[0] == told[1]
+    assert told[0].reason is Reason.HALTED
+    assert told[0].retry_after_seconds is None
 
 
 def test_judging_is_the_same_each_time(a_call: Build, an_identity: Build) -> None:

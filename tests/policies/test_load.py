@@ -2,9 +2,12 @@
 sound one compiles to."""
 
 import hashlib
+import os
+import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -80,8 +83,35 @@ def test_a_file_that_is_no_policy_is_told_so(tmp_path: Path, content: bytes, say
 def test_a_file_that_cannot_be_read_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="cannot be read: No such file or directory"):
         load_file(tmp_path / "gone.yaml")
-    with pytest.raises(PolicyError, match="cannot be read: Is a directory"):
-        load_file(tmp_path)
+    (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
+    with pytest.raises(PolicyError, match="cannot be read: Too many levels of symbolic links"):
+        load_file(tmp_path / "loop.yaml")
+
+
+def test_what_is_no_plain_file_is_told_and_never_opened(tmp_path: Path) -> None:
+    """Opening a pipe that nobody writes into would stop whoever reads the policy, for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(tmp_path / "socket"))
+    places = {
+        "a pipe": tmp_path / "pipe",
+        "a socket": tmp_path / "socket",
+        "a device": Path("/dev/zero"),
+        "a directory": tmp_path,
+    }
+    for kind, path in places.items():
+        told: list[str] = []
+        reading = Thread(target=lambda at, into: into.append(mistake_of(at)), args=(path, told))
+        reading.daemon = True
+        reading.start()
+        reading.join(timeout=30)
+        assert told == [f"{path}: is {kind}; it must be a plain file"]
+
+
+def mistake_of(path: Path) -> str:
+    with pytest.raises(PolicyError) as told:
+        load_file(path)
+    return str(told.value)
 
 
 def test_a_small_file_does_not_become_a_large_one() -> None:
@@ -227,6 +257,23 @@ def test_cords_of_the_policy_name_their_lines(a_policy: Build) -> None:
 def test_frozen_may_name_scopes(a_policy: Build) -> None:
     policy = a_policy("frozen: {global: false, tenants: [acme]}")
     assert list(policy.pulls) == [(Level.FREEZE, Scope.TENANT, "acme")]
+
+
+def test_releases_are_known_good_or_refused(a_policy: Build) -> None:
+    policy = a_policy("""
+    version: 1
+    releases:
+      known_good: ["2026-11-20.3", v2, v2]
+      refused:
+        - v0
+        - v1
+    """)
+    assert policy.known_good == {"2026-11-20.3", "v2"}
+    assert [(p.rule, p.reason, p.actor) for p in policy.pulls.values()] == [
+        ("halt:release:v0", "policy.yaml:6", f"policy:{policy.digest[:12]}"),
+        ("halt:release:v1", "policy.yaml:7", f"policy:{policy.digest[:12]}"),
+    ]
+    assert a_policy("").known_good == frozenset()
 
 
 def test_a_ceiling_is_its_content_not_its_place(a_policy: Build) -> None:

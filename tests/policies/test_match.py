@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.call import Effect, Request, ToolCall
+from policies.canonical import SORTED_BYTES_MAX
 from policies.load import load
 from policies.match import DEFAULT_PORT, MATCHERS, identify
+from policies.overrides import FIELDS_MAX, PART_HEADS_BYTES_MAX
 from policies.policy import Policy, Tool
 from policies.protocols import graphql, mcp
+from policies.verdict import Reason
 
 CASES = Path(__file__).parents[1] / "cases"
 TABLES = [
@@ -38,7 +41,7 @@ def request_of(row: dict[str, Any]) -> Request:
         host, port = authority, ""
     headers = row.get("headers", [])
     pairs = list(headers.items()) if isinstance(headers, dict) else headers
-    body = row.get("body", "").encode()
+    body = row.get("body", "").encode() * row.get("times", 1)
     if "json" in row:
         body = json.dumps(row["json"]).encode()
         pairs = [*pairs, ("content-type", "application/json")]
@@ -130,12 +133,74 @@ def test_what_would_take_long_to_read_is_a_fault() -> None:
     query, ask = {"query": "{a}"}, "POST https://gql.example/graphql"
     assert not faulted("graphql", ask, [query] * graphql.ENTRIES_MAX)
     assert faulted("graphql", ask, [query] * (graphql.ENTRIES_MAX + 1))
+    shared = {"query": "{" + "a " * (graphql.TOKENS_MAX // 20 - 2) + "}"}
+    assert not faulted("graphql", ask, [query] * 19 + [shared])
+    assert faulted("graphql", ask, [query] * 19 + [{"query": "{" + "a " * 249 + "}"}])
     assert not faulted("graphql", ask, {"query": "{" + "a " * graphql.FIELDS_MAX + "}"})
     assert faulted("graphql", ask, {"query": "{" + "a " * (graphql.FIELDS_MAX + 1) + "}"})
     assert faulted("graphql", ask, {"query": "{a" * graphql.TOKENS_MAX})
     assert faulted("graphql", ask, {"query": "{a} #" + "x" * graphql.CHARACTERS_MAX})
     nested = "{a" * 1_600 + "}" * 1_600
     assert faulted("graphql", ask, {"query": nested})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [text.encode(coding) for text in ('{"jsonrpc": "2.0", "method": "ping"}', '{"query": "{a}"}')
+     for coding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-8-sig")],
+)  # fmt: skip
+@pytest.mark.parametrize("url", ["mcp.example/mcp", "gql.example/graphql"])
+def test_a_message_in_another_unicode_encoding_is_a_fault(body: bytes, url: str) -> None:
+    policy = "mcp" if url.startswith("mcp") else "graphql"
+    request = replace(request_of({"ask": f"POST https://{url}"}), body=body)
+    assert identify(POLICIES[policy], request).fault is Reason.MALFORMED_REQUEST
+
+
+def test_a_body_too_long_to_be_read_is_refused_where_it_decides_and_nowhere_else() -> None:
+    long = " " * SORTED_BYTES_MAX
+    ping: dict[str, Any] = {"policy": "mcp", "body": '{"jsonrpc": "2.0", "method": "ping"}'}
+    query: dict[str, Any] = {"policy": "graphql", "body": '{"query": "{a}"}'}
+    for row, url in ((ping, "mcp.example/mcp"), (query, "gql.example/graphql")):
+        host = url.partition("/")[0]
+        padded = {**row, "body": row["body"] + long}
+        fits = {**row, "body": (row["body"] + long)[:SORTED_BYTES_MAX]}
+        call = judged({**padded, "ask": f"POST https://{url}"})
+        assert (call.fault, bool(call.detail)) == (Reason.BODY_TOO_LARGE, True)
+        assert judged({**fits, "ask": f"POST https://{url}"}).fault is None
+        assert judged({**padded, "ask": f"POST https://{host}/other"}).fault is None
+
+
+def test_a_method_is_found_before_the_limits_of_parts() -> None:
+    """Heads of parts are looked through up to their limits, and beyond them nothing passes."""
+    headers = (("content-type", "multipart/form-data; boundary=b"),)
+    request = replace(request_of({"ask": "POST https://api.stripe.com/v1/x"}), headers=headers)
+    part = (
+        b"--b\r\nContent-Disposition: form-data; name=a; filename=" + b"f" * 900 + b"\r\n\r\n\r\n"
+    )
+    for count in (1, PART_HEADS_BYTES_MAX // 960, PART_HEADS_BYTES_MAX // 900):
+        for method in (b"DELETE", b"POST"):
+            last = b"--b\r\nContent-Disposition: form-data; name=_method\r\n\r\n" + method
+            body = part * count + last + b"\r\n--b--"
+            call = identify(POLICIES["house"], replace(request, body=body))
+            too_many = count == PART_HEADS_BYTES_MAX // 900
+            expected = Reason.MALFORMED_REQUEST if method == b"DELETE" else None
+            assert call.fault is (Reason.BODY_TOO_LARGE if too_many else expected)
+    many = replace(request, body=b"--b" * (FIELDS_MAX + 1))
+    assert identify(POLICIES["house"], many).fault is Reason.BODY_TOO_LARGE
+
+
+def test_a_method_among_very_many_members_is_a_fault() -> None:
+    headers = (("content-type", "application/json"),)
+    request = replace(request_of({"ask": "POST https://api.stripe.com/v1/x"}), headers=headers)
+    body = b'{"_method": "POST"}' * 101
+    assert identify(POLICIES["house"], replace(request, body=body[19:])).fault is None
+    assert identify(POLICIES["house"], replace(request, body=body)).fault is not None
+
+
+def test_every_fault_of_a_request_says_why() -> None:
+    faulty = [call for call in map(judged, ROWS) if call.fault is not None]
+    batches = {Reason.BATCH_OF_WRITES}
+    assert [call for call in faulty if not call.detail and call.fault not in batches] == []
 
 
 def test_a_label_is_short() -> None:
@@ -173,6 +238,9 @@ MESSAGES = st.recursive(
 )
 BODIES = (
     st.binary(max_size=80)
+    | st.lists(st.sampled_from([b"--b", b"name=_method", b"\r\n\r\n", b"&_method=PUT", b"%"])).map(
+        b"".join
+    )
     | MESSAGES.map(lambda message: json.dumps(message).encode())
     | st.sampled_from(
         ["{a}", "mutation{issueDelete}", "query A{...F} fragment F on Q{...F b}"]
@@ -181,9 +249,15 @@ BODIES = (
 HEADERS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["content-type", "upgrade", "mcp-name", "idempotency-key", "x-http-method"]
+            ["content-type", "content-encoding", "connection", "upgrade", "mcp-name"]
+            + ["idempotency-key", "x-http-method", "x_original_url", "authorization", "api-key"]
         ),
-        ANY_TEXT | st.sampled_from(["application/json", "websocket", "=?base64?4?=", "POST"]),
+        ANY_TEXT
+        | st.sampled_from(
+            ["application/json", "application/graphql; charset", "multipart/x; boundary=b"]
+            + ["application/x-www-form-urlencoded", "websocket", "=?base64?4?=", "POST"]
+            + ["Bearer a.e30.b", "Bearer a.W10.b", "Bearer a.\u00e9.b", "gzip", "Content-Type"]
+        ),
     ),
     max_size=3,
 )

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.paths import normal, second_reading, template
+from policies.paths import has_second_reading, normal, second_reading, template
 
 SPELLINGS = [
     ("/", "/"),
@@ -64,6 +64,16 @@ def test_the_second_reading_drops_parameters_and_undoes_slashes() -> None:
     assert second_reading("/a;x/b%2Fc;y=1") == "/a/b/c"
     assert second_reading("/a/..;/b") is None
     assert second_reading("/a%2F..%2Fb") is None
+
+
+def test_the_second_reading_undoes_what_was_escaped_twice_once_more() -> None:
+    for path, has in (("/a%252Fb", True), ("/a%252e", True), ("/a%25zz", False), ("/a%20", False)):
+        assert has_second_reading(path) is has
+    assert second_reading("/a%252Fb") == "/a/b"
+    assert second_reading("/a%2541%2520b") == "/aA%20b"
+    assert second_reading("/a%25252Fb") == "/a%252Fb"
+    for path in ("/a/%252e%252E/b", "/a/..%252fb", "/a%255cb", "/a%2500"):
+        assert second_reading(path) is None
 
 
 TEMPLATES = [

@@ -21,7 +21,8 @@ def test_the_json_schema_speaks_of_every_key_and_allows_no_other() -> None:
         if part.get("type") == "object":
             assert part["additionalProperties"] is False
     assert list(schema["properties"]) == [
-        "version", "unlisted", "frozen", "halted", "tools", "tenants", "ceilings", "tags",
+        "version", "unlisted", "frozen", "halted", "releases", "tools", "tenants", "ceilings",
+        "alerts", "tags",
     ]  # fmt: skip
     assert next(iter(schema["$defs"]["PulledRule"]["properties"])) == "global"
 

@@ -174,3 +174,16 @@ async def test_what_queued_before_the_stop_is_still_answered(tmp_path, a_policy)
     await decider.stop()
     assert (await pending).verdict.action is Action.ALLOW
     store.close()
+
+
+async def test_a_cord_that_waits_for_a_failing_store_stands_already(world):
+    decider, *_ = world
+    cord = Pull(Level.HALT, Scope.RUN, "r1", "", "file:HALT", 0)
+    epoch = decider.epoch
+    decider.stand([cord])
+    assert decider.epoch == epoch + 1
+    assert decider.pulls == {(Level.HALT, Scope.RUN, "r1"): cord}
+    decider.stand([cord])
+    assert decider.epoch == epoch + 1
+    decider.stand([])
+    assert decider.pulls == {}

@@ -1,6 +1,7 @@
 """The demo, as a program: contained, told in figures that agree, and failing without its limits."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -24,6 +25,7 @@ PLAY = (
     "import sys; from proxy.demo.main import run; sys.exit(run({fast}, sys.stdin.read() or None))"
 )
 SECONDS_MAX = 60.0
+SECONDS = re.compile(r"[ \d]*\d\.\d+ s\b")
 
 
 def _started(tmp_path: Path, *, fast: bool) -> subprocess.Popen[str]:
@@ -60,7 +62,7 @@ def test_the_runaway_agent_is_contained_and_the_printed_ledger_command_shows_it(
     assert lines["time to contain"].endswith("(ceiling:c1ec2ea803)")
     assert "tagged X-Run-Id: demo-agent, X-Tenant-Id: acme, no token" in out
 
-    *_, up, env, query = (line.strip() for line in out.splitlines())
+    *_, up, env, query, remove = (line.strip() for line in out.splitlines())
     program, *arguments = shlex.split(query)
     assert Path(program).name == "pullcord"
     assert [up, env] == [f"{program} up", f'eval "$({program} env --run NAME)"']
@@ -69,6 +71,25 @@ def test_the_runaway_agent_is_contained_and_the_printed_ledger_command_shows_it(
         [*typed, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
     )
     assert len(told.stdout.splitlines()) == 35
+
+    shown = [SECONDS.sub("0 s", line) for line in out.splitlines()]
+    excerpt = [SECONDS.sub("0 s", line) for line in readme_excerpt()]
+    assert set(excerpt) <= set(shown)
+    rows = [line for line in excerpt if line.startswith("0 s")]
+    assert len(rows) >= 6
+    rest = iter(shown)
+    assert all(line in rest for line in rows)  # in this order
+
+    assert list(tmp_path.iterdir()) == [Path(shlex.split(remove)[-1])]
+    subprocess.run(shlex.split(remove), check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def readme_excerpt() -> list[str]:
+    """README's lines of the demo's output, but for the dots between them."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    block = readme.partition("## The demo")[2].split("```")[1]
+    return [line for line in block.strip("\n").splitlines() if line != "..."]
 
 
 LIMITS_TAKEN_OUT = {

@@ -148,3 +148,44 @@ def test_an_upstream_cannot_speak_in_our_name():
         (b"Content-Type", b"text/plain"),
         (b"Pullcord-Decision", b"allow; reason=allowed; call=1"),
     )
+
+
+def test_trailers_cannot_speak_in_our_name_either():
+    trailers = ((b"grpc-status", b"0"), (b"pullcord-decision", b"x"), (b"connection", b"x"))
+    assert head.agent_trailers(trailers) == (trailers[0], trailers[2])
+
+
+def test_compression_of_a_websocket_is_not_offered_and_not_taken():
+    upgrade = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
+    asked = (*upgrade, (b"Sec-WebSocket-Extensions", b"permessage-deflate"))
+    kept = head.upstream_headers(asked, WHO, TAGS, tagged=False, http2=False)
+    assert b"Sec-WebSocket-Extensions" not in dict(kept)
+    kept = head.agent_headers(asked, "allow", websocket=True)
+    assert b"Sec-WebSocket-Extensions" not in dict(kept)
+
+
+@pytest.mark.parametrize(
+    "status, fields",
+    [
+        (99, ()),
+        (600, ()),
+        (200, ((b"X-A", b"1\rX-B: 2"),)),
+        (200, ((b"X-A", b"1\n 2"),)),
+        (200, ((b"X-A", b"1\x00"),)),
+        (200, ((b"X A", b"1"),)),
+        (200, ((b"", b"1"),)),
+        (200, ((b"X-A\n", b"1"),)),
+        (200, ((b"X-A:", b"1"),)),
+        (200, ((b"X-A", b"1"), (b"\xc3\xa9", b"2"))),
+    ],
+)
+def test_an_answer_that_could_be_read_in_two_ways_is_broken(status, fields):
+    assert head.broken_answer(status, fields)
+
+
+@pytest.mark.parametrize("status", [100, 200, 407, 599])
+def test_an_answer_that_reads_in_one_way_is_not_broken(status):
+    assert not head.broken_answer(status, ())
+    assert not head.broken_answer(
+        status, ((b"X-A", b""), (b"x_b", b"\xe2\x82\xac\t%&"), (b"C", b"1"))
+    )

@@ -40,3 +40,18 @@ def test_an_answer_without_end_does_not_fill_the_memory():
     held = HeldResult()
     assert held.feed(RESULT) == b""
     assert len(held.feed(b"x" * HELD_BYTES_MAX)) == len(RESULT) + HELD_BYTES_MAX
+
+
+def test_a_long_event_is_searched_once():
+    """However small its parts: what was looked at is not looked at again."""
+    held = HeldResult()
+    for part in range(1, 1001):
+        assert held.feed(b"x" * 100) == b""
+        assert held._searched > part * 100 - 4
+
+
+def test_an_end_of_an_event_that_comes_in_parts_is_found():
+    for end in (b"\n\n", b"\r\n\r\n", b"\r\r"):
+        fed = HeldResult()
+        event = b'data: {"method": "progress"}' + end
+        assert b"".join(fed.feed(event[place : place + 1]) for place in range(len(event))) == event

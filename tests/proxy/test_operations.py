@@ -1,6 +1,7 @@
 """The operator's acts on a real store."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from policies.load import load
 from policies.policy import Policy
 from policies.verdict import Level, Pull, Reason, Scope
 from proxy import operations
+from proxy.cli.reading import told_cord
 from proxy.identity import token_hash
 from proxy.operations import NotFound, OperationError
 
@@ -185,6 +187,21 @@ def test_a_cord_survives_its_way_through_json() -> None:
     back = operations.pull_from_json(there)
     assert (back.rule, back.reason, back.actor) == (RUN.rule, RUN.reason, RUN.actor)
     assert back.at_us == 1_800_000_000_123_000
+    assert (there["until"], there["but_releases"]) == (None, [])
+    assert (back.until_us, back.but_releases) == (None, ())
+    timed = replace(RUN, until_us=1_800_000_060_000_000, but_releases=("v2",))
+    there = operations.pull_as_json(timed)
+    assert there["until"] == "2027-01-15T08:01:00.000Z"
+    back = operations.pull_from_json(there)
+    assert (back.until_us, back.but_releases) == (timed.until_us, ("v2",))
+
+
+def test_a_cord_of_the_policy_says_no_time(tmp_path: Path) -> None:
+    there = operations.pull_as_json(replace(RUN, at_us=0, actor="setting:any"))
+    assert there["at"] is None
+    assert operations.pull_from_json(there).at_us == 0
+    assert "since" not in told_cord(there)
+    assert "1970" not in told_cord(there)
 
 
 def test_the_vault_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from policies.load import PolicyError
 from policies.verdict import Level, Scope
-from proxy.serve import PolicyFile, StartError, running
+from proxy.deciding import PolicyFile
+from proxy.serve import StartError, running
 from proxy.settings import Settings
 
 GOOD = "version: 1\ntools: {a: {match: {host: a.test}}}\n"
@@ -61,11 +62,28 @@ def test_a_bad_edit_may_freeze_all_writes_until_it_is_mended(file):
     file.write_text(BAD)
     frozen = policy.changed()
     assert frozen is not None
-    assert (Level.FREEZE, Scope.GLOBAL, "") in frozen.pulls
+    assert frozen.pulls[Level.FREEZE, Scope.GLOBAL, ""].at_us == file.stat().st_ctime_ns // 1_000
     file.write_text(GOOD)
     mended = policy.changed()
     assert mended is not None
     assert not mended.pulls
+
+
+def test_a_policy_that_goes_away_may_freeze_too_and_tells_when(file):
+    policy = PolicyFile(file, "freeze")
+    file.unlink()
+    frozen = policy.changed()
+    assert frozen is not None
+    gone_us = file.parent.stat().st_ctime_ns // 1_000
+    assert frozen.pulls[Level.FREEZE, Scope.GLOBAL, ""].at_us == gone_us
+
+
+def test_a_pipe_in_place_of_the_policy_is_told_and_holds_nothing_up(file):
+    policy = PolicyFile(file, "keep")
+    file.unlink()
+    os.mkfifo(file)
+    assert policy.changed() is None
+    assert policy.error == f"{file}: is a pipe; it must be a plain file"
 
 
 def test_a_file_that_does_not_load_at_start_is_an_error(file):

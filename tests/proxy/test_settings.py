@@ -75,7 +75,7 @@ def test_a_path_in_the_file_is_seen_from_the_file_a_flag_from_here(
             "lsten: 127.0.0.1:1\n",
             "pullcord.yaml:1:1: there is no setting 'lsten'; did you mean 'lis",
         ),
-        ("\nxyzzy: 1\n", "pullcord.yaml:2:1: there is no setting 'xyzzy'; there are listen, data"),
+        ("\nxyzzy: 1\n", "pullcord.yaml:2:1: there is no setting 'xyzzy'; there are listen, con"),
         ("listen: 12:30\n", "pullcord.yaml:1:9: '12:30' is a number to base 60"),
         ("listen: '8640'\n", "pullcord.yaml:1:9: listen: '8640' is no address; write HOST:PORT"),
         ("listen: a:70000\n", "is no address"),
@@ -121,6 +121,57 @@ def test_open_identity_on_loopback_is_a_choice(config: Path, listen: str) -> Non
     assert load(config, {}, {}).identity == "open"
 
 
+# ---------------------------------------------------------------------------- the control port
+
+
+def test_there_is_no_control_port_unless_it_is_set(config: Path) -> None:
+    settings = load(config, {}, {})
+    assert settings.control is None
+    assert settings.own_ports == {8640}
+
+
+@pytest.mark.parametrize(
+    "written_so", ["127.0.0.1:8641", "http://127.0.0.1:8641", "http://127.0.0.1:8641/"]
+)
+def test_the_variable_may_be_the_url_that_commands_take(config: Path, written_so: str) -> None:
+    settings = load(config, {}, {"PULLCORD_CONTROL": written_so})
+    assert settings.control == "127.0.0.1:8641"
+    assert settings.own_ports == {8640, 8641}
+
+
+def test_processes_that_are_handed_the_settings_know_all_own_ports(config: Path) -> None:
+    settings = load(config, {"control": "[::1]:8641"}, {})
+    handed = Settings.model_validate_json(settings.model_dump_json())
+    assert handed.own_ports == settings.own_ports == {8640, 8641}
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:1", "192.0.2.1:8641", "[::]:1", "example.com:1"])
+def test_the_control_port_is_on_this_machine_alone(config: Path, address: str) -> None:
+    told = mistakes(config, PULLCORD_CONTROL=address)
+    assert told.startswith("PULLCORD_CONTROL: control: operators' tokens would cross the network")
+    assert "ssh -L" in told
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "localhost:1"])
+def test_the_control_port_may_be_at_any_loopback_address(config: Path, address: str) -> None:
+    assert load(config, {"control": address}, {}).control == address
+
+
+@pytest.mark.parametrize(
+    "listen, address, told",
+    [
+        ("127.0.0.1:8640", "127.0.0.1:0", "name a port"),
+        ("127.0.0.1:8640", "127.0.0.1:8640", "it is the port of `listen`"),
+        ("0.0.0.0:8640", "[::1]:8640", "it is the port of `listen`"),
+        ("127.0.0.1:8640", "8641", "is no address"),
+    ],
+)
+def test_a_control_port_that_cannot_be_is_told(
+    config: Path, listen: str, address: str, told: str
+) -> None:
+    assert told in mistakes(config, PULLCORD_LISTEN=listen, PULLCORD_CONTROL=address)
+
+
 def test_a_file_that_is_not_text_is_told(config: Path) -> None:
     (config / "pullcord.yaml").write_bytes(b"listen: \xff\n")
     assert mistakes(config) == "pullcord.yaml: cannot be read: it is not UTF-8 text"
@@ -149,7 +200,7 @@ def test_the_shipped_file_shows_every_setting_with_its_default(config: Path) -> 
     plain = load(config, {}, {})
     text = "".join(f"{name}: {value}\n" for name, value in settings if value)
     assert load(written(config, text), {}, {}) == plain
-    assert {name for name, value in settings if not value} == {"upstream_ca"}
+    assert {name for name, value in settings if not value} == {"control", "upstream_ca"}
 
 
 def test_settings_do_not_change(config: Path) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import base64
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,11 @@ from cryptography.x509.oid import NameOID
 
 from ledger import queries
 from ledger.connection import open_reader
-from proxy.serve import Service, running
+from proxy.deciding import Service
+from proxy.engines.mitm_client import Handler
+from proxy.fleet import InProcess
+from proxy.gate import Gate
+from proxy.serve import running
 from proxy.settings import Settings
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -65,6 +69,12 @@ class Proxy:
     def credentials(self, run: str = "r1", tenant: str = "acme") -> bytes:
         encoded = base64.b64encode(f"{run}:{tenant}".encode())
         return b"Proxy-Authorization: Basic " + encoded + b"\r\n"
+
+    @property
+    def gate(self) -> Gate:
+        (engine,) = self.service.fleet.engines
+        assert isinstance(engine, InProcess)
+        return engine.gate
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -115,6 +125,21 @@ async def whole_answer(reader: asyncio.StreamReader) -> bytes:
         if name.lower() == b"content-length":
             return head + await reader.readexactly(int(value))
     return head + await reader.read()
+
+
+@pytest.fixture(autouse=True)
+def nothing_crashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A layer that raises hangs up on the client, which looks much like an answer that closes."""
+    crashes, told = [], Handler.log
+
+    def heard(handler: Handler, message: str, level: int = 20, exc_info: Any = None) -> None:
+        if exc_info:
+            crashes.append(message)
+        told(handler, message, level, exc_info)
+
+    monkeypatch.setattr(Handler, "log", heard)
+    yield
+    assert not crashes
 
 
 @pytest.fixture
@@ -186,14 +211,20 @@ class TlsUpstream(Upstream):
     ca: Path = Path()
 
 
+def tls_context(ca: Path) -> ssl.SSLContext:
+    """A server's, with a certificate for api.test whose CA is written to `ca`."""
+    key, chain = ca.with_suffix(".key"), ca.with_suffix(".crt")
+    ca.write_bytes(_certificates(key, chain))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain, key)
+    return context
+
+
 @pytest.fixture
 async def tls_upstream(tmp_path: Path) -> AsyncIterator[TlsUpstream]:
     """An HTTPS server that answers every request with `ok`."""
     made = TlsUpstream(answer_all, ca=tmp_path / "upstream.pem")
-    key, chain = tmp_path / "upstream.key", tmp_path / "upstream.crt"
-    made.ca.write_bytes(_certificates(key, chain))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain, key)
+    context = tls_context(made.ca)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         made.connections += 1

@@ -13,16 +13,18 @@ from mitmproxy.proxy.layers import websocket as mwebsocket
 
 from ledger.store import Store
 from proxy import gate as gate_module
-from proxy import head
+from proxy import head, logs
 from proxy.decider import Decider
 from proxy.engines import mitm_hooks
-from proxy.engines.mitm_layers import DialledHook, SettleHook
+from proxy.engines.mitm_events import CallerHook, DialledHook, SettleHook, UnendedHook
 
 GET = b"GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\n"
 INNER = b"GET / HTTP/1.1\r\nHost: api.test\r\n\r\n"
 
 # Hooks after the verdict, and those that only tell: they cannot let anything through.
 LATER = {
+    CallerHook,  # it only refuses, too: test_mitm_floods.py
+    UnendedHook,  # it only refuses; that it raises is tried in test_mitm_unended.py
     mhttp.HttpResponseHeadersHook,
     mhttp.HttpResponseHook,
     mhttp.HttpErrorHook,
@@ -112,10 +114,10 @@ async def test_a_hook_that_is_not_in_the_table_refuses(tls_upstream, serving, mo
 
 STEPS = {
     "reading the head": (head, "read"),
-    "identifying the call": (gate_module, "identify"),
+    "identifying the call": (gate_module, "identified"),
     "reading the claimant": (gate_module, "claimant"),
     "making the id": (gate_module, "new_id"),
-    "logging the decision": (gate_module, "_log_decided"),
+    "logging the decision": (logs, "decided"),
     "queueing": (Decider, "admit"),
     "opening the transaction": (Store, "transaction"),
     "admitting": (Store, "admit"),

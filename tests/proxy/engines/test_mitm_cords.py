@@ -18,7 +18,7 @@ def halt(run="r1"):
 
 async def pull(proxy, cord):
     await proxy.service.decider.act(lambda store: store.pull(cord))
-    return proxy.service.sweep()
+    return len((await proxy.service.fleet.sweep()).cut)
 
 
 async def test_a_halt_between_verdict_and_first_byte_stops_the_call(
@@ -29,7 +29,7 @@ async def test_a_halt_between_verdict_and_first_byte_stops_the_call(
 
         async def pulled_meanwhile(handler, data):
             dial(handler, data)
-            await pull(proxy, halt())
+            await proxy.service.decider.act(lambda store: store.pull(halt()))
 
         monkeypatch.setitem(mitm_hooks.HOOKS, server_hooks.ServerConnectHook, pulled_meanwhile)
         assert await through_a_tunnel(proxy, tls_upstream) == b"403"
@@ -53,7 +53,7 @@ async def test_a_halt_cuts_a_stream_of_its_run_and_of_no_other(upstream, serving
             streams.append((reader, writer))
         assert await pull(proxy, halt("r1")) == 1
         assert await streams[0][0].read() == b""
-        assert next(iter(proxy.service.gate.live.values())).identity.run == "r2"
+        assert next(iter(proxy.gate.live.values())).identity.run == "r2"
         for _, writer in streams:
             writer.close()
 
@@ -74,7 +74,7 @@ async def test_a_halt_cuts_the_rest_of_a_long_answer_to_a_write(upstream, servin
         await reader.readexactly(1_000_000)
         assert await pull(proxy, halt()) == 1
         assert len(await reader.read()) < 8_000_000
-        assert not proxy.service.gate.live
+        assert not proxy.gate.live
     assert [call["state"] for call in proxy.calls()] == ["done"]
 
 

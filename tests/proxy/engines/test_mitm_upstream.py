@@ -153,6 +153,23 @@ async def test_a_tunnel_recovers_after_a_failed_dial(serving):
     assert arrived == [1]
 
 
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+async def test_an_answer_that_has_no_body_is_replayed_without_a_length(upstream, serving, status):
+    """RFC 9110, section 8.6. The connection goes on with the next call."""
+    made = await upstream(answering(b"HTTP/1.1 %b\r\nETag: x\r\n\r\n" % status))
+    async with serving(made.port) as proxy:
+        reader, writer = await proxy.connect()
+        head = b""
+        for _ in range(3):
+            writer.write(post(proxy))
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 " + status)
+            assert b"etag: x" in head.lower()
+            assert b"content-length" not in head.lower()
+        assert b"Idempotent-Replayed: true" in head
+        assert made.connections == 1
+
+
 async def test_a_500_to_a_write_is_relayed_replayed_and_never_sent_again(upstream, serving):
     made = await upstream(answering(b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops"))
     async with serving(made.port) as proxy:

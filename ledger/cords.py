@@ -1,0 +1,97 @@
+"""Cords as rows: read, latched, made tighter, narrowed, dropped. Called inside transactions.
+
+What a cord means for a call is judged elsewhere (policies/decide.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from ledger.errors import LedgerError
+from ledger.redact import check_storable
+from ledger.sqlite import sqlite3
+from policies.verdict import Level, Pull, Scope
+
+CordName = tuple[Level, Scope, str]
+
+_COLUMNS = ("level", "scope", "subject", "reason", "actor", "at_us", "until_us", "but_releases")
+
+
+def name(pull: Pull) -> CordName:
+    return pull.level, pull.scope, pull.subject
+
+
+def load(conn: sqlite3.Connection) -> dict[CordName, Pull]:
+    rows = conn.execute(f"SELECT {', '.join(_COLUMNS)} FROM pull")  # noqa: S608 - names of ours
+    pulls = [from_row(dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+    return {name(pull): pull for pull in pulls}
+
+
+def from_row(row: Mapping[str, Any]) -> Pull:
+    """A cord from its row; one of before step 0002 has no end and lets no release pass."""
+    return Pull(
+        level=Level(row["level"]),
+        scope=Scope(row["scope"]),
+        subject=row["subject"],
+        reason=row["reason"],
+        actor=row["actor"],
+        at_us=row["at_us"],
+        until_us=row.get("until_us"),
+        but_releases=tuple(orjson.loads(row.get("but_releases", "[]"))),
+    )
+
+
+def check(pull: Pull) -> None:
+    """Raises LedgerError for a cord that cannot be kept as it is."""
+    check_releases(pull.scope, pull.but_releases)
+    check_storable(pull.subject, pull.reason, pull.actor, *pull.but_releases)
+
+
+def check_releases(scope: Scope, releases: tuple[str, ...]) -> None:
+    if "" in releases:
+        raise LedgerError("a release has a name; calls without one never pass a cord")
+    if releases and scope is Scope.RELEASE:
+        raise LedgerError("a cord on a release lets no other release pass; release it instead")
+
+
+def tightened(standing: Pull | None, pull: Pull) -> Pull | None:
+    """What stands when `pull` comes over `standing`: the most restrictive of both.
+
+    None when `standing` is that already.
+    """
+    if standing is None:
+        return pull
+    ends = (standing.until_us, pull.until_us)
+    until_us = None if ends[0] is None or ends[1] is None else max(ends[0], ends[1])
+    both = tuple(item for item in standing.but_releases if item in pull.but_releases)
+    if (until_us, both) == (standing.until_us, standing.but_releases):
+        return None
+    return replace(pull, until_us=until_us, but_releases=both)
+
+
+def narrowed(standing: Pull, releases: tuple[str, ...]) -> Pull:
+    """The same cord, which lets these releases pass too."""
+    return replace(standing, but_releases=tuple(dict.fromkeys((*standing.but_releases, *releases))))
+
+
+def write(conn: sqlite3.Connection, pull: Pull) -> None:
+    conn.execute(
+        f"INSERT OR REPLACE INTO pull ({', '.join(_COLUMNS)}) "  # noqa: S608 - names of ours
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            pull.level,
+            pull.scope,
+            pull.subject,
+            pull.reason,
+            pull.actor,
+            pull.at_us,
+            pull.until_us,
+            orjson.dumps(pull.but_releases).decode(),
+        ),
+    )
+
+
+def drop(conn: sqlite3.Connection, cord: CordName) -> None:
+    conn.execute("DELETE FROM pull WHERE level = ? AND scope = ? AND subject = ?", cord)

@@ -1,0 +1,123 @@
+"""A process of `up --workers N`: the one that decides, or one of its engines.
+
+It says `ready` on its output when it serves, or why it cannot, and ends when its input does: then
+its supervisor is gone, and so must be whatever it left.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from ledger.errors import LedgerError
+from policies.load import PolicyError, load
+from proxy import logs, process
+from proxy.clock import SystemClock, new_id
+from proxy.control_socket import ControlError
+from proxy.settings import Settings
+from proxy.supervisor import READY
+
+UNUSABLE = 2  # the exit code for a store, a policy or a socket that cannot be used
+
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+
+
+def main(arguments: list[str]) -> int:
+    kind, where, told = arguments
+    _die_with_parent()
+    logs.configure(sys.stderr)
+    settings = Settings.model_validate_json(told)
+    try:
+        if kind == "decider":
+            asyncio.run(_decide(settings, where))
+        else:
+            asyncio.run(_engine(settings, int(where)))
+    except (ControlError, LedgerError, PolicyError, OSError) as error:
+        _say(f"{kind}: {error}")
+        return UNUSABLE
+    return os.EX_OK
+
+
+async def _decide(settings: Settings, listening: str) -> None:
+    from proxy.deciding import PolicyFile, deciding
+
+    stopping = _minded()
+    policy = PolicyFile(settings.policy_file, settings.invalid_policy)
+    async with deciding(settings, SystemClock(), policy, supervised=True) as service:
+        service.listening = listening
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, service.halt_all, "signal:SIGUSR1")
+        _say(READY)
+        await stopping.wait()
+
+
+async def _engine(settings: Settings, handle: int) -> None:
+    from ledger.records import Worker
+    from proxy.deciding import prepared
+    from proxy.gate import Gate
+    from proxy.links import SOCKET
+    from proxy.remote import RemoteDecider
+    from proxy.serve import engine_running
+
+    stopping = _minded()
+    clock = SystemClock()
+    pid = os.getpid()
+    worker = Worker(new_id(clock.now_us()), pid, process.started(pid), clock.now_us())
+    nothing = load("version: 1", "no policy yet")  # the decider tells the one in force
+    remote = RemoteDecider(settings.data / SOCKET, worker, clock, nothing)
+    gate = remote.gate = Gate(remote, clock, settings.identity, worker.id)
+    listener = socket.socket(fileno=handle)
+    listener.setblocking(False)
+    connection = asyncio.create_task(remote.run())
+    try:
+        await _either(remote.ready, stopping)
+        if stopping.is_set():
+            return
+        certificates = prepared(settings, clock)
+        async with engine_running(gate, settings, listener, certificates):
+            _say(READY)
+            await stopping.wait()
+        await remote.leave()
+    finally:
+        connection.cancel()
+
+
+async def _either(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+
+
+def _minded() -> asyncio.Event:
+    """Set when the supervisor asks for the end. When it has died this process does, at once."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # the terminal's: the supervisor's too
+    loop.add_reader(sys.stdin.fileno(), _orphaned)
+    return stopping
+
+
+def _orphaned() -> NoReturn:
+    os._exit(os.EX_UNAVAILABLE)
+
+
+def _die_with_parent() -> None:
+    """A stopped process cannot notice: where the kernel can (Linux), it sees to it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _say(words: str) -> None:
+    """One line to the supervisor: that this process serves, or why it cannot."""
+    os.write(sys.stdout.fileno(), " ".join(words.split()).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

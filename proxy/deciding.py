@@ -1,0 +1,198 @@
+"""The part of the program that decides: policy file, store, decider, fleet, control API.
+
+With one worker it shares a process with the engine; with several it is a process of its own, so
+nothing here may import an engine.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from ledger.errors import LedgerError
+from ledger.records import Worker
+from ledger.store import Store
+from policies.load import PolicyError, load_file
+from policies.policy import Policy
+from policies.verdict import Level, Pull, Scope
+from proxy import authority, control, process
+from proxy.authority import Authority
+from proxy.clock import Clock
+from proxy.decider import Decider
+from proxy.drilling import Drilling
+from proxy.fleet import Fleet
+from proxy.letterbox import Letterbox, post
+from proxy.links import Links
+from proxy.operations import vault_key
+from proxy.settings import Settings
+
+log = structlog.get_logger()
+
+WATCH_SECONDS = 0.25  # an edit or a HALT file takes effect within a second; a stat is microseconds
+
+
+class PolicyFile:
+    """The policy on disk and the last good one. An edit that does not load changes nothing but
+    `error`, which `status` and `readyz` show; with `invalid_policy: freeze` it also freezes writes.
+    """
+
+    def __init__(self, path: Path, invalid_policy: str) -> None:
+        self.path = path
+        self.error: str | None = None
+        self.good = load_file(path)
+        self._freezes = invalid_policy == "freeze"
+        self._seen = self._stamp()
+
+    def changed(self) -> Policy | None:
+        """The policy that is in force from now on, or None when the file is as it was."""
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return None
+        self._seen = stamp
+        try:
+            self.good = load_file(self.path)
+        except PolicyError as error:
+            self.error = str(error)
+            log.error("policy.refused", error=self.error)
+            return self._frozen() if self._freezes else None
+        self.error = None
+        log.info("policy.accepted", digest=self.good.digest[:12])
+        return self.good
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    def _frozen(self) -> Policy:
+        reason = f"{self.path} does not load (setting invalid_policy: freeze)"
+        at_us = 0
+        touched = self.path if self.path.exists() else self.path.parent
+        with contextlib.suppress(OSError):
+            at_us = touched.stat().st_ctime_ns // 1_000
+        pull = Pull(Level.FREEZE, Scope.GLOBAL, "", reason, "setting:invalid_policy", at_us)
+        return replace(self.good, pulls={**self.good.pulls, (Level.FREEZE, Scope.GLOBAL, ""): pull})
+
+
+class Service:
+    """The deciding part as the control API sees it."""
+
+    def __init__(self, settings: Settings, clock: Clock, policy: PolicyFile, store: Store) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.started_us = clock.now_us()
+        self.listening: str | None = None
+        self.letterbox = Letterbox(settings.data)
+        self.decider = Decider.start(
+            store,
+            policy.good,
+            posted=self._posted,
+            latched=self.letterbox.taken,
+            stepped_seconds=clock.stepped_seconds,
+        )
+        self.fleet = Fleet(self.decider, clock)
+        self.drill = Drilling(self)
+        self._policy = policy
+        self._pulling: set[asyncio.Task[None]] = set()
+
+    @property
+    def policy_error(self) -> str | None:
+        """Why the policy file as it is now does not load; None while it does."""
+        return self._policy.error
+
+    async def watch(self) -> None:
+        """Follow the policy file, the HALT file and the cords that end by time, until cancelled."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            policy = self._policy.changed()
+            if policy is not None:
+                await self.adopt(policy)
+            now_us = self.clock.now_us()
+            due = any(
+                pull.until_us is not None and pull.until_us <= now_us
+                for pull in self.decider.latched.values()
+            )
+            posted = self._posted()
+            self.decider.stand(posted)
+            if due or posted:
+                with contextlib.suppress(LedgerError):  # it shows in `decider.failure`
+                    await self._expire(now_us)
+
+    def halt_all(self, actor: str) -> None:
+        """Pull the global halt; for a signal, which waits for nothing."""
+        cord = Pull(Level.HALT, Scope.GLOBAL, "", "", actor, self.clock.now_us())
+        pulling = asyncio.ensure_future(self._pull(cord))
+        self._pulling.add(pulling)
+        pulling.add_done_callback(self._pulling.discard)
+
+    async def _pull(self, cord: Pull) -> None:
+        try:
+            await self.decider.act(lambda store: store.pull(cord))
+        except LedgerError as failure:  # nothing passes while it fails; the file holds after it
+            log.error("cord.not_stored", rule=cord.rule, error=str(failure))
+            await asyncio.to_thread(post, self.settings.data, cord)
+
+    async def _expire(self, now_us: int) -> None:
+        await self.decider.act(lambda store: store.expire(now_us))
+
+    def _posted(self) -> list[Pull]:
+        return self.letterbox.waiting(self.clock.now_us())
+
+    async def adopt(self, policy: Policy) -> None:
+        """Put a policy in force first, record its text after: a freeze does not wait for a disk."""
+        self.decider.adopt(policy)
+        now_us = self.clock.now_us()
+        with contextlib.suppress(Exception):  # the store's failure shows in `decider.failure`
+            await self.decider.act(
+                lambda store: store.record_policy(policy.digest, policy.text, policy.source, now_us)
+            )
+
+
+@contextlib.asynccontextmanager
+async def deciding(
+    settings: Settings, clock: Clock, policy: PolicyFile, *, supervised: bool
+) -> AsyncIterator[Service]:
+    """Everything but the engines, from an opened store to a closed one.
+
+    Raises LedgerError and ControlError.
+    """
+    async with contextlib.AsyncExitStack() as closing:
+        alive = process.lives if supervised else _ended
+        store = Store.open(settings.data, vault_key(settings.data), clock.now_us, alive=alive)
+        closing.callback(store.close)
+        clock.start_after(store.newest_us)
+        prepared(settings, clock)  # by whoever owns the data, so that no second start changes it
+        service = Service(settings, clock, policy, store)
+        closing.push_async_callback(service.decider.stop)
+        await service.adopt(policy.good)
+        if supervised:
+            decider, fleet = service.decider, service.fleet
+            links = await Links.listen(settings.data, decider, fleet, clock, store.workers())
+            closing.push_async_callback(links.close)
+        runner = await control.serve(control.build(service), settings.data / "control.sock")
+        closing.push_async_callback(runner.cleanup)
+        if settings.control is not None:
+            port = await control.serve_port(service, settings.control)
+            closing.push_async_callback(port.cleanup)
+        watching = asyncio.create_task(service.watch())
+        closing.callback(watching.cancel)
+        yield service
+
+
+def prepared(settings: Settings, clock: Clock) -> Authority:
+    """The certificate authority, made on the first start. Raises AuthorityError."""
+    now = datetime.fromtimestamp(clock.now_us() / 1e6, UTC)
+    return authority.prepare(settings.data, settings.upstream_ca, os.environ, now)
+
+
+def _ended(worker: Worker) -> bool:
+    """An engine that outlived its decider has none now: nothing of it may go on."""
+    process.kill(worker)
+    return False

@@ -1,0 +1,158 @@
+"""What the hooks of an answer do: judge nothing, count and hold what must be, settle the call."""
+
+from typing import TYPE_CHECKING
+
+from mitmproxy import http
+
+from policies.call import Dialect
+from policies.verdict import Reason
+from proxy import head
+from proxy.dial import AddressRefused
+from proxy.engines import mitm_wire as wire
+from proxy.engines.mitm_exchange import Exchange
+from proxy.held import HeldResult
+from proxy.refuse import Refusal
+
+if TYPE_CHECKING:
+    from proxy.engines.mitm_client import Handler
+
+_ENDED_BY_TRAILERS = "application/grpc"
+"""A client of these knows no result before the trailers, so what comes before them may flow."""
+
+
+def response_headers(handler: "Handler", flow: http.HTTPFlow) -> None:
+    exchange: Exchange | None = flow.metadata.get("exchange")
+    response = flow.response
+    if exchange is None or response is None:
+        return
+    live = exchange.live
+    exchange.touch(handler.engine.timeouts.idle_seconds)
+    exchange.status = response.status_code
+    upgraded = response.status_code == 101
+    response.headers = http.Headers(
+        head.agent_headers(response.headers.fields, live.decision, websocket=upgraded)
+    )
+    if upgraded:
+        return
+    kind = response.headers.get("content-type", "")
+    events = kind.startswith("text/event-stream")
+    if live.is_write and (events or kind.startswith(_ENDED_BY_TRAILERS)):
+        flow.metadata["settle_last"] = True
+        plain = "content-encoding" not in response.headers
+        if events and plain and live.call.dialect is Dialect.MCP:
+            exchange.held = HeldResult()
+    elif live.is_write:
+        flow.metadata["settle_first"] = True  # read by the layer if it outgrows the buffer
+        return
+    response.stream = exchange.tee
+
+
+async def answered(handler: "Handler", flow: http.HTTPFlow) -> None:
+    exchange: Exchange | None = flow.metadata.get("exchange")
+    response = flow.response
+    if exchange is None or response is None or response.status_code == 101:
+        return
+    if not response.stream and response.raw_content:
+        handler.engine.gate.body(exchange.live, response.raw_content)
+    _own_trailers(flow, response)
+    reply = await settle(exchange, flow, complete=True)
+    if reply is not None:
+        flow.response = wire.response(reply)
+
+
+async def settle_before(handler: "Handler", flow: http.HTTPFlow) -> None:
+    """Before a long answer to a write flows, or the last of an event stream.
+
+    The exchange goes on: its deadline holds, and a halt cuts what is left of it.
+    """
+    exchange: Exchange = flow.metadata["exchange"]
+    if flow.metadata.get("settle_first"):
+        exchange.live.answer = None  # too long to be kept for a replay
+    if flow.response is not None:
+        _own_trailers(flow, flow.response)
+    reply = await settle(exchange, flow, complete=True, ended=False)
+    if reply is not None:
+        flow.metadata["not_recorded"] = True
+        flow.response = wire.response(reply)
+
+
+def _own_trailers(flow: http.HTTPFlow, response: http.Response) -> None:
+    """HTTP/1 has none here, and an upstream speaks in our name in none of them."""
+    if response.trailers is not None:
+        kept = head.agent_trailers(response.trailers.fields) if flow.request.is_http2 else ()
+        response.trailers = http.Headers(kept) if kept else None
+
+
+async def failed(handler: "Handler", flow: http.HTTPFlow) -> None:
+    """The exchange broke. Settle it by what is known to have left, and say so to the agent."""
+    handler.engine.forget(flow)
+    exchange: Exchange | None = flow.metadata.get("exchange")
+    if exchange is None:
+        return
+    message = exchange.cut_by or (flow.error.msg if flow.error else "")
+    if exchange.live.sent:  # what follows a colon may quote the upstream, and so a secret
+        message = message.partition(":")[0] if not exchange.cut_by else message
+    reply = await settle(exchange, flow, complete=False, error=message[:200])
+    if reply is not None:
+        flow.response = wire.response(reply)
+
+
+async def settle(
+    exchange: Exchange,
+    flow: http.HTTPFlow,
+    *,
+    complete: bool,
+    ended: bool = True,
+    fault: Reason | None = None,
+    error: str = "",
+) -> Refusal | None:
+    """Once for each exchange. `fault` is what went wrong, where the caller knows."""
+    handler = exchange.handler
+    response = flow.response if complete else None
+    if not complete and fault is None and exchange.live.stopped is None:
+        refused = handler.not_dialled.pop((flow.request.host, flow.request.port), None)
+        if exchange.cut_by and exchange.cut_by != "timeout":
+            fault = Reason.CUT
+        elif refused is not None:
+            own = not isinstance(refused, AddressRefused)
+            fault = Reason.OWN_LISTENER if own else Reason.ADDRESS_REFUSED
+    reply = await handler.engine.gate.settle(
+        exchange.live,
+        status=response.status_code if response is not None else exchange.status,
+        headers=wire.fields(response) if response is not None else (),
+        complete=complete,
+        ended=ended,
+        fault=fault,
+        left=flow.metadata.get("left", False) and not exchange.cut_by,
+        rule=exchange.cut_by,
+        error=error,
+    )
+    if ended:
+        handler.over(exchange)
+    return reply
+
+
+# WebSocket: one write; every message of the client's looks at the cords again and counts
+
+
+async def message(handler: "Handler", flow: http.HTTPFlow) -> None:
+    exchange: Exchange = flow.metadata["exchange"]
+    data = flow.websocket
+    if data is None:
+        raise RuntimeError("a WebSocket message without a WebSocket")
+    said = data.messages[-1]
+    del data.messages[:-1]  # mitmproxy would keep them all
+    exchange.touch(handler.engine.timeouts.idle_seconds)
+    if not said.from_client:
+        handler.engine.gate.body(exchange.live, said.content)
+        return
+    stop = await handler.engine.gate.message(exchange.live)
+    if stop is not None:
+        said.drop()
+        handler.engine.cut([exchange.live], stop)
+
+
+async def websocket_end(handler: "Handler", flow: http.HTTPFlow) -> None:
+    exchange: Exchange = flow.metadata["exchange"]
+    complete = not exchange.cut_by
+    await settle(exchange, flow, complete=complete, error=exchange.cut_by)

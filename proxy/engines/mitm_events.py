@@ -1,0 +1,57 @@
+"""What the engine says to its layers, and what they ask of it beyond mitmproxy's own hooks."""
+
+from dataclasses import dataclass
+
+from mitmproxy import http
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.layers import http as mhttp
+
+
+@dataclass
+class CutFlow(events.Event):
+    """Ask the layers to end one flow at once, on both sides."""
+
+    flow: http.HTTPFlow
+    reason: str
+
+
+@dataclass
+class Unended(events.Event):
+    """A request whose body has not ended in time: ask its stream to refuse it."""
+
+    flow: http.HTTPFlow
+
+
+@dataclass
+class BrokenBody(mhttp.HttpEvent):
+    """The framing of a request's body is broken: nobody can say where it ends."""
+
+    why: str
+
+
+@dataclass
+class CallerHook(commands.StartHook):
+    """A long body begins and nobody has judged yet who sends it; a refusal is left in the flow."""
+
+    flow: http.HTTPFlow
+
+
+@dataclass
+class UnendedHook(commands.StartHook):
+    """The request cannot end any more; the hook leaves the refusal in the flow."""
+
+    flow: http.HTTPFlow
+
+
+@dataclass
+class DialledHook(commands.StartHook):
+    """An upstream connection for the flow stands; its request has not been written yet."""
+
+    flow: http.HTTPFlow
+
+
+@dataclass
+class SettleHook(commands.StartHook):
+    """A write's answer is about to flow, or the end of it: its outcome must be durable first."""
+
+    flow: http.HTTPFlow

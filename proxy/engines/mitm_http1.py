@@ -1,0 +1,155 @@
+"""mitmproxy's HTTP/1, bent where it hangs, forgets or answers in its own name.
+
+Its client side (1xx answers, trailers) and its error page are replaced at import, because it offers
+no other way to supply them. What a head may say is judged in proxy/head.py. Checked on 12.2.3.
+"""
+
+from typing import Any
+
+import h11
+from h11._readers import ChunkedReader
+from mitmproxy import http
+from mitmproxy.net.http import http1, status_codes
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers import http as mhttp
+from mitmproxy.proxy.layers.http import _http1, _http2
+
+from proxy.engines.mitm_events import BrokenBody
+from proxy.head import HEAD_BYTES_MAX
+
+PIPELINED_BYTES_MAX = 1024 * 1024  # what a client may send before the last answer; more hangs up
+VERSIONS = (b"HTTP/1.0", b"HTTP/1.1")
+
+Commands = layer.CommandGenerator[None]
+
+
+class _BrokenChunks(Exception):
+    """A chunk of a request that is none."""
+
+
+class _WithoutTrailers:
+    """Drops chunked trailers, which RFC 9110 section 6.5.1 allows; mitmproxy would crash."""
+
+    def __init__(self, reader: ChunkedReader, *, of_request: bool) -> None:
+        self._reader = reader
+        self._of_request = of_request
+
+    def __call__(self, buffer: Any) -> Any:
+        try:
+            event = self._reader(buffer)
+        except h11.ProtocolError as error:
+            if not self._of_request:
+                raise
+            raise _BrokenChunks from error
+        return h11.EndOfMessage() if isinstance(event, h11.EndOfMessage) else event
+
+    def read_eof(self) -> Any:
+        return self._reader.read_eof()
+
+
+class _Http1Body:
+    """Gives an HTTP/1 connection body readers that drop trailers."""
+
+    @property
+    def body_reader(self) -> Any:
+        return self._body_reader
+
+    @body_reader.setter
+    def body_reader(self, reader: Any) -> None:
+        chunked = isinstance(reader, ChunkedReader)
+        of_request = isinstance(self, Http1Server)
+        self._body_reader = _WithoutTrailers(reader, of_request=of_request) if chunked else reader
+
+
+class Http1Server(_Http1Body, _http1.Http1Server):
+    """The client's side: a bound on the head, and every request that is none is told so."""
+
+    def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        _skip_empty_lines(self.buf)
+        for command in super().read_headers(event):
+            if _is_of_another_version(command):
+                yield from self._refuse(505)
+                return
+            yield command
+        if self.request is None and len(self.buf) > HEAD_BYTES_MAX:
+            yield from self._refuse(431)
+
+    def read_body(self, event: events.Event) -> Commands:
+        try:
+            yield from super().read_body(event)
+        except _BrokenChunks:
+            self.state = self.done
+            yield mhttp.ReceiveHttp(BrokenBody(self.stream_id, "its chunks are malformed"))
+
+    def wait(self, event: events.Event) -> Commands:
+        yield from super().wait(event)
+        if len(self.buf) > PIPELINED_BYTES_MAX:
+            yield commands.CloseConnection(self.conn)
+
+    def _refuse(self, status: int) -> Commands:
+        yield commands.SendData(self.conn, _error_page(status))
+        yield commands.CloseConnection(self.conn)
+        self.state = self.done
+
+
+class Http1Client(_Http1Body, _http1.Http1Client):
+    """The upstream's side: interim answers are skipped, a flooding head is an error."""
+
+    def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        if isinstance(event, events.DataReceived) and self.request is not None:
+            _skip_empty_lines(self.buf)
+            while _is_interim(bytes(self.buf)[:13]):
+                if self.buf.maybe_extract_lines() is None:
+                    break
+            if len(self.buf) > HEAD_BYTES_MAX and b"\r\n\r\n" not in bytes(self.buf):
+                yield commands.CloseConnection(self.conn)
+                yield mhttp.ReceiveHttp(
+                    mhttp.ResponseProtocolError(
+                        self.stream_id or 0,
+                        "the answer's head is too large",
+                        mhttp.ErrorCode.GENERIC_SERVER_ERROR,
+                    )
+                )
+                return
+            if not self.buf:
+                return
+        yield from super().read_headers(event)
+
+
+def _skip_empty_lines(buffer: Any) -> None:
+    """Before a message's first line they mean nothing (RFC 9112 section 2.2)."""
+    while bytes(buffer)[:2].startswith((b"\r\n", b"\n")):
+        buffer.maybe_extract_lines()
+
+
+def _is_of_another_version(command: commands.Command) -> bool:
+    event = command.event if isinstance(command, mhttp.ReceiveHttp) else None
+    if not isinstance(event, mhttp.RequestHeaders):
+        return False
+    return event.request.data.http_version not in VERSIONS
+
+
+def _is_interim(start: bytes) -> bool:
+    """`HTTP/1.1 1xx`, except 101 which switches protocols (RFC 9110 section 15.2)."""
+    longer = start[12:13].isdigit()
+    return start[:7] == b"HTTP/1." and start[8:10] == b" 1" and start[9:12] != b"101" and not longer
+
+
+def _error_page(status_code: int, message: str = "") -> bytes:
+    """For what is refused before it is a request. Says nothing of addresses or software."""
+    headers = http.Headers(content_type="application/problem+json", connection="close")
+    page = http.Response.make(status_code, _problem(status_code), headers)
+    return bytes(http1.assemble_response(page))
+
+
+def _problem(status_code: int, message: str = "") -> bytes:
+    title = status_codes.RESPONSES.get(status_code, "refused")
+    return b'{"title":"%s","status":%d}' % (title.encode(), status_code)
+
+
+for _module, _name, _ours in (
+    (mhttp, "Http1Client", Http1Client),
+    (_http1, "make_error_response", _error_page),
+    (_http2, "format_error", _problem),
+):
+    setattr(_module, _name, _ours)

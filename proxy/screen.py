@@ -1,0 +1,147 @@
+"""What the 3 a.m. screen shows beside the proxy's own state: cords, rates, the drill, the clock.
+
+Read from the record on connections that cannot write, within a bound of time: a part that cannot be
+told is None, and the others are shown.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ledger import activity, containment, queries
+from ledger.connection import DATABASE, open_reader
+from ledger.errors import LedgerError
+from policies.verdict import Pull, Pulls
+from proxy import operations, process
+from proxy.letterbox import Letterbox
+
+if TYPE_CHECKING:
+    from proxy.pulling import Service
+
+RATE_SECONDS = 60
+STATUS_SECONDS = 1.0  # what cannot be read by then is left out
+
+Answer = dict[str, Any]
+
+
+async def status_of(service: "Service") -> Answer:
+    """What the control API's status tells beside its own: `pulled`, `fleet`, `drill`, `clock`,
+    `halt_file`. It never fails: what cannot be told in time is None.
+    """
+    pulls, now_us = service.decider.latched, service.clock.now_us()
+    cords = [*pulls.values(), *service.decider.policy.pulls.values()]
+    waiting = _waiting(service.letterbox, pulls, now_us)
+    found, stepped_seconds = await asyncio.gather(
+        _in_time(asyncio.to_thread(_figures, service.settings.data, cords, now_us)),
+        _in_time(_stepped_seconds(service)),
+    )
+    screen = _screen(service.letterbox, waiting, cords, found or _Figures(), now_us)
+    screen["fleet"]["engines"] = len(service.fleet.workers)
+    return {**screen, "clock": {"stepped_seconds": stepped_seconds}}
+
+
+def status_on_disk(data: Path, now_us: int) -> Answer:
+    """The same when no proxy answers, from the store and the file alone. It never fails."""
+    cords: list[Pull] = []
+    engines: int | None = None
+    failure: str | None = None
+    try:
+        with contextlib.closing(open_reader(data)) as reader:
+            cords = queries.pulls(reader)
+            engines = sum(map(process.lives, containment.worker_rows(reader)))
+    except LedgerError as error:  # one that was never made holds no cord
+        failure = str(error) if (data / DATABASE).exists() else None
+    pulls = {operations.cord_name(cord): cord for cord in cords}
+    letterbox = Letterbox(data)
+    waiting = _waiting(letterbox, pulls, now_us)
+    screen = _screen(letterbox, waiting, cords, _figures(data, cords, now_us), now_us)
+    screen["fleet"]["engines"] = engines
+    return {**screen, "ledger": {"error": failure}}
+
+
+@dataclass(slots=True)
+class _Figures:
+    """What the record adds to the screen; None for what cannot be read in time."""
+
+    counted: activity.Activity | None = None
+    blocked: dict[str, int] = field(default_factory=dict)
+    drill: queries.Row | None = None
+
+
+def _figures(data: Path, cords: Iterable[Pull], now_us: int) -> _Figures:
+    found = _Figures()
+    with (
+        contextlib.suppress(LedgerError),
+        contextlib.closing(open_reader(data, busy_seconds=0)) as reader,
+        activity.limited(reader, STATUS_SECONDS),
+    ):
+        found.drill = containment.last_drill(reader)
+        found.counted = activity.activity(reader, now_us - RATE_SECONDS * 1_000_000)
+        for cord in newest_first(cords):  # the one that everybody asks about
+            if cord.at_us:  # a line of the policy tells no time
+                found.blocked[cord.rule] = activity.refused_by(reader, cord.rule, cord.at_us)
+    return found
+
+
+def _screen(
+    letterbox: Letterbox, waiting: list[Pull], cords: list[Pull], found: _Figures, now_us: int
+) -> Answer:
+    pulled = [{**operations.pull_as_json(cord), "latched": False} for cord in waiting]
+    pulled += [{**operations.pull_as_json(cord), "latched": True} for cord in newest_first(cords)]
+    for cord in pulled:
+        cord["blocked"] = found.blocked.get(cord["rule"])
+    counted = found.counted
+    return {
+        "pulled": pulled,
+        "fleet": {
+            "runs": counted and counted.runs,
+            "calls_per_minute": counted and counted.calls,
+            "refused_per_minute": counted and counted.refused,
+        },
+        "drill": found.drill and _drilled(found.drill, now_us),
+        "halt_file": str(letterbox.path) if letterbox.path.exists(follow_symlinks=False) else None,
+    }
+
+
+def _drilled(row: queries.Row, now_us: int) -> Answer:
+    """The last drill. A row that was cut short tells neither that it passed nor why not."""
+    try:
+        result = json.loads(row["detail"] or "")
+        passed, why = bool(result["passed"]), str(result["why"])
+    except (ValueError, KeyError, TypeError):
+        passed, why = '"passed":true' in (row["detail"] or ""), ""
+    return {
+        "at": operations.timestamp(row["at_us"]),
+        "age_seconds": max(0, now_us - row["at_us"]) // 1_000_000,
+        "actor": row["actor"],
+        "passed": passed,
+        "why": why,
+    }
+
+
+def newest_first(cords: Iterable[Pull]) -> list[Pull]:
+    return sorted(cords, key=lambda cord: (-cord.at_us, cord.rule))
+
+
+def _waiting(letterbox: Letterbox, pulls: Pulls, now_us: int) -> list[Pull]:
+    """Cords of the file HALT that are not in the store: it fails, or nobody runs."""
+    letters = letterbox.waiting(now_us)
+    return [cord for cord in letters if operations.cord_name(cord) not in pulls]
+
+
+async def _in_time[Found](work: Awaitable[Found]) -> Found | None:
+    try:
+        async with asyncio.timeout(2 * STATUS_SECONDS):
+            return await work
+    except (TimeoutError, LedgerError):
+        return None
+
+
+async def _stepped_seconds(service: "Service") -> float:
+    """Asked in the decider's turn, like whenever it judges: the clock remembers each look."""
+    clock = service.clock
+    return await service.decider.act(lambda _: clock.stepped_seconds(), durable=False)

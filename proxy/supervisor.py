@@ -1,0 +1,161 @@
+"""`up --workers N`: one process that decides, N engines on one port, and this one that minds them.
+
+It owns the port and nothing else, so that it has little to fail at. What dies is started again;
+a decider that dies leaves the engines refusing until the next one has recovered. They end when it
+ends, however that comes.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+
+import structlog
+
+from policies.load import load_file
+from proxy.serve import StartError, address_of, bind, greeting
+from proxy.settings import Settings
+
+log = structlog.get_logger()
+
+CHILD: tuple[str, ...] = (sys.executable, "-m", "proxy.child")
+START_SECONDS = 30.0  # a child that is not ready by then is started again
+RESTART_SECONDS = 0.1  # the first pause before a dead child is started again; then doubled
+RESTART_SECONDS_MAX = 5.0
+STEADY_SECONDS = 10.0  # a child that lived so long did not die of its start
+STOP_SECONDS = 5.0  # beside the drain time, for a child to end by itself
+READY = "ready"
+
+
+@dataclass(eq=False)
+class Child:
+    """One process that is kept running. `arguments` are those of proxy/child.py."""
+
+    name: str
+    arguments: tuple[str, ...]
+    handles: tuple[int, ...] = ()
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    process: asyncio.subprocess.Process | None = None
+    said: str = ""
+
+    async def kept(self) -> None:
+        """Start it, wait for its end, and again, until cancelled.
+
+        Raises StartError when it never served and says why.
+        """
+        served = False
+        loop = asyncio.get_running_loop()
+        pause_seconds = RESTART_SECONDS
+        while True:
+            began_seconds = loop.time()
+            code = await self._lived()
+            served = served or self.ready.is_set()
+            self.ready.clear()
+            if not served and self.said:
+                raise StartError(self.said)
+            log.error("child.died", child=self.name, code=code, said=self.said or None)
+            if loop.time() - began_seconds > STEADY_SECONDS:
+                pause_seconds = RESTART_SECONDS
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, RESTART_SECONDS_MAX)
+
+    async def _lived(self) -> int:
+        # Its input stays open for as long as this process lives: that is how it knows.
+        process = self.process = await asyncio.create_subprocess_exec(
+            *CHILD,
+            *self.arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=self.handles,
+        )
+        if process.stdout is None:
+            raise RuntimeError("a child without an output")
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                said = (await process.stdout.readline()).decode("utf-8", "replace").strip()
+            self.said = "" if said == READY else said
+            if said == READY:
+                self.ready.set()
+        except TimeoutError:
+            process.kill()
+        return await process.wait()
+
+    async def stop(self, wait_seconds: float) -> None:
+        """SIGTERM, and SIGKILL when that takes too long."""
+        process = self.process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(wait_seconds):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.process is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+
+async def supervise(settings: Settings) -> int:
+    """Until SIGTERM or SIGINT. Returns the exit code.
+
+    Raises StartError, PolicyError and AuthorityError before anything is started.
+    """
+    policy = load_file(settings.policy_file)
+    with bind(settings.listen) as listener:
+        return await _supervised(settings, listener, f"{policy.source} ({policy.digest[:12]})")
+
+
+async def _supervised(settings: Settings, listener: socket.socket, policy: str) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    listening, handle = address_of(listener), listener.fileno()
+    told = settings.model_dump_json()
+    decider = Child("decider", ("decider", listening, told))
+    engines = [
+        Child(f"engine {number}", ("engine", str(handle), told), (handle,))
+        for number in range(settings.workers)
+    ]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGUSR1, decider.signal, signal.SIGUSR1)
+
+    kept = [loop.create_task(decider.kept())]
+    try:
+        await _first(stopping, decider.ready, kept)
+        kept += [loop.create_task(engine.kept()) for engine in engines]
+        for engine in engines:
+            await _first(stopping, engine.ready, kept)
+        if not stopping.is_set():
+            sys.stdout.write(greeting(listening, settings, policy))
+            sys.stdout.flush()
+        await stopping.wait()
+        log.info("proxy.stopping")
+    finally:
+        for task in kept:
+            task.cancel()
+        wait_seconds = settings.drain_seconds + STOP_SECONDS
+        await asyncio.gather(*(engine.stop(wait_seconds) for engine in engines))
+        await decider.stop(STOP_SECONDS)
+    return os.EX_OK
+
+
+async def _first(
+    stopping: asyncio.Event, ready: asyncio.Event, kept: "list[asyncio.Task[None]]"
+) -> None:
+    """Until a child is ready, or everything is to stop. Raises what a child cannot start for."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (stopping, ready)]
+    try:
+        done, _ = await asyncio.wait([*waits, *kept], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    for task in done.intersection(kept):
+        task.result()

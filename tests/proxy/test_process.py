@@ -1,0 +1,56 @@
+"""Processes are known by number and start time, and only the one that is meant is killed."""
+
+import os
+import subprocess
+import sys
+
+from ledger.records import Worker
+from proxy import process
+
+SLEEP = (sys.executable, "-c", "import sys; sys.stdin.read()")
+
+
+def worker(pid, started=None):
+    return Worker("w1", pid, process.started(pid) if started is None else started, 0)
+
+
+def test_a_living_process_is_known_by_its_start():
+    me = os.getpid()
+    assert process.lives(worker(me))
+    assert not process.lives(worker(me, "1"))
+
+
+def test_a_process_without_a_start_time_is_none():
+    assert not process.lives(worker(os.getpid(), ""))
+
+
+def test_a_killed_process_is_gone_before_anybody_has_waited_for_it():
+    with subprocess.Popen(SLEEP, stdin=subprocess.PIPE) as child:
+        known = worker(child.pid)
+        assert process.lives(known)
+        process.kill(known)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it ends, and is not collected
+        assert not process.lives(known)
+        assert child.wait() == -9
+
+
+def test_a_stopped_process_is_killed_too():
+    with subprocess.Popen(SLEEP, stdin=subprocess.PIPE) as child:
+        os.kill(child.pid, 19)
+        process.kill(worker(child.pid))
+        assert child.wait() == -9
+
+
+def test_another_process_with_the_number_is_left_alone():
+    with subprocess.Popen(SLEEP, stdin=subprocess.PIPE) as child:
+        process.kill(worker(child.pid, "12345"))
+        assert child.stdin is not None
+        child.stdin.close()
+        assert child.wait() == 0
+
+
+def test_a_process_that_is_long_gone_is_no_error():
+    with subprocess.Popen(SLEEP, stdin=subprocess.DEVNULL) as child:
+        known = worker(child.pid)
+    process.kill(known)
+    assert not process.lives(known)
