@@ -26,7 +26,7 @@ from ledger.records import (
 from ledger.redact import check_storable, redact, storable
 from ledger.states import EventType, may_be_replayed
 from ledger.tokens import Grant, Token
-from ledger.transactions import Transactions
+from ledger.transactions import PROOF, Transactions
 from policies import ceilings
 from policies.call import Facts, ToolCall
 from policies.ceilings import Count
@@ -98,6 +98,7 @@ class Store(Transactions):
             verdict = judge(policy, call, facts)
             if verdict.action is Action.ALLOW:
                 batch.windows.charge(drawn, now_us, frozenset(Count))
+                self._conn.execute(PROOF)  # on a ledger that only reads, no message passes
             elif verdict.pull is not None:
                 self.pull(verdict.pull)
             return verdict

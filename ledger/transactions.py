@@ -25,6 +25,10 @@ from ledger.vault import Vault
 from policies.verdict import Pulls
 
 
+PROOF = "UPDATE durable SET count = count + 1"
+"""Writes one page: it fails where nothing can be recorded."""
+
+
 class Transactions:
     """Made by `open`. `newest_us` is when the newest row was written that it found, 0 for none."""
 
@@ -118,7 +122,7 @@ class Transactions:
     def prove(self, *, patient: bool = True) -> None:
         """One durable commit, which takes all earlier ones to the disk with it."""
         with self.transaction(durable=True, patient=patient):
-            self._conn.execute("UPDATE durable SET count = count + 1")
+            self._conn.execute(PROOF)
 
     @contextmanager
     def _joined(self) -> Iterator[Batch]:

@@ -50,7 +50,8 @@ class Head:
     """What an engine read. `host` and `port` are where the engine would connect.
 
     `authority` is the absolute-form or `:authority` text, `tunnel` the CONNECT destination, `sni`
-    the name of the TLS handshake inside it; each is None where the message carries none.
+    the name of the TLS handshake inside it; each is None where the message carries none. A
+    CONNECT of HTTP/1.0 has no Host (RFC 9112 section 3.2): Python before 3.12 sends that.
     """
 
     method: str
@@ -63,6 +64,7 @@ class Head:
     authority: str | None = None
     tunnel: tuple[str, int] | None = None
     sni: str | None = None
+    http10: bool = False
 
 
 def plain_host(host: str) -> str:
@@ -100,7 +102,8 @@ def _malformed(head: Head) -> Fault | None:
 
 def _mismatched(head: Head) -> Fault | None:
     hosts = [value.decode("latin-1") for name, value in head.headers if name.lower() == b"host"]
-    if len(hosts) > 1 or (not hosts and not head.http2):
+    named = head.http2 or (head.http10 and head.method == "CONNECT")
+    if len(hosts) > 1 or (not hosts and not named):
         return Fault(Reason.MALFORMED_REQUEST, "exactly one Host header is needed")
     if not _AUTHORITY.fullmatch(f"[{head.host}]" if ":" in head.host else head.host):
         return Fault(Reason.MALFORMED_REQUEST, "the host is not a plain name or address")

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import os
-import shlex
-import shutil
 import signal
 import socket
 import sys
@@ -21,34 +19,10 @@ from proxy.dial import Dialer, Resolver, system_resolver
 from proxy.engines.mitm import MitmEngine, Timeouts
 from proxy.fleet import InProcess
 from proxy.gate import Gate
+from proxy.listening import address_of, bind, greeting
 from proxy.settings import Settings
 
 log = structlog.get_logger()
-
-BACKLOG_MAX = 1024  # connections that wait to be accepted; a burst of a fleet's start fits
-
-
-class StartError(Exception):
-    """What keeps the proxy from starting, in one sentence that says what to type next."""
-
-
-def bind(listen: str) -> socket.socket:
-    """A listening socket. The protocol number is needed for asyncio to set TCP_NODELAY."""
-    host, _, port = listen.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, int(port)))
-        listener.listen(BACKLOG_MAX)
-    except OSError as error:
-        listener.close()
-        raise StartError(
-            f"cannot listen on {listen}: {error.strerror}; end what uses the port, or choose "
-            "another: pullcord up --listen 127.0.0.1:8641"
-        ) from error
-    return listener
 
 
 @contextlib.asynccontextmanager
@@ -74,11 +48,6 @@ async def engine_running(
     finally:
         gate.draining = True
         await engine.stop(settings.drain_seconds)
-
-
-def address_of(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @contextlib.asynccontextmanager
@@ -108,16 +77,6 @@ async def running(
         yield service
 
 
-def greeting(listening: str, settings: Settings, policy: str) -> str:
-    """The first two lines: where agents reach it, and what to type next."""
-    command = "pullcord" if shutil.which("pullcord") else shlex.quote(sys.argv[0])
-    return (
-        f"pullcord listens on http://{listening}  policy {policy}  "
-        f"ledger {settings.data / 'ledger.db'}\n"
-        f'next:   eval "$({command} env --run NAME)"   or   {command} run -- COMMAND\n'
-    )
-
-
 async def _until_signalled(settings: Settings) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -136,9 +95,5 @@ async def _until_signalled(settings: Settings) -> None:
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; SIGUSR1 halts everything. Returns the exit code."""
     logs.configure(sys.stderr)
-    if settings.workers > 1:
-        from proxy import supervisor
-
-        return asyncio.run(supervisor.supervise(settings))
     asyncio.run(_until_signalled(settings))
     return 0

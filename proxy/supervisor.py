@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from policies.load import load_file
-from proxy.serve import StartError, address_of, bind, greeting
+from proxy import logs
+from proxy.listening import StartError, address_of, bind, greeting
 from proxy.settings import Settings
 
 log = structlog.get_logger()
@@ -103,14 +104,16 @@ class Child:
                 self.process.send_signal(number)
 
 
-async def supervise(settings: Settings) -> int:
-    """Until SIGTERM or SIGINT. Returns the exit code.
+def run(settings: Settings) -> int:
+    """Until SIGTERM or SIGINT; SIGUSR1 halts everything. Returns the exit code.
 
     Raises StartError, PolicyError and AuthorityError before anything is started.
     """
+    logs.configure(sys.stderr)
     policy = load_file(settings.policy_file)
     with bind(settings.listen) as listener:
-        return await _supervised(settings, listener, f"{policy.source} ({policy.digest[:12]})")
+        told = f"{policy.source} ({policy.digest[:12]})"
+        return asyncio.run(_supervised(settings, listener, told))
 
 
 async def _supervised(settings: Settings, listener: socket.socket, policy: str) -> int:
@@ -127,12 +130,10 @@ async def _supervised(settings: Settings, listener: socket.socket, policy: str) 
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGUSR1, decider.signal, signal.SIGUSR1)
 
-    kept = [loop.create_task(decider.kept())]
+    kept = [loop.create_task(child.kept()) for child in (decider, *engines)]
     try:
-        await _first(stopping, decider.ready, kept)
-        kept += [loop.create_task(engine.kept()) for engine in engines]
-        for engine in engines:
-            await _first(stopping, engine.ready, kept)
+        for child in (decider, *engines):
+            await _first(stopping, child.ready, kept)
         if not stopping.is_set():
             sys.stdout.write(greeting(listening, settings, policy))
             sys.stdout.flush()

@@ -23,7 +23,7 @@ EXIT_CODES = {
     "proxy.control_socket.ControlError": UNUSABLE,
     "proxy.operations.NotFound": NOT_FOUND,
     "proxy.operations.OperationError": UNUSABLE,
-    "proxy.serve.StartError": UNUSABLE,
+    "proxy.listening.StartError": UNUSABLE,
     "proxy.settings.SettingsError": UNUSABLE,
 }
 

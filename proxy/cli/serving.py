@@ -38,10 +38,14 @@ def up(config: str | None, **flags: str | None) -> None:
     """Start the proxy. A flag wins over its PULLCORD_ variable, that over pullcord.yaml."""
     directory = config_directory(config)
 
-    from proxy.serve import run
     from proxy.settings import load
 
-    raise click.exceptions.Exit(run(load(directory, flags, os.environ)))
+    settings = load(directory, flags, os.environ)
+    if settings.workers > 1:
+        from proxy.supervisor import run
+    else:
+        from proxy.serve import run
+    raise click.exceptions.Exit(run(settings))
 
 
 @click.command(short_help="Watch a runaway agent being contained, in half a minute.")

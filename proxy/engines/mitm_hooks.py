@@ -57,6 +57,7 @@ async def _connect(handler: "Handler", flow: http.HTTPFlow) -> None:
         "/",
         request.headers.fields,
         authority=f"{request.host}:{request.port}" if ":" not in request.host else None,
+        http10=request.http_version == "HTTP/1.0",
     )
     seen = fault or head.read(named)
     if isinstance(seen, head.Fault):

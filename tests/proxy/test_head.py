@@ -41,6 +41,7 @@ def test_a_plain_head_becomes_a_request_with_lower_case_names():
         {"http2": True, "headers": (), "authority": "api.test"},
         {"host": "::1", "headers": ((b"Host", b"[::1]"),)},
         {"scheme": "http", "port": 80},
+        {"method": "CONNECT", "target": "/", "http10": True, "headers": ()},
     ],
     ids=str,
 )
@@ -59,6 +60,11 @@ def test_names_that_agree_pass(changed):
         ({"tunnel": ("api.test", 444)}, Reason.AUTHORITY_MISMATCH),
         ({"sni": "evil.test"}, Reason.AUTHORITY_MISMATCH),
         ({"headers": ()}, Reason.MALFORMED_REQUEST),
+        ({"headers": (), "http10": True}, Reason.MALFORMED_REQUEST),
+        (
+            {"method": "CONNECT", "target": "/", "http10": True, "authority": "evil.test"},
+            Reason.AUTHORITY_MISMATCH,
+        ),
         ({"headers": ((b"Host", b"api.test"),) * 2}, Reason.MALFORMED_REQUEST),
         ({"headers": ((b"Host", b"api.test"), (b"A b", b"1"))}, Reason.MALFORMED_REQUEST),
         ({"headers": ((b"Host", b"api.test"), (b"A", b"1\r\n 2"))}, Reason.MALFORMED_REQUEST),

@@ -9,7 +9,8 @@ import pytest
 from policies.load import PolicyError
 from policies.verdict import Level, Scope
 from proxy.deciding import PolicyFile
-from proxy.serve import StartError, running
+from proxy.listening import StartError
+from proxy.serve import running
 from proxy.settings import Settings
 
 GOOD = "version: 1\ntools: {a: {match: {host: a.test}}}\n"

@@ -1,0 +1,1 @@
+"""Usage of model calls, read from their answers while these stream through. Pure; no prices."""
