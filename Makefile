@@ -13,7 +13,7 @@ help:
 	  'make test'   'all tests, 3 rounds of each kill and race (ARGS="-k name")' \
 	  'make demo'   'a runaway agent, contained before your eyes, in about 30 seconds' \
 	  'make check'  'format, lint, types, import contracts, tests' \
-	  'make proof'  'the kills and races alone, 50 rounds of each (ROUNDS=n)' \
+	  'make proof'  'the kills and races alone, 50 rounds, 20 of each halt (ROUNDS=n)' \
 	  'make bench'  'direct, stock mitmdump and pullcord side by side, in one run' \
 	  'make format' 'rewrite the sources in the one format' \
 	  'make setup'  'make .venv; every target above does it when needed' \

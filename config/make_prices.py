@@ -1,4 +1,4 @@
-"""Makes prices.json from the data of the genai-prices package: python config/make_prices.py DATE
+"""Makes policies/prices.json from the data of genai-prices: python config/make_prices.py DATE
 
 DATE is the day whose prices are wanted (2026-11-22), normally today. Needs genai-prices in its own
 environment; pullcord does not. Prices that the data knows to change later are kept with their day.
@@ -25,7 +25,7 @@ from genai_prices.types import (
     TimeOfDateConstraint,
 )
 
-TARGET = Path(__file__).resolve().parent / "prices.json"
+TARGET = Path(__file__).resolve().parent.parent / "policies" / "prices.json"
 PACKAGE = "genai-prices"
 # The data's words and ours; policies/prices.py says what ours mean.
 KINDS = {

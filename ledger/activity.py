@@ -19,11 +19,13 @@ _STEPS_BETWEEN_CHECKS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What happened since a time: runs that called or have a call in flight, calls, refusals."""
+    """What happened since a time: runs that called or have a call in flight, calls, refusals, and
+    what the model calls that ended since then cost, as far as it is known."""
 
     runs: int
     calls: int
     refused: int
+    cost_microusd: int = 0
 
 
 def activity(reader: sqlite3.Connection, since_us: int) -> Activity:
@@ -31,8 +33,9 @@ def activity(reader: sqlite3.Connection, since_us: int) -> Activity:
     values = {"first": first_since(reader, since_us), "since": since_us, "refuse": Action.REFUSE}
     (count,) = rows(
         reader,
-        "SELECT count(*) AS calls, total(decision = :refuse) AS refused FROM event NOT INDEXED "
-        "WHERE seq >= :first AND at_us >= :since AND decision IS NOT NULL",
+        "SELECT count(decision) AS calls, total(decision = :refuse) AS refused, "
+        "total(cost_microusd) AS cost FROM event NOT INDEXED "
+        "WHERE seq >= :first AND at_us >= :since",
         values,
     )
     (active,) = rows(
@@ -43,7 +46,7 @@ def activity(reader: sqlite3.Connection, since_us: int) -> Activity:
         "ON d.call_id = o.call_id AND d.call_id IS NOT NULL AND d.type = 'call.intent')",
         values,
     )
-    return Activity(active["runs"], count["calls"], int(count["refused"]))
+    return Activity(active["runs"], count["calls"], int(count["refused"]), int(count["cost"]))
 
 
 def refused_by(reader: sqlite3.Connection, rule: str, since_us: int) -> int:

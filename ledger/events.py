@@ -41,6 +41,9 @@ _OUTCOME = _insert(
     "response_digest",
     "response_bytes",
     "detail",
+    "input_tokens",
+    "output_tokens",
+    "cost_microusd",
 )
 _ACT = _insert(
     "type", "at_us", "call_id", "run", "tenant", "release", "tool", "rule", "actor", "detail"
@@ -124,6 +127,9 @@ class Journal:
             outcome.response_digest,
             outcome.response_bytes,
             (outcome.error if by_cord else redact(outcome.error, self._redact_key)) or None,
+            outcome.input_tokens,
+            outcome.output_tokens,
+            outcome.cost_microusd,
         )
         self._rows.append((_OUTCOME, row))
 

@@ -60,6 +60,7 @@ class Outcome:
     """How an admitted call ended. `answer` is kept while its claim lives; `error` is for people.
 
     `reason` is the code of what stopped it, as its caller was told; empty where nothing did.
+    Tokens and cost are those of a model call, None where its answer told none or no price is known.
     """
 
     call_id: str
@@ -73,6 +74,9 @@ class Outcome:
     answer: Answer | None
     error: str = ""
     reason: str = ""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_microusd: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,6 @@ from ledger.sqlite import sqlite3
 from ledger.vault import Vault
 from policies.verdict import Pulls
 
-
 PROOF = "UPDATE durable SET count = count + 1"
 """Writes one page: it fails where nothing can be recorded."""
 

@@ -1,4 +1,4 @@
-"""Prices: what usage costs, in integer micro-dollars, by the list in config/prices.json.
+"""Prices: what usage costs, in integer micro-dollars, by the list in prices.json beside it.
 
 No floats: prices are integers (micro-dollars for a million tokens, or for a thousand searches or
 requests) and a cost is rounded up once. Which list, which policy overrides it and what an unknown

@@ -60,6 +60,7 @@ async def _engine(settings: Settings, handle: int) -> None:
     from proxy.deciding import prepared
     from proxy.gate import Gate
     from proxy.links import SOCKET
+    from proxy.metering import shipped_prices
     from proxy.remote import RemoteDecider
     from proxy.serve import engine_running
 
@@ -69,7 +70,7 @@ async def _engine(settings: Settings, handle: int) -> None:
     worker = Worker(new_id(clock.now_us()), pid, process.started(pid), clock.now_us())
     nothing = load("version: 1", "no policy yet")  # the decider tells the one in force
     remote = RemoteDecider(settings.data / SOCKET, worker, clock, nothing)
-    gate = remote.gate = Gate(remote, clock, settings.identity, worker.id)
+    gate = remote.gate = Gate(remote, clock, settings.identity, worker.id, shipped_prices())
     listener = socket.socket(fileno=handle)
     listener.setblocking(False)
     connection = asyncio.create_task(remote.run())

@@ -156,6 +156,7 @@ async def _status(request: web.Request) -> web.Response:
                 "source": policy.source,
                 "error": service.policy_error,
             },
+            "prices": {"date": service.prices.date, "source": service.prices.source},
             "ledger": {"error": failure and str(failure), "owed": service.decider.owed},
             "calls": await service.fleet.calls(),
             "workers": [{"id": worker.id, "pid": worker.pid} for worker in service.fleet.workers],

@@ -9,6 +9,7 @@ from typing import Protocol
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
+from policies.prices import Prices
 from proxy import pulling
 from proxy.drilling import Drilling
 
@@ -33,6 +34,10 @@ class Service(pulling.Service, Protocol):
     @property
     def policy_error(self) -> str | None:
         """Why the policy file as it is now does not load; None while it does."""
+
+    @property
+    def prices(self) -> Prices:
+        """What model calls are priced by."""
 
 
 SERVICE: web.AppKey[Service] = web.AppKey("service")

@@ -28,6 +28,7 @@ from proxy.drilling import Drilling
 from proxy.fleet import Fleet
 from proxy.letterbox import Letterbox, post
 from proxy.links import Links
+from proxy.metering import shipped_prices
 from proxy.operations import vault_key
 from proxy.settings import Settings
 
@@ -90,6 +91,7 @@ class Service:
         self.started_us = clock.now_us()
         self.listening: str | None = None
         self.letterbox = Letterbox(settings.data)
+        self.prices = shipped_prices()
         self.decider = Decider.start(
             store,
             policy.good,

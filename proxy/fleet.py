@@ -228,7 +228,8 @@ class Fleet:
         if worker.pid == os.getpid():
             log.error("engine.late", why=why)
             return
-        self._engines.pop(worker.id, None)
+        if self._engines.pop(worker.id, None) is None:
+            return  # it is being ended already
         process.kill(worker)
         deadline = self._clock.monotonic_seconds() + GONE_SECONDS
         while process.lives(worker):

@@ -18,6 +18,7 @@ from ledger.store import Answer, Ask, Claimant, Decision, Outcome
 from policies.call import Effect, Identity, Request, ToolCall
 from policies.decide import standing
 from policies.policy import UNLISTED, Tool
+from policies.prices import Prices
 from policies.verdict import Action, Level, Pull, Reason, Verdict
 from proxy import logs, own
 from proxy.canary import claimant, identified
@@ -25,7 +26,8 @@ from proxy.clock import Clock, new_id
 from proxy.head import Fault
 from proxy.identity import Credentials, Mode
 from proxy.judging import Judging, why
-from proxy.refuse import Refusal, decision_header, refuse
+from proxy.metering import Metering
+from proxy.refuse import Refusal, decision_header, refuse, replay_headers
 
 log = structlog.get_logger()
 
@@ -60,6 +62,7 @@ class Live:
     stopped_by: str = ""
     answer_bytes: int = 0
     answer: bytearray | None = None
+    metering: Metering | None = None
 
     @property
     def is_write(self) -> bool:
@@ -73,13 +76,21 @@ class Live:
 class Gate:
     """Between the engines and the decider. One per process."""
 
-    def __init__(self, decider: Judging, clock: Clock, mode: Mode, worker: str = "") -> None:
+    def __init__(
+        self,
+        decider: Judging,
+        clock: Clock,
+        mode: Mode,
+        worker: str = "",
+        prices: Prices | None = None,
+    ) -> None:
         self.live: dict[str, Live] = {}
         self.draining = False
         self._decider = decider
         self._clock = clock
         self._mode: Mode = mode
         self._worker = worker
+        self._prices = prices
         self._open_writes: dict[str, asyncio.Future[None]] = {}
 
     # Asking
@@ -107,7 +118,7 @@ class Gate:
                 return _told(Reason.SHUTTING_DOWN, call_id, heard, call)
             caller = claimant(credentials, self._mode)
             if isinstance(request, Fault):
-                call = _faulty(request)
+                call = replace(_UNREAD, fault=request.reason)
             elif caller is not None:  # nobody's body is not parsed
                 call = identified(policy, request, self._decider.canary_port)
             ask = Ask(call_id, now_us, caller, heard, call, worker=self._worker)
@@ -195,6 +206,11 @@ class Gate:
         live.sent = True
         return None
 
+    def answering(self, live: Live, content_type: str) -> None:
+        """The head of the upstream's answer is known: a model call's is metered from here on."""
+        if live.call.effect is Effect.MODEL:
+            live.metering = Metering(live, content_type, self._prices)
+
     def body(self, live: Live, chunk: bytes) -> None:
         """One chunk of the upstream's answer: counted, digested, and kept while it is short."""
         live.digest.update(chunk)
@@ -204,6 +220,8 @@ class Gate:
                 live.answer += chunk
             else:
                 live.answer = None
+        if live.metering is not None:
+            live.metering.feed(chunk)
 
     async def message(self, live: Live) -> str | None:
         """A WebSocket message from the agent: looked at and counted like a call of its own.
@@ -270,6 +288,8 @@ class Gate:
             error=error,
             reason=fault.value if fault else "",
         )
+        if live.metering is not None:
+            outcome = live.metering.metered(outcome)
         logs.settled(live, outcome)
         if not await self._record(live, outcome):
             fault = Reason.OUTCOME_UNKNOWN
@@ -320,8 +340,8 @@ class Gate:
 
     async def cut_all(self, reason: str) -> None:
         """Cut whatever is in flight: nobody can tell any more what is halted."""
-        lives = list(self.live.values())
-        await asyncio.gather(*(live.engine.cut([live], reason) for live in lives))
+        cuts = [live.engine.cut([live], reason) for live in list(self.live.values())]
+        await asyncio.gather(*cuts)
 
     def _stopped(self, live: Live) -> Pull | None:
         policy, pulls = self._decider.policy, self._decider.pulls
@@ -349,16 +369,7 @@ _NOTHING_HEARD = Request("", "", "", 0, "/")
 _UNREAD = ToolCall(UNLISTED, Effect.WRITE, "", b"")
 
 
-def _faulty(fault: Fault) -> ToolCall:
-    return replace(_UNREAD, fault=fault.reason)
-
-
-def _told(
-    reason: Reason,
-    call_id: str,
-    request: Request,
-    call: ToolCall,
-) -> Refusal:
+def _told(reason: Reason, call_id: str, request: Request, call: ToolCall) -> Refusal:
     """A refusal that no line of the policy gave."""
     return _refusal(Verdict(Action.REFUSE, reason, "pullcord"), call_id, request, call, "")
 
@@ -371,11 +382,7 @@ def _answer(ask: Ask, decision: Decision, detail: str) -> Refusal:
     """The bytes for a verdict that lets nothing through: a refusal, or the stored answer."""
     verdict, stored = decision.verdict, decision.answer
     if verdict.action is Action.REPLAY and stored is not None:
-        headers = (
-            *((name, value) for name, value in stored.headers if name.lower() not in _PER_ANSWER),
-            ("Idempotent-Replayed", "true"),
-            ("Pullcord-Decision", decision_header(verdict.action, verdict.reason, ask.call_id)),
-        )
+        headers = replay_headers(stored.headers, verdict, ask.call_id)
         return Refusal(stored.status, headers, stored.body)
     if verdict.action is Action.REPLAY:
         verdict = replace(verdict, action=Action.REFUSE, reason=Reason.DONE_BUT_NOT_STORED)
@@ -383,9 +390,6 @@ def _answer(ask: Ask, decision: Decision, detail: str) -> Refusal:
         verdict = replace(verdict, detail=detail)
     run = decision.identity.run if decision.identity else ""
     return _refusal(verdict, ask.call_id, ask.request, ask.call, run)
-
-
-_PER_ANSWER = frozenset(("pullcord-decision", "content-length", "transfer-encoding", "connection"))
 
 
 def _seen(future: "asyncio.Future[bool]") -> None:

@@ -31,6 +31,7 @@ HOP_BY_HOP = frozenset(
 """Dropped both ways (RFC 9110 section 7.6.1); `Upgrade` survives for a WebSocket handshake."""
 
 _FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding"))
+_CODINGS = b"accept-encoding"
 _COMPRESSED = b"sec-websocket-extensions"
 """Never negotiated: a message is judged, and its size bounded, as it stands on the wire."""
 
@@ -174,9 +175,18 @@ def _forwardable(headers: Headers, *, websocket: bool) -> list[tuple[bytes, byte
 
 
 def upstream_headers(
-    headers: Headers, identity: Identity, tag_headers: tuple[str, str], *, tagged: bool, http2: bool
+    headers: Headers,
+    identity: Identity,
+    tag_headers: tuple[str, str],
+    *,
+    tagged: bool,
+    http2: bool,
+    uncoded: bool = False,
 ) -> Headers:
-    """What goes upstream: hop-by-hop, credentials and spoofed tags out; our own tags in."""
+    """What goes upstream: hop-by-hop, credentials and spoofed tags out; our own tags in.
+
+    `uncoded` asks for an answer that can be read as it flows by (RFC 9110, section 12.5.3).
+    """
     tags = tuple(name.lower().encode() for name in tag_headers)
 
     def ours(name: bytes) -> bool:
@@ -190,6 +200,9 @@ def upstream_headers(
         kept = [(name.lower(), value) for name, value in kept if name.lower() != b"connection"]
         if any(name.lower() == b"te" and value == b"trailers" for name, value in headers):
             kept.append((b"te", b"trailers"))  # gRPC needs it (RFC 9113, section 8.2.2)
+    if uncoded:
+        kept = [item for item in kept if item[0].lower() != _CODINGS]
+        kept.append((_CODINGS if http2 else b"Accept-Encoding", b"identity"))
     if tagged:
         names = [name.lower() if http2 else name for name in tag_headers]
         kept += [

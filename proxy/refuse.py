@@ -34,6 +34,18 @@ def decision_header(action: Action, reason: Reason, call_id: str) -> str:
     return f"{action}; reason={reason}; call={plain_word(call_id)}"
 
 
+def replay_headers(stored: Headers, verdict: Verdict, call_id: str) -> Headers:
+    """What a stored answer is given again with: its own headers, but for those of one exchange."""
+    return (
+        *((name, value) for name, value in stored if name.lower() not in _PER_ANSWER),
+        ("Idempotent-Replayed", "true"),
+        ("Pullcord-Decision", decision_header(verdict.action, verdict.reason, call_id)),
+    )
+
+
+_PER_ANSWER = frozenset(("pullcord-decision", "content-length", "transfer-encoding", "connection"))
+
+
 def _rate_limit(limit: Limit) -> Headers:
     """draft-ietf-httpapi-ratelimit-headers-11, sections 3 and 4. A limit for life has no window."""
     plain = "".join(c if " " <= c <= "~" else "_" for c in limit.name)

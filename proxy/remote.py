@@ -176,7 +176,7 @@ class RemoteDecider:
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
                 await self._joined(Peer(reader, writer, self._verbs()))
-                log.error("decider.lost")
+                log.error("worker.alone")
                 await asyncio.sleep(RETRY_SECONDS)
         finally:
             watching.cancel()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from proxy.pulling import Service
 
 RATE_SECONDS = 60
+_PER_HOUR = 3600 // RATE_SECONDS
 STATUS_SECONDS = 1.0  # what cannot be read by then is left out
 
 Answer = dict[str, Any]
@@ -101,6 +102,7 @@ def _screen(
             "runs": counted and counted.runs,
             "calls_per_minute": counted and counted.calls,
             "refused_per_minute": counted and counted.refused,
+            "cost_usd_per_hour": counted and counted.cost_microusd * _PER_HOUR / 1_000_000,
         },
         "drill": found.drill and _drilled(found.drill, now_us),
         "halt_file": str(letterbox.path) if letterbox.path.exists(follow_symlinks=False) else None,

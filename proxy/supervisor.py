@@ -24,9 +24,8 @@ log = structlog.get_logger()
 
 CHILD: tuple[str, ...] = (sys.executable, "-m", "proxy.child")
 START_SECONDS = 30.0  # a child that is not ready by then is started again
-RESTART_SECONDS = 0.1  # the first pause before a dead child is started again; then doubled
+RESTART_SECONDS = 0.1  # before a dead child is started again; doubled while it cannot start
 RESTART_SECONDS_MAX = 5.0
-STEADY_SECONDS = 10.0  # a child that lived so long did not die of its start
 STOP_SECONDS = 5.0  # beside the drain time, for a child to end by itself
 READY = "ready"
 
@@ -48,17 +47,16 @@ class Child:
         Raises StartError when it never served and says why.
         """
         served = False
-        loop = asyncio.get_running_loop()
         pause_seconds = RESTART_SECONDS
         while True:
-            began_seconds = loop.time()
             code = await self._lived()
-            served = served or self.ready.is_set()
+            was_ready = self.ready.is_set()
+            served = served or was_ready
             self.ready.clear()
             if not served and self.said:
                 raise StartError(self.said)
             log.error("child.died", child=self.name, code=code, said=self.said or None)
-            if loop.time() - began_seconds > STEADY_SECONDS:
+            if was_ready:
                 pause_seconds = RESTART_SECONDS
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, RESTART_SECONDS_MAX)

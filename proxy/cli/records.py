@@ -85,8 +85,11 @@ def query(
     if as_json:
         _say_rows(rows, as_json)
         return
-    titles = ("id", "at", "run", "tool", "effect", "decision", "reason", "state", "status", "ms")
-    say_table(titles, [_call_cells(row) for row in rows])
+    metered = any(row["input_tokens"] is not None for row in rows)
+    say_table(
+        (*_TITLES, *(_METERED if metered else ())),
+        [_call_cells(row) + (_metered_cells(row) if metered else ()) for row in rows],
+    )
     if len(rows) == limit:
         warn(f"the newest {limit}; there may be more: --limit N")
 
@@ -175,6 +178,16 @@ def _say_rows(rows: list[Row], as_json: bool) -> None:
             say_json(row)
     elif rows:
         say_table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+_TITLES = ("id", "at", "run", "tool", "effect", "decision", "reason", "state", "status", "ms")
+_METERED = ("in", "out", "usd")  # shown where a call's answer told its tokens
+
+
+def _metered_cells(row: Row) -> tuple[object, ...]:
+    cost_usd = row["cost_usd"]
+    cost = None if cost_usd is None else f"{cost_usd:.6f}"
+    return (row["input_tokens"], row["output_tokens"], cost)
 
 
 def _call_cells(row: Row) -> tuple[object, ...]:

@@ -65,7 +65,8 @@ def _say_up(state: dict[str, Any]) -> None:
     health = loud("FAILS, nothing passes") if ledger["error"] else "ok"
     say(
         f"proxy   up {span(state['up_seconds'])}  {listening}  "
-        f"policy {policy['digest'][:12]} ({escaped(policy['source'])}, {verdict})  ledger {health}"
+        f"policy {policy['digest'][:12]} ({escaped(policy['source'])}, {verdict})  "
+        f"ledger {health}  prices of {escaped(state['prices']['date'])}"
     )
     _say_fleet(state["fleet"])
     if policy["error"]:
@@ -92,7 +93,7 @@ def _say_fleet(fleet: dict[str, Any]) -> None:
         return
     say(
         f"fleet   runs {fleet['runs']}  calls {fleet['calls_per_minute']}/min  "
-        f"refused {fleet['refused_per_minute']}/min  {engines}"
+        f"refused {fleet['refused_per_minute']}/min  ${fleet['cost_usd_per_hour']:.2f}/h  {engines}"
     )
 
 

@@ -35,6 +35,7 @@ def response_headers(handler: "Handler", flow: http.HTTPFlow) -> None:
     if upgraded:
         return
     kind = response.headers.get("content-type", "")
+    handler.engine.gate.answering(live, kind)
     events = kind.startswith("text/event-stream")
     if live.is_write and (events or kind.startswith(_ENDED_BY_TRAILERS)):
         flow.metadata["settle_last"] = True

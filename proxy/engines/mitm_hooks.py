@@ -17,7 +17,7 @@ from mitmproxy.proxy.layers import tls as mtls
 from mitmproxy.proxy.layers import websocket as mwebsocket
 
 from policies.addresses import refused_block
-from policies.call import Request
+from policies.call import Effect, Request
 from policies.verdict import Reason
 from proxy import head
 from proxy.dial import AddressRefused
@@ -217,6 +217,7 @@ def _forward(handler: "Handler", flow: http.HTTPFlow, live: Live) -> None:
             engine.gate.tag_headers,
             tagged=live.tool.tags,
             http2=request.is_http2,
+            uncoded=live.call.effect is Effect.MODEL,
         )
     )
     request.trailers = None

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from unittest.mock import patch
 
 from policies.addresses import IPNetwork
-from proxy import child, serve, supervisor
-from proxy.cli.main import main
+from proxy import child
 from proxy.dial import AddrInfo, Dialer
 
 ROUTES: dict[str, int] = json.loads(os.environ["TEST_ROUTES"])
@@ -37,9 +36,21 @@ class RoutedDialer(Dialer):
 
 AS_CHILD = "--as-child"
 
-if __name__ == "__main__":
+
+def launched() -> None:
+    """As the program does, the decider starts without the engine's library."""
+    if sys.argv[1:3] == [AS_CHILD, "decider"]:
+        sys.exit(child.main(sys.argv[2:]))
+
+    from proxy import serve, supervisor
+    from proxy.cli.main import main
+
     again = (sys.executable, __file__, AS_CHILD)
     with patch.object(serve, "Dialer", RoutedDialer), patch.object(supervisor, "CHILD", again):
         if sys.argv[1] == AS_CHILD:
             sys.exit(child.main(sys.argv[2:]))
         main()
+
+
+if __name__ == "__main__":
+    launched()

@@ -47,12 +47,23 @@ class Sdk:
     effect: str
     calls: int
     refused: int
+    metered: tuple[tuple[int | None, int | None, float | None], ...] = ()
 
 
 SDKS = {
-    # The whole answer, then a stream.
-    "openai": Sdk(["Hello", "Hello"], "openai", "model", calls=2, refused=2),
-    "anthropic": Sdk(["Hello", "Hello"], "anthropic", "model", calls=2, refused=2),
+    # The whole answer, then a stream, which of OpenAI tells its usage only when it is asked to.
+    # Worked out by hand from the list: 3 x $1.25 + 2 x $10 a million, rounded up; 3 x $5 + 2 x $25.
+    "openai": Sdk(
+        ["Hello"] * 3,
+        "openai",
+        "model",
+        calls=3,
+        refused=3,
+        metered=((3, 2, 0.000024), (None, None, None), (3, 2, 0.000024)),
+    ),
+    "anthropic": Sdk(
+        ["Hello"] * 2, "anthropic", "model", calls=2, refused=2, metered=((3, 2, 0.000065),) * 2
+    ),
     "stripe": Sdk(500, "stripe.charges.create", "write", calls=1, refused=1),
     # Makes a bucket, then puts an object: the answer is the MD5 of "hello", as S3 has it.
     "boto3": Sdk('"5d41402abc4b2a76b9719d911017c592"', "s3", "write", calls=2, refused=1),
@@ -86,6 +97,10 @@ def test_a_call_arrives_tagged_and_is_recorded(
     assert [(row["tenant"], row["tool"], row["effect"], row["state"]) for row in rows] == [
         ("acme", sdk.tool, sdk.effect, "done")
     ] * sdk.calls
+    metered = [(row["input_tokens"], row["output_tokens"], row["cost_usd"]) for row in rows]
+    assert metered == list(sdk.metered or ((None, None, None),) * sdk.calls)
+    if sdk.effect == "model":
+        assert {seen.headers.get("accept-encoding") for seen in requests} == {"identity"}
 
 
 @pytest.mark.parametrize("name", SDKS)
@@ -119,7 +134,7 @@ def test_a_frozen_write_is_refused_in_one_attempt(
 def test_a_model_call_passes_a_freeze(proxy: Proxy, upstreams: Upstreams) -> None:
     run = proxy.mint()
     proxy.cli("freeze", "run", run.name)
-    assert call(run, upstreams, "openai") == ["Hello", "Hello"]
+    assert call(run, upstreams, "openai") == SDKS["openai"].gives
 
 
 def test_an_mcp_tool_call_is_one_write(proxy: Proxy, upstreams: Upstreams) -> None:

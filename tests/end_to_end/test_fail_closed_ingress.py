@@ -22,7 +22,7 @@ import pytest
 
 from proxy import control_client
 from tests.end_to_end import endless, faults
-from tests.end_to_end.clocked import ClockedProxy
+from tests.end_to_end.clocked import ClockedProxy, clocks
 from tests.end_to_end.endless import Endless
 from tests.end_to_end.ingress import Http2, WebSocket, raw_answer
 from tests.end_to_end.line import Line, Refused, Told, asked
@@ -181,7 +181,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endless]:
 def start(
     upstream: Endless, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., World]]:
-    with ExitStack() as closing_all:
+    with clocks(), ExitStack() as closing_all:
 
         def start(workers: int = 1, setting: str = "", *, small: bool = False) -> World:
             folder = tmp_path_factory.mktemp("p")

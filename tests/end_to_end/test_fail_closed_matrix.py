@@ -23,7 +23,7 @@ import pytest
 
 from proxy import control_client
 from tests.end_to_end import endless, faults
-from tests.end_to_end.clocked import ClockedProxy
+from tests.end_to_end.clocked import ClockedProxy, clocks
 from tests.end_to_end.endless import Endless
 from tests.end_to_end.ingress import Http2, Stream, WebSocket
 from tests.end_to_end.line import Refused, Told, asked, opened
@@ -291,6 +291,7 @@ def worlds(tmp_path: Path) -> Iterator[list[World]]:
         (tmp_path / "upstream").mkdir()
         upstream = closing_all.enter_context(endless.serving(tmp_path / "upstream"))
         proxies = []
+        closing_all.enter_context(clocks())
         closing_all.enter_context(patch.object(faults, "DISK", DISK))
         for scope in SUBJECTS:
             folder = tmp_path / scope

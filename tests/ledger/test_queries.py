@@ -41,6 +41,20 @@ def test_calls_come_newest_first_with_the_columns_of_the_contract(
     assert all(tuple(row) == CALL_COLUMNS for row in rows)
 
 
+def test_a_model_call_shows_its_tokens_and_its_cost(
+    world: World, reader: sqlite3.Connection
+) -> None:
+    world.admit(world.read("a"), world.read("b"))
+    world.settle("a", input_tokens=1000, output_tokens=200, cost_microusd=3250)
+    world.settle("b", input_tokens=7, output_tokens=0, cost_microusd=None)
+    shown = [
+        (row["input_tokens"], row["output_tokens"], row["cost_usd"])
+        for row in queries.calls(reader)
+    ]
+    assert shown == [(7, 0, None), (1000, 200, 0.00325)]
+    assert sum(row["cost_usd"] for row in queries.totals(reader)) == 0.00325
+
+
 def test_calls_come_in_pages(world: World, reader: sqlite3.Connection) -> None:
     world.admit(*(world.read(name) for name in "abcdefg"))
     world.settle("d")

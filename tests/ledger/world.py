@@ -145,6 +145,7 @@ class World:
         complete: bool = True,
         body: bytes | None = None,
         reason: str = "",
+        **metered: int | None,
     ) -> bool:
         """End a call as the gate would; the answer's body names the call."""
         call = self.asks[name].call
@@ -159,8 +160,8 @@ class World:
         answer = None
         if call.effect is Effect.WRITE and status is not None and complete:
             answer = Answer(status, HEADERS, body)
-        ended = self.outcome(name, state, after, status=status, answer=answer, reason=reason)
-        return self.store.settle(ended)
+        told = {"status": status, "answer": answer, "reason": reason, **metered}
+        return self.store.settle(self.outcome(name, state, after, **told))
 
     def outcome(
         self,

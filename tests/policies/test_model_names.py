@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from policies.model_names import NAME_CHARACTERS_MAX, NameIndex, Rule
 
-CONFIG = Path(__file__).parents[2] / "config"
+POLICIES = Path(__file__).parents[2] / "policies"
 
 
 def index(*rules: dict[str, Any]) -> NameIndex:
@@ -84,7 +84,7 @@ def test_the_index_finds_what_going_through_all_does(raw: list[dict[str, Any]], 
 
 
 def test_the_index_finds_every_name_of_the_shipped_list_that_going_through_all_does() -> None:
-    shipped = json.loads((CONFIG / "prices.json").read_text("utf-8"))["providers"]
+    shipped = json.loads((POLICIES / "prices.json").read_text("utf-8"))["providers"]
     compared = 0
     for provider in ("anthropic", "aws", "azure", "google", "openai"):
         rules = [Rule.read(model["match"]) for model in shipped[provider]["models"]]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from policies.meter.usage import TOKENS_MAX, Usage
 from policies.prices import PriceListError, Prices, UnknownModelError, cost_at, flat_rates
 
-SHIPPED_PATH = Path(__file__).parents[2] / "config" / "prices.json"
+SHIPPED_PATH = Path(__file__).parents[2] / "policies" / "prices.json"
 SHIPPED_TEXT = SHIPPED_PATH.read_bytes()
 SHIPPED = Prices.load(SHIPPED_TEXT)
 

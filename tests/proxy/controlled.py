@@ -169,7 +169,7 @@ async def controlled(root: Path, policy: str = POLICY) -> AsyncIterator[Controll
     file = PolicyFile(settings.policy_file, "keep")
     service = Service(settings, clock, file, store)
     service.listening = "127.0.0.1:8640"
-    gate = Gate(service.decider, clock, "open")
+    gate = Gate(service.decider, clock, "open", prices=service.prices)
     await service.fleet.join(InProcess(gate, Worker("w1", 1, "", clock.us)))
     at_socket = await control.serve(control.build(service), data / SOCKET)
     at_port = await control.serve_port(service, f"127.0.0.1:{port}")

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from ledger.store import Store
 from proxy import environment, operations
 from proxy.cli.main import cli
+from tests.ledger.world import World
 
 POLICY = "version: 1\n"
 
@@ -39,6 +40,22 @@ def test_a_ledger_that_was_removed_is_not_one_that_never_was(root: Path) -> None
     assert told.exit_code == 2
     assert f"the ledger {root}/data/ledger.db is gone" in told.stderr
     assert "pullcord up makes it" not in told.stderr
+
+
+def test_tokens_and_cost_are_shown_beside_calls_where_there_are_any(root: Path) -> None:
+    world = World(root / "data")
+    world.admit(world.read("a"))
+    world.settle("a")
+    title = typed("ledger", "query").stdout.splitlines()[0]
+    assert title.split()[-2:] == ["status", "ms"]
+    world.admit(world.read("b"), world.read("c"))
+    world.settle("b", input_tokens=1000, output_tokens=200, cost_microusd=3250)
+    world.settle("c", input_tokens=7, output_tokens=0)
+    title, unpriced, priced, _ = typed("ledger", "query").stdout.splitlines()
+    assert title.split()[-4:] == ["ms", "in", "out", "usd"]
+    assert unpriced.split()[-2:] == ["7", "0"]
+    assert priced.split()[-3:] == ["1000", "200", "0.003250"]
+    world.store.close()
 
 
 @pytest.mark.parametrize("command", [("ledger", "query"), ("up", "--listen", "127.0.0.1:0")])

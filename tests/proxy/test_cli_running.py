@@ -190,7 +190,7 @@ def test_a_halted_run_is_refused_and_its_command_ends_with_77(person: Person, ur
 def test_status_shows_the_proxy_and_the_policys_own_cords(person: Person) -> None:
     status = person.types("status")
     assert status.returncode == 0
-    assert "OK)  ledger ok" in status.stdout
+    assert "OK)  ledger ok  prices of 20" in status.stdout
     assert f"FREEZE tool mail.send  by the policy, {person.root}" in status.stdout
     (state,) = person.rows("status")
     assert state["up"]

@@ -70,6 +70,7 @@ async def test_status_tells_the_policy_the_cords_and_the_calls_in_flight(
         "source": str(running.policy.path),
         "error": None,
     }
+    assert state["prices"]["date"] == running.service.prices.date
     assert [(cord["rule"], cord["reason"]) for cord in state["pulled"]] == [
         ("halt:run:r2", "x"),
         ("freeze:tool:mail.send", f"{running.policy.path}:2"),

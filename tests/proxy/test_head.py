@@ -133,6 +133,15 @@ def test_http2_fields_are_lower_case_without_a_connection_field():
     )
 
 
+@pytest.mark.parametrize(
+    "http2, name", [(False, b"Accept-Encoding"), (True, b"accept-encoding")], ids=["1.1", "2"]
+)
+def test_an_answer_that_is_to_be_read_is_asked_for_uncoded(http2, name):
+    sent = ((b"Accept-encoding", b"gzip"), (b"accept-encoding", b"br"))
+    kept = head.upstream_headers(sent, WHO, TAGS, tagged=False, http2=http2, uncoded=True)
+    assert kept == ((name, b"identity"),)
+
+
 def test_a_websocket_handshake_keeps_its_upgrade_and_no_other_does():
     upgrade = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade, X-A"), (b"X-A", b"1"))
     kept = head.upstream_headers(upgrade, WHO, TAGS, tagged=False, http2=False)

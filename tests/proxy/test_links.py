@@ -6,7 +6,7 @@ The engine process itself is a sleeping one, so that it can be killed; its side 
 import asyncio
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 
 import pytest
@@ -108,9 +108,18 @@ async def until(condition):
             await asyncio.sleep(0.01)
 
 
-def done(ask):
+def done(ask, **metered):
     return Outcome(
-        ask.call_id, ask.at_us + 1, CallState.DONE, ClaimAfter.DONE, 200, 1, None, 0, None
+        ask.call_id,
+        ask.at_us + 1,
+        CallState.DONE,
+        ClaimAfter.DONE,
+        200,
+        1,
+        None,
+        0,
+        None,
+        **metered,
     )
 
 
@@ -124,6 +133,18 @@ async def test_a_call_is_judged_over_the_socket_and_settled(place):
         again = await remote.admit(replace(ask, call_id=new_id(1)), remote.policy)
         assert again.verdict.reason is not Reason.ALLOWED
     assert place.calls()[ask.call_id] == "done"
+
+
+async def test_what_an_engine_has_metered_is_recorded(place):
+    metered = {"input_tokens": 1000, "output_tokens": 200, "cost_microusd": 3250}
+    async with place.deciding(), place.engine() as (remote, _):
+        await remote.ready.wait()
+        ask = an_ask(place.policy)
+        await remote.admit(ask, remote.policy)
+        assert await remote.settle(done(ask, **metered), durable=True)
+    with closing(open_reader(place.data)) as reader:
+        (row,) = queries.calls(reader)
+    assert (row["input_tokens"], row["output_tokens"], row["cost_usd"]) == (1000, 200, 0.00325)
 
 
 async def test_of_a_request_only_its_names_are_sent(place, monkeypatch):

@@ -2,7 +2,8 @@
 
 Keys are made up; nothing but the environment tells it of a proxy or of an authority. It prints as
 JSON what the SDK gave, or under `error` what it raised, in the SDK's own words. A model is asked
-twice, for the whole answer and for a stream; the file `TEST_GATE` appears with the first word.
+for the whole answer and for a stream, OpenAI's also for one that tells its usage; the file
+`TEST_GATE` appears with the first word.
 """
 
 import asyncio
@@ -31,15 +32,16 @@ def openai() -> Any:
         "messages": [{"role": "user", "content": "hi"}],
         "max_tokens": 5,
     }
+
+    def stream(**more: Any) -> str:
+        chunks = client.chat.completions.create(**asked, stream=True, **more)
+        return _joined(chunk.choices[0].delta.content for chunk in chunks if chunk.choices)
+
     with OpenAI(api_key="sk-test") as client:
         return [
             told(lambda: client.chat.completions.create(**asked).choices[0].message.content),
-            told(
-                lambda: _joined(
-                    chunk.choices[0].delta.content
-                    for chunk in client.chat.completions.create(**asked, stream=True)
-                )
-            ),
+            told(stream),
+            told(lambda: stream(stream_options={"include_usage": True})),
         ]
 
 

@@ -58,7 +58,10 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         (None, _completion("chat.completion.chunk", {"delta": {"content": word}})) for word in WORDS
     )
     stop = _completion("chat.completion.chunk", {"delta": {}, "finish_reason": "stop"})
-    return await _stream(request, [first], [last, (None, stop), (None, "[DONE]")])
+    rest: list[Event] = [last, (None, stop)]
+    if asked.get("stream_options", {}).get("include_usage"):
+        rest.append((None, _completion("chat.completion.chunk", {}, choices=[], usage=usage)))
+    return await _stream(request, [first], [*rest, (None, "[DONE]")])
 
 
 def openai_app() -> web.Application:
