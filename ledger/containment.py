@@ -127,6 +127,19 @@ def blast(reader: sqlite3.Connection, scope: Scope, subject: str, since_us: int)
     return Blast(tuple(sorted(runs)), len(flying), writes)
 
 
+def is_known(reader: sqlite3.Connection, scope: Scope, subject: str) -> bool:
+    """Whether a run has called or has a token; other scopes are taken as they are."""
+    if scope is not Scope.RUN:
+        return True
+    found = rows(
+        reader,
+        "SELECT 1 FROM run WHERE name = :run UNION ALL "
+        "SELECT 1 FROM event WHERE run = :run AND type LIKE 'call.%' LIMIT 1",
+        {"run": subject},
+    )
+    return next(found, None) is not None
+
+
 def proof(reader: sqlite3.Connection, level: Level, scope: Scope, subject: str) -> Proof:
     """What the record shows of a cord since it was last pulled. QueryError when it never was."""
     rule = Pull(level, scope, subject, "", "", 0).rule

@@ -106,6 +106,7 @@ class Reason(StrEnum):
     POLICY_FAILURE = "policy_failure"
     SHUTTING_DOWN = "shutting_down"
     NOT_SENT = "not_sent"
+    UPSTREAM_UNTRUSTED = "upstream_untrusted"
     UPSTREAM_FAILED = "upstream_failed"
     CUT = "cut"
 
@@ -158,6 +159,9 @@ MEANING: dict[Reason, Meaning] = {
     Reason.POLICY_FAILURE: Meaning(503, "the call could not be judged, so it does not pass", False),
     Reason.SHUTTING_DOWN: Meaning(503, "pullcord is shutting down", True),
     Reason.NOT_SENT: Meaning(502, "nothing was sent: the upstream could not be reached", True),
+    Reason.UPSTREAM_UNTRUSTED: Meaning(
+        502, "nothing was sent: the upstream's certificate is not trusted", False
+    ),
     Reason.UPSTREAM_FAILED: Meaning(502, "the upstream's answer did not arrive", True),
     Reason.CUT: Meaning(403, "cut while in flight", False),
 }

@@ -11,13 +11,18 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import NoReturn
+
+import structlog
 
 from ledger.errors import LedgerError
 from policies.load import PolicyError, load
+from policies.verdict import Level, Pull, Scope
 from proxy import logs, process
 from proxy.clock import SystemClock, new_id
 from proxy.control_socket import ControlError
+from proxy.letterbox import post
 from proxy.settings import Settings
 from proxy.supervisor import READY
 
@@ -65,6 +70,7 @@ async def _engine(settings: Settings, handle: int) -> None:
     from proxy.serve import engine_running
 
     stopping = _minded()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _halt_all, settings.data)
     clock = SystemClock()
     pid = os.getpid()
     worker = Worker(new_id(clock.now_us()), pid, process.started(pid), clock.now_us())
@@ -85,6 +91,15 @@ async def _engine(settings: Settings, handle: int) -> None:
         await remote.leave()
     finally:
         connection.cancel()
+
+
+def _halt_all(data: Path) -> None:
+    """SIGUSR1 meant the proxy, whichever of its processes got it: the decider reads the file."""
+    cord = Pull(Level.HALT, Scope.GLOBAL, "", "", "signal:SIGUSR1", 0)
+    try:
+        post(data, cord)
+    except OSError as error:
+        structlog.get_logger().error("cord.not_posted", error=str(error))
 
 
 async def _either(*events: asyncio.Event) -> None:

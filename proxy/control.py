@@ -32,6 +32,7 @@ from proxy.control_access import (
     actor,
     admit,
 )
+from proxy.control_client import HELD
 from proxy.control_operators import ensure_one
 from proxy.control_port import SHUTDOWN_SECONDS, bound_to, served
 from proxy.control_service import SERVICE, Body, Service, read
@@ -173,7 +174,13 @@ async def _pull(request: web.Request) -> web.Response:
     if body.dry_run:
         operations.check(service.decider.policy, wanted)
         return web.json_response(await asyncio.to_thread(_previewed, service, wanted))
-    answer = await pulling.pull(service, wanted)
+    operations.check(service.decider.policy, wanted)
+    try:
+        async with service.standing(wanted):
+            answer = await pulling.pull(service, wanted)
+    except LedgerUnavailable as failure:
+        log.error("cord.not_stored", rule=wanted.rule, actor=who, error=str(failure))
+        return web.json_response({"error": f"{failure}; {HELD}"}, status=503)
     log.info("cord.pulled", rule=wanted.rule, actor=who, reason=body.reason, cut=answer["cut"])
     return web.json_response(answer)
 

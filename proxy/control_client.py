@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from http.client import HTTPConnection
 
 SOCKET = "control.sock"
+
+HELD = "the cord stands in the proxy's memory until it can be stored"
+"""What the proxy adds to its refusal when its ledger failed under a pull."""
 TOKEN_FILE = "operator.token"  # noqa: S105 - the name of a file
 PORT_VARIABLE = "PULLCORD_CONTROL"
 TOKEN_VARIABLE = "PULLCORD_OPERATOR_TOKEN"  # noqa: S105 - the name of a variable

@@ -4,12 +4,14 @@ Who may ask for what is decided in control_access.py.
 """
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
 from policies.prices import Prices
+from policies.verdict import Pull
 from proxy import pulling
 from proxy.drilling import Drilling
 
@@ -22,6 +24,9 @@ class Service(pulling.Service, Protocol):
 
     @property
     def drill(self) -> Drilling: ...
+
+    def standing(self, cord: Pull) -> AbstractAsyncContextManager[None]:
+        """A cord that stands while it is being stored, and on when that fails."""
 
     @property
     def started_us(self) -> int:

@@ -109,9 +109,11 @@ class Decider:
     @property
     def pulls(self) -> Pulls:
         """The cords that stand: the stored ones, and those that wait for a store that fails."""
-        if self._waiting_pulls:
-            return {**self._store.pulls, **self._waiting_pulls}
-        return self._store.pulls
+        stored, waiting = self._store.pulls, self._waiting_pulls
+        if not waiting:
+            return stored
+        plain = {name: c for name, c in stored.items() if not (c.but_releases or c.until_us)}
+        return {**stored, **waiting, **plain}  # the stricter of two
 
     @property
     def latched(self) -> Pulls:

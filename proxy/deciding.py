@@ -14,11 +14,11 @@ from pathlib import Path
 
 import structlog
 
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, LedgerUnavailable
 from ledger.records import Worker
 from ledger.store import Store
 from policies.load import PolicyError, load_file
-from policies.policy import Policy
+from policies.policy import UNLISTED, Policy
 from policies.verdict import Level, Pull, Scope
 from proxy import authority, control, process
 from proxy.authority import Authority
@@ -29,7 +29,7 @@ from proxy.fleet import Fleet
 from proxy.letterbox import Letterbox, post
 from proxy.links import Links
 from proxy.metering import shipped_prices
-from proxy.operations import vault_key
+from proxy.operations import CordName, cord_name, vault_key
 from proxy.settings import Settings
 
 log = structlog.get_logger()
@@ -90,19 +90,24 @@ class Service:
         self.clock = clock
         self.started_us = clock.now_us()
         self.listening: str | None = None
-        self.letterbox = Letterbox(settings.data)
+        self._policy = policy
+        self._held: dict[CordName, Pull] = {}
+        self._unstored: dict[CordName, Pull] = {}
+        self.letterbox = Letterbox(settings.data, is_tool=self._is_tool)
         self.prices = shipped_prices()
         self.decider = Decider.start(
             store,
             policy.good,
             posted=self._posted,
-            latched=self.letterbox.taken,
+            latched=self._latched,
             stepped_seconds=clock.stepped_seconds,
         )
         self.fleet = Fleet(self.decider, clock)
         self.drill = Drilling(self)
-        self._policy = policy
         self._pulling: set[asyncio.Task[None]] = set()
+
+    def _is_tool(self, name: str) -> bool:
+        return name == UNLISTED or name in self._policy.good.tools
 
     @property
     def policy_error(self) -> str | None:
@@ -121,8 +126,7 @@ class Service:
                 pull.until_us is not None and pull.until_us <= now_us
                 for pull in self.decider.latched.values()
             )
-            posted = self._posted()
-            self.decider.stand(posted)
+            posted = self._stand()
             if due or posted:
                 with contextlib.suppress(LedgerError):  # it shows in `decider.failure`
                     await self._expire(now_us)
@@ -136,16 +140,47 @@ class Service:
 
     async def _pull(self, cord: Pull) -> None:
         try:
-            await self.decider.act(lambda store: store.pull(cord))
-        except LedgerError as failure:  # nothing passes while it fails; the file holds after it
+            async with self.standing(cord):
+                await self.decider.act(lambda store: store.pull(cord))
+        except LedgerError as failure:  # it stands; the file holds after a restart, too
             log.error("cord.not_stored", rule=cord.rule, error=str(failure))
-            await asyncio.to_thread(post, self.settings.data, cord)
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(post, self.settings.data, cord)
+
+    @contextlib.asynccontextmanager
+    async def standing(self, cord: Pull) -> AsyncIterator[None]:
+        """While a cord is being stored it stands already, so that a slow store delays no cut. One
+        that the store cannot take stands on, here in memory, and is offered until it does.
+        """
+        name = cord_name(cord)
+        self._held[name] = cord
+        self._stand()
+        try:
+            yield
+        except LedgerUnavailable:
+            self._unstored[name] = cord
+            raise
+        finally:
+            self._held.pop(name, None)
+            self._stand()
+
+    def _stand(self) -> list[Pull]:
+        """Everything that is pulled and not stored. Gives what somebody has to store still."""
+        posted = self._posted()
+        self.decider.stand([*posted, *self._held.values()])
+        return posted
+
+    def _latched(self) -> None:
+        """Called by the decider when what `_posted` gave it is stored."""
+        self.letterbox.taken()
+        stored = self.decider.latched
+        self._unstored = {n: cord for n, cord in self._unstored.items() if n not in stored}
 
     async def _expire(self, now_us: int) -> None:
         await self.decider.act(lambda store: store.expire(now_us))
 
     def _posted(self) -> list[Pull]:
-        return self.letterbox.waiting(self.clock.now_us())
+        return [*self.letterbox.waiting(self.clock.now_us()), *self._unstored.values()]
 
     async def adopt(self, policy: Policy) -> None:
         """Put a policy in force first, record its text after: a freeze does not wait for a disk."""

@@ -1,5 +1,6 @@
 """Where agents reach the proxy: the bound socket, its address, and the first words about it."""
 
+import errno
 import shlex
 import shutil
 import socket
@@ -26,9 +27,11 @@ def bind(listen: str) -> socket.socket:
         listener.listen(BACKLOG_MAX)
     except OSError as error:
         listener.close()
+        used = error.errno == errno.EADDRINUSE
+        mend = "end what uses the port, or choose another" if used else "choose an address of here"
         raise StartError(
-            f"cannot listen on {listen}: {error.strerror}; end what uses the port, or choose "
-            "another: pullcord up --listen 127.0.0.1:8641"
+            f"cannot listen on {listen}: {error.strerror}; {mend}: "
+            "pullcord up --listen 127.0.0.1:8641"
         ) from error
     return listener
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 from ledger.errors import LedgerError
 from ledger.store import Store
@@ -26,6 +27,7 @@ from proxy.letterbox import Letterbox
 DEFAULT_TENANT = "default"
 VAULT_KEY_FILE = Path("private", "vault.key")
 VAULT_KEY_BYTES = 32
+FOREVER_US = 253_402_300_800_000_000 - 1  # the year 9999 ends; no later time can be written down
 TEXT_CHARACTERS_MAX = 1_000  # of a reason or a subject: a sentence, not a document
 CordName = tuple[Level, Scope, str]
 """What a cord is known by: its level, its scope and its subject."""
@@ -95,8 +97,8 @@ def release(
     level, scope, subject = name
     _check_subject(scope, subject)
     _check_text("the reason", reason)
-    if not reason.strip():
-        raise OperationError("a release needs a reason: --reason TEXT")
+    if not any(each.isprintable() and not each.isspace() for each in reason):
+        raise OperationError("a release needs a reason that can be read: --reason TEXT")
     _check_releases(policy, level, scope, releases)
     released = store.release(
         level, scope, subject, reason=reason, actor=actor, at_us=at_us, releases=releases
@@ -139,7 +141,7 @@ def _check_subject(scope: Scope, subject: str) -> None:
         raise OperationError(f"name the {scope}: {scope} NAME")
     if scope in (Scope.RUN, Scope.TENANT) and not NAME.fullmatch(subject):
         raise OperationError(f"{subject!r} can be no {scope}: A-Z a-z 0-9 . _ ~ - only")
-    _check_text(f"the {scope}", subject)
+    _check_name(f"the {scope}", subject)
 
 
 def _check_releases(
@@ -170,8 +172,20 @@ def _check_text(what: str, text: str) -> None:
         raise OperationError(f"{what} is longer than {TEXT_CHARACTERS_MAX} characters")
 
 
+def _check_name(what: str, name: str) -> None:
+    """No call is known by a name with such characters in it."""
+    _check_text(what, name)
+    if any(category(each) in ("Cc", "Cs") for each in name):
+        raise OperationError(f"{what} may hold no control characters: {name!r}")
+
+
+def has_tool(policy: Policy, tool: str) -> bool:
+    """Whether any call can be of this tool."""
+    return tool in (UNLISTED, CANARY) or tool in policy.tools
+
+
 def _check_tool(policy: Policy, tool: str) -> None:
-    if tool in (UNLISTED, CANARY) or tool in policy.tools:
+    if has_tool(policy, tool):
         return
     near = get_close_matches(tool, policy.tools, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(policy.tools)}"
@@ -187,15 +201,18 @@ def mint(store: Store, grant: Grant, actor: str, at_us: int) -> Minted:
     Raises OperationError, and LedgerError when the run exists and is another's.
     """
     names = ("run", "tenant", "parent")
-    if any(getattr(grant, name).startswith(RESERVED) for name in names):
+    taken = [*(getattr(grant, name) for name in names), grant.release, *(grant.tools or ())]
+    if any(name.startswith(RESERVED) for name in taken):
         raise OperationError(f"names that begin with {RESERVED!r} are pullcord's own")
     wrong = [name for name in names if not _fits(name, getattr(grant, name))]
     if wrong:
         raise OperationError(f"the {wrong[0]} may hold A-Z a-z 0-9 . _ ~ - only, 256 at most")
     for name in ("agent", "release"):
-        _check_text(f"the {name}", getattr(grant, name))
+        _check_name(f"the {name}", getattr(grant, name))
     if grant.expires_us is not None and grant.expires_us <= at_us:
         raise OperationError("the token would have expired already")
+    if grant.expires_us is not None and grant.expires_us > FOREVER_US:
+        raise OperationError("the token would outlive the year 9999; without a time it never ends")
     known = any(token.identity.run == grant.run for token in store.tokens())
     if not grant.tenant and not grant.parent and not known:
         grant = replace(grant, tenant=DEFAULT_TENANT)

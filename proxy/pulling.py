@@ -71,7 +71,7 @@ async def pull(service: Service, wanted: Pull) -> Answer:
         await service.decider.act(_nothing, durable=False)  # outcomes that wait are written with it
     cord = service.decider.pulls.get(operations.cord_name(cord), cord)
     proof = await asyncio.to_thread(proof_of, service.settings.data, cord)
-    answer = _pulled(cord, changed, swept.cut, proof, swept.killed)
+    answer = _pulled(wanted, cord, changed, swept.cut, proof, swept.killed)
     answer["acknowledged"] = swept.acknowledged
     answer["acknowledged_ms"] = round(took_seconds * 1_000)
     return answer
@@ -141,8 +141,9 @@ def pull_on_store(data: Path, wanted: Pull, policy: Policy | None, clock: "Clock
             store.forsake(worker.id, clock.now_us(), f"{cord.rule}: ended, for nobody decides")
     recovered = store.recovered.calls
     cord = store.pulls.get(operations.cord_name(cord), cord)
-    answer = _pulled(cord, changed, (), proof_of(data, cord), killed)
-    return {**answer, "acknowledged": 0, "acknowledged_ms": 0, "recovered": recovered}
+    answer = _pulled(wanted, cord, changed, (), proof_of(data, cord), killed)
+    nobody = {"acknowledged": 0, "acknowledged_ms": 0, "up": False, "data": str(data)}
+    return {**answer, **nobody, "recovered": recovered}
 
 
 def release_on_store(
@@ -196,16 +197,19 @@ def proof_of(data: Path, cord: Pull) -> Answer | None:
     try:
         with contextlib.closing(open_reader(data)) as reader:
             proof = containment.proof(reader, cord.level, cord.scope, cord.subject)
+            known = containment.is_known(reader, cord.scope, cord.subject)
     except LedgerError:
         return None
     return {
         "at": operations.timestamp(proof.pulled_us),
         "admitted_after": proof.admitted_after,
-        "cut": [row["id"] for row in proof.cut],
+        "cut": [row["id"] for row in proof.cut if row["state"] != CallState.DONE],
+        "already_done": [row["id"] for row in proof.cut if row["state"] == CallState.DONE],
         "unknown": list(proof.unknown),
         "unknown_writes": list(proof.unknown_writes),
         "not_sent": sum(row["state"] == CallState.NOT_SENT for row in proof.cut),
         "still_open": list(proof.still_open),
+        "known": known,
     }
 
 
@@ -213,17 +217,26 @@ def proof_of(data: Path, cord: Pull) -> Answer | None:
 
 
 def _pulled(
+    wanted: Pull,
     cord: Pull,
     changed: bool,
     cut: Iterable[str],
     proof: Answer | None,
     killed: Iterable[Worker],
 ) -> Answer:
-    cut_now = {*cut, *(proof["cut"] if proof and changed else ())}
+    """`cut` counts what the record says was cut by it, and only without it what engines said: they
+    also close calls that are done, or that another cord ended."""
+    swept = set(cut)
+    if proof is not None:
+        swept = {*proof["cut"]} if changed else swept & {*proof["cut"]}
+    longer = wanted.until_us is not None and (
+        cord.until_us is None or cord.until_us > wanted.until_us
+    )
     return {
         "pulled": operations.pull_as_json(cord),
         "changed": changed,
-        "cut": len(cut_now),
+        "stands_longer": longer,
+        "cut": len(swept),
         "undo": operations.undo_command(cord),
         "killed": [worker.pid for worker in killed],
         "proof": proof,

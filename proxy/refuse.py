@@ -87,6 +87,7 @@ KINDS: dict[tuple[int, bool], tuple[str, str, int]] = {
     (431, False): ("invalid_request_error", "INVALID_ARGUMENT", 3),
     (501, False): ("invalid_request_error", "UNIMPLEMENTED", 12),
     (502, True): ("api_error", "UNAVAILABLE", 14),
+    (502, False): ("api_error", "FAILED_PRECONDITION", 9),
     (503, True): ("api_error", "UNAVAILABLE", 14),
     (503, False): ("api_error", "INTERNAL", 13),
     (504, False): ("timeout_error", "DEADLINE_EXCEEDED", 4),

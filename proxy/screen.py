@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ledger import activity, containment, queries
 from ledger.connection import DATABASE, open_reader
 from ledger.errors import LedgerError
-from policies.verdict import Pull, Pulls
+from policies.policy import Policy
+from policies.verdict import Pull, Pulls, Scope
 from proxy import operations, process
 from proxy.letterbox import Letterbox
 
@@ -36,17 +37,22 @@ async def status_of(service: "Service") -> Answer:
     pulls, now_us = service.decider.latched, service.clock.now_us()
     cords = [*pulls.values(), *service.decider.policy.pulls.values()]
     waiting = _waiting(service.letterbox, pulls, now_us)
+    known = {*pulls, *map(operations.cord_name, waiting)}
+    in_memory = [cord for name, cord in service.decider.pulls.items() if name not in known]
+    waiting += in_memory
     found, stepped_seconds = await asyncio.gather(
         _in_time(asyncio.to_thread(_figures, service.settings.data, cords, now_us)),
         _in_time(_stepped_seconds(service)),
     )
     screen = _screen(service.letterbox, waiting, cords, found or _Figures(), now_us)
+    _tell_effective(screen["pulled"], service.decider.policy)
     screen["fleet"]["engines"] = len(service.fleet.workers)
     return {**screen, "clock": {"stepped_seconds": stepped_seconds}}
 
 
-def status_on_disk(data: Path, now_us: int) -> Answer:
-    """The same when no proxy answers, from the store and the file alone. It never fails."""
+def status_on_disk(data: Path, now_us: int, policy: Policy | None = None) -> Answer:
+    """The same when no proxy answers, from the store and the file alone. It never fails. `policy`
+    is None when none can be read."""
     cords: list[Pull] = []
     engines: int | None = None
     failure: str | None = None
@@ -60,6 +66,7 @@ def status_on_disk(data: Path, now_us: int) -> Answer:
     letterbox = Letterbox(data)
     waiting = _waiting(letterbox, pulls, now_us)
     screen = _screen(letterbox, waiting, cords, _figures(data, cords, now_us), now_us)
+    _tell_effective(screen["pulled"], policy)
     screen["fleet"]["engines"] = engines
     return {**screen, "ledger": {"error": failure}}
 
@@ -107,6 +114,15 @@ def _screen(
         "drill": found.drill and _drilled(found.drill, now_us),
         "halt_file": str(letterbox.path) if letterbox.path.exists(follow_symlinks=False) else None,
     }
+
+
+def _tell_effective(pulled: list[Answer], policy: Policy | None) -> None:
+    """Whether each cord can stop anything: one on a tool that the policy lacks cannot."""
+    for cord in pulled:
+        tool = cord["scope"] == Scope.TOOL
+        cord["effective"] = (
+            not tool or policy is None or operations.has_tool(policy, cord["subject"])
+        )
 
 
 def _drilled(row: queries.Row, now_us: int) -> Answer:

@@ -110,6 +110,11 @@ SENTENCES: dict[Reason, Words] = {
     ),
     Reason.SHUTTING_DOWN: Words("pullcord is shutting down", word="STOPPED"),
     Reason.NOT_SENT: Words("the upstream could not be reached{why}", word="NOT SENT"),
+    Reason.UPSTREAM_UNTRUSTED: Words(
+        "the upstream's certificate is not trusted",
+        "{operator} start pullcord with its authority as upstream_ca.",
+        "NOT SENT",
+    ),
     Reason.UPSTREAM_FAILED: Words("the upstream's answer did not arrive{why}", word="ENDED"),
     Reason.CUT: Words("{stands}{why}", "A write may have happened. {operator} {show}", "CUT"),
 }

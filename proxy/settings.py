@@ -160,6 +160,8 @@ def load(config: Path, flags: Mapping[str, str | None], environ: Mapping[str, st
         variable = PREFIX + name.upper()
         flag = "--" + name.replace("_", "-")
         for place, value in ((variable, environ.get(variable) or None), (flag, flags.get(name))):
+            if value == "":
+                raise SettingsError(f"{place}: is empty; leave it out, or give it a value")
             if value is not None:
                 values[name], places[name] = value, place
                 bases.pop(name, None)

@@ -56,7 +56,7 @@ def told(lines: list[str]) -> list[str]:
     changing = (
         (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME"),
         (r" by \w+ since", " by WHO since"),
-        (r"up \d+s  127\.0\.0\.1:\d+  policy [0-9a-f]{12} \(\S+/config/", "up config/"),
+        (r"up \d+s  pid \d+  127\.0\.0\.1:\d+  policy [0-9a-f]{12} \(\S+/config/", "up config/"),
         (r" \(\d+ writes?: outcome unknown: [^)]*\)", ""),
         (r"\d+ calls? (cut|refused)|\d+ in flight", "SOME"),
         (r"after [\d:.]+Z; 1 engine acknowledged in \d+ ms", "after TIME"),

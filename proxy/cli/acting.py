@@ -3,7 +3,9 @@
 A cord has a third way: the file HALT, when neither the proxy nor its ledger can take it.
 """
 
+import contextlib
 import os
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.cli.reading import DATABASE
 from proxy.cli.terminal import Failure, warn
-from proxy.control_client import Refused, Unreachable, ask
+from proxy.control_client import HELD, Refused, Unreachable, ask
 
 if TYPE_CHECKING:
     from ledger.store import Store
@@ -34,6 +36,10 @@ _LOOK_SECONDS = 0.1
 _FAILING = (
     "until its ledger works again nothing new passes; calls in flight are cut within a second, and "
     "the cord is latched before anything passes again. If one goes on, end the proxy{kill}"
+)
+_HELD_ONLY = (
+    "calls in flight are cut and nothing passes by it; should the proxy end before its ledger "
+    "works again, pull it once more"
 )
 _DEAD = "mend the ledger, then start: pullcord up; the cord is latched before anything passes"
 _MUTE = "it obeys when it wakes; to be sure, end it, and nothing passes{kill}"
@@ -132,16 +138,28 @@ def _by_file(
     try:
         path = post(data, cord)
     except OSError as error:
+        if HELD in why:
+            place = {"file": "", "why": why, "next": _HELD_ONLY}
+            return {**_answered(cord, None), **place}
         raise Failure(
             f"NOT PULLED: {why}; and {error.filename or data} cannot be written: {error.strerror}. "
             + _last_resort(data),
             _UNUSABLE,
         ) from None
     pid, proof = _owner_pid(data), _latched(data, cord)
+    nobody = {"up": False, "data": str(data)} if then == _DEAD else {}
     kill = f": kill -9 {pid}" if pid else ""
     endless = _ENDLESS if cord.until_us else ""
+    following = endless + ("" if proof else then.format(kill=kill))
+    place = {"file": str(path), "why": why, "next": following}
+    return {**_answered(replace(cord, until_us=None), proof), **place, **nobody}
+
+
+def _answered(cord: "Pull", proof: dict[str, Any] | None) -> dict[str, Any]:
+    from proxy import operations
+
     return {
-        "pulled": operations.pull_as_json(replace(cord, until_us=None)),
+        "pulled": operations.pull_as_json(cord),
         "changed": True,
         "cut": 0,
         "undo": operations.undo_command(cord),
@@ -149,16 +167,11 @@ def _by_file(
         "acknowledged_ms": 0,
         "killed": [],
         "proof": proof,
-        "file": str(path),
-        "why": why,
-        "next": endless + ("" if proof else then.format(kill=kill)),
     }
 
 
 def _latched(data: Path, cord: "Pull") -> dict[str, Any] | None:
     """The proof, once whoever holds the ledger has taken the cord out of the file; else None."""
-    from contextlib import closing
-
     from ledger.connection import open_reader
     from ledger.errors import LedgerError
     from ledger.queries import pulls
@@ -166,7 +179,7 @@ def _latched(data: Path, cord: "Pull") -> dict[str, Any] | None:
 
     deadline = time.monotonic() + LATCH_SECONDS
     try:
-        with closing(open_reader(data, busy_seconds=0)) as reader:
+        with contextlib.closing(open_reader(data, busy_seconds=0)) as reader:
             while cord.rule not in {pulled.rule for pulled in pulls(reader)}:
                 if time.monotonic() > deadline:
                     return None
@@ -178,10 +191,12 @@ def _latched(data: Path, cord: "Pull") -> dict[str, Any] | None:
 
 def _last_resort(data: Path) -> str:
     pid = _owner_pid(data)
+    touch = f"touch {shlex.quote(str(data / 'HALT'))}"
     if pid is None:
-        return "Type it as the user that runs pullcord, or as root"
+        return f"As the user that runs pullcord, or as root, halt everything: {touch}"
     return (
-        f"Halt everything by a signal: kill -USR1 {pid}; or end it, and nothing passes: kill {pid}"
+        f"Halt everything by a signal: kill -USR1 {pid}; or by the file, as that process's user or "
+        f"root: {touch}; or end it, and nothing passes: kill {pid}"
     )
 
 
@@ -234,10 +249,11 @@ def check_place(data: Path) -> None:
 
 
 def _warn_alone(data: Path) -> None:
-    warn(
-        f"no proxy runs on {data}: this is in its ledger and counts when one starts; a proxy with "
-        "another data directory goes on: --data DIR"
-    )
+    with contextlib.suppress(OSError):  # it is done, whether or not anybody reads this
+        warn(
+            f"no proxy runs on {data}: this is in its ledger and counts when one starts; a proxy "
+            "with another data directory goes on: --data DIR"
+        )
 
 
 def _mute(dead: Unreachable, held: str) -> Failure:

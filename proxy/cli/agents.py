@@ -59,16 +59,20 @@ def env(format_name: str, unset: bool, data: str | None, config: str | None, **n
     """
     from proxy.environment import render, render_unset
 
+    if unset:
+        click.echo(render_unset(format_name), nl=False)
+        return
     try:
-        if unset:
-            click.echo(render_unset(format_name), nl=False)
-            return
         door = find_door(data, config)
         if not door.is_up:
             warn("no proxy runs yet: start it with pullcord up")
         click.echo(render(environment(door, data, config, **names), format_name), nl=False)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    except Exception:
+        if format_name in ("sh", "fish"):
+            click.echo("false")  # or `eval` succeeds, and the agent goes past the proxy
+        raise
 
 
 @click.command(

@@ -6,9 +6,17 @@ import click
 
 from proxy.cli import acting
 from proxy.cli.places import Command, data_directory, data_option
-from proxy.cli.pulled import say_proof, say_pulled, say_released, say_what_flows, would_stop
+from proxy.cli.pulled import (
+    done,
+    longer,
+    say_proof,
+    say_pulled,
+    say_released,
+    what_flows,
+    would_stop,
+)
 from proxy.cli.reading import preview, standing
-from proxy.cli.terminal import say, say_json
+from proxy.cli.terminal import say, say_json, warn
 
 if TYPE_CHECKING:
     from policies.verdict import Level, Pull, Scope
@@ -122,11 +130,14 @@ def _pull(
         return Pull(*_named(level, scope, name), reason, actor, now_us, until_us)
 
     answer = acting.pull(directory, body, wanted)
-    if as_json:
-        say_json(answer)
-        return
-    say_pulled(answer)
-    say_proof(answer)
+    with done("pulled"):
+        if as_json:
+            say_json(answer)
+        else:
+            say_pulled(answer)
+            say_proof(answer)
+        if answer.get("stands_longer"):
+            warn(f"--for {lasts} shortens nothing: {longer(answer['pulled'])}")
 
 
 def _release(
@@ -140,8 +151,9 @@ def _release(
     as_json: bool,
 ) -> None:
     directory = data_directory(data)
-    if not as_json:
-        say_what_flows(directory, standing(directory), (level, scope, name), releases)
+    # Counted before it flows, and said once it does: what is refused must not look done.
+    cord_name = (level, scope, name)
+    flows = [] if as_json else what_flows(directory, standing(directory), cord_name, releases)
 
     def alone(clock: "Clock", actor: str) -> dict[str, Any]:
         from proxy.pulling import release_on_store
@@ -157,9 +169,12 @@ def _release(
     if releases:
         body["releases"] = releases
     answer = acting.act_alone(directory, "/v1/release", body, alone)
-    if as_json:
-        say_json(answer)
-    else:
+    with done("released"):
+        if as_json:
+            say_json(answer)
+            return
+        for line in flows:
+            say(line)
         say_released(answer)
 
 

@@ -5,12 +5,14 @@ from typing import Any
 
 import click
 
+from proxy.cli.acting import policy_or_none
 from proxy.cli.places import data_directory, data_option
 from proxy.cli.reading import told_cord
 from proxy.cli.terminal import counted, escaped, loud, say, say_json, say_table, span
 from proxy.control_client import Unreachable, ask
 
 PULLED = 10
+PROBLEMS = 3
 UNREACHABLE = 5
 CALLS_SHOWN_MAX = 20
 BESIDE = (
@@ -20,7 +22,11 @@ BESIDE = (
 
 @click.command(short_help="Is the proxy up, what is pulled, what is on its way.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--exit-code", is_flag=True, help="Exit with 10 when something is halted or frozen.")
+@click.option(
+    "--exit-code",
+    is_flag=True,
+    help=f"Exit with {PULLED} when something is pulled, else with {PROBLEMS} when nothing passes.",
+)
 @data_option
 def status(as_json: bool, exit_code: bool, data: str | None) -> None:
     """Is the proxy up, what is pulled, what is on its way. Exits with 5 when no proxy answers."""
@@ -36,13 +42,22 @@ def status(as_json: bool, exit_code: bool, data: str | None) -> None:
         _say_up(state)
     if exit_code and state["pulled"]:
         raise click.exceptions.Exit(PULLED)
+    if exit_code and _passes_nothing(state):
+        raise click.exceptions.Exit(PROBLEMS)
+
+
+def _passes_nothing(state: dict[str, Any]) -> bool:
+    """Whether every call is refused, whatever the policy says."""
+    if state["ledger"]["error"] or state["clock"]["stepped_seconds"]:
+        return True
+    return not state["listening"] or not state["fleet"]["engines"]
 
 
 def _say_dead(data: Path, dead: Unreachable, as_json: bool) -> None:
     from proxy.clock import SystemClock
     from proxy.screen import status_on_disk
 
-    state = status_on_disk(data, SystemClock().now_us())
+    state = status_on_disk(data, SystemClock().now_us(), policy_or_none())
     if as_json:
         say_json({"up": False, "error": str(dead), **state})
         return
@@ -64,7 +79,7 @@ def _say_up(state: dict[str, Any]) -> None:
     verdict = f"{loud('INVALID')}, the last good one is in force" if policy["error"] else "OK"
     health = loud("FAILS, nothing passes") if ledger["error"] else "ok"
     say(
-        f"proxy   up {span(state['up_seconds'])}  {listening}  "
+        f"proxy   up {span(state['up_seconds'])}  pid {state['pid']}  {listening}  "
         f"policy {policy['digest'][:12]} ({escaped(policy['source'])}, {verdict})  "
         f"ledger {health}  prices of {escaped(state['prices']['date'])}"
     )
@@ -102,8 +117,10 @@ def _say_cords(state: dict[str, Any]) -> None:
         say("pulled  nothing")
     for cord in state["pulled"]:
         blocked = f"  blocked {cord['blocked']}" if cord["blocked"] is not None else ""
-        waits = "" if cord["latched"] else loud("  only in the file HALT yet")
-        say(f"pulled  {told_cord(cord)}{blocked}{waits}")
+        waits = "" if cord["latched"] else loud("  not in the ledger yet")
+        lost = loud("  stops nothing: the policy has no such tool")
+        idle = "" if cord.get("effective", True) else lost
+        say(f"pulled  {told_cord(cord)}{blocked}{waits}{idle}")
     if state["halt_file"]:
         say(f"file    {escaped(state['halt_file'])} is there; what it pulled, a release takes out")
 

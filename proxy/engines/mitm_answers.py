@@ -16,6 +16,7 @@ from proxy.refuse import Refusal
 if TYPE_CHECKING:
     from proxy.engines.mitm_client import Handler
 
+_UNTRUSTED = "Certificate verify failed"  # as mitmproxy begins it
 _ENDED_BY_TRAILERS = "application/grpc"
 """A client of these knows no result before the trailers, so what comes before them may flow."""
 
@@ -117,6 +118,8 @@ async def settle(
         elif refused is not None:
             own = not isinstance(refused, AddressRefused)
             fault = Reason.OWN_LISTENER if own else Reason.ADDRESS_REFUSED
+        elif not exchange.live.sent and error.startswith(_UNTRUSTED):
+            fault = Reason.UPSTREAM_UNTRUSTED
     reply = await handler.engine.gate.settle(
         exchange.live,
         status=response.status_code if response is not None else exchange.status,

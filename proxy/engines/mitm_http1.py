@@ -4,6 +4,7 @@ Its client side (1xx answers, trailers) and its error page are replaced at impor
 no other way to supply them. What a head may say is judged in proxy/head.py. Checked on 12.2.3.
 """
 
+import re
 from typing import Any
 
 import h11
@@ -18,6 +19,8 @@ from proxy.engines.mitm_events import BrokenBody
 from proxy.head import HEAD_BYTES_MAX
 
 PIPELINED_BYTES_MAX = 1024 * 1024  # what a client may send before the last answer; more hangs up
+LINE_START_BYTES = 32  # in which a method ends
+_METHOD_START = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,31}( |\Z)")
 VERSIONS = (b"HTTP/1.0", b"HTTP/1.1")
 
 Commands = layer.CommandGenerator[None]
@@ -66,6 +69,9 @@ class Http1Server(_Http1Body, _http1.Http1Server):
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         _skip_empty_lines(self.buf)
+        if _is_no_request(bytes(self.buf)[:LINE_START_BYTES]):
+            yield from self._refuse(400)
+            return
         for command in super().read_headers(event):
             if _is_of_another_version(command):
                 yield from self._refuse(505)
@@ -114,6 +120,12 @@ class Http1Client(_Http1Body, _http1.Http1Client):
             if not self.buf:
                 return
         yield from super().read_headers(event)
+
+
+def _is_no_request(start: bytes) -> bool:
+    """TLS, SSH and others that never end a head: their first bytes are no method and space
+    (RFC 9112 section 3), so nobody has to wait for the rest."""
+    return bool(start) and not _METHOD_START.match(start)
 
 
 def _skip_empty_lines(buffer: Any) -> None:

@@ -80,8 +80,10 @@ def test_status_without_a_proxy_shows_what_is_pulled_and_exits_with_5(root: Path
 def test_a_halt_without_a_proxy_is_in_the_ledger_and_says_so(root: Path) -> None:
     result = typed("halt", "global")
     assert result.exit_code == 0
-    assert "halted everything" in result.stdout
-    assert 'undo: pullcord resume global --reason "..."' in result.stdout
+    first, second, undo = result.stdout.splitlines()
+    assert first == f"NO PROXY RUNS HERE ({root}/data): recorded; it counts when one starts"
+    assert second.startswith("pulled: HALT global  by ")
+    assert undo == 'undo: pullcord resume global --reason "..."'
     assert "no proxy runs" in result.stderr
     assert [cord["rule"] for cord in reading.cords_on_disk(root / "data")] == ["halt:global"]
 
@@ -191,6 +193,16 @@ def test_env_is_read_by_a_shell_and_taken_away_again(root: Path) -> None:
     script = f"{typed('env', '--run', 'r1').stdout}{typed('env', '--unset').stdout}env"
     shown = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert not [name for name in environment.NAMES if f"\n{name}=" in shown.stdout]
+
+
+@pytest.mark.parametrize("shell, said", [("sh", "false\n"), ("fish", "false\n"), ("json", "")])
+def test_an_env_that_fails_fails_in_the_shell_that_reads_it(
+    root: Path, shell: str, said: str
+) -> None:
+    """Else `eval` succeeds, and the agent goes past the proxy."""
+    (root / "data" / "ledger.db").write_text("no database")
+    result = typed("env", "--run", "r1", "--format", shell)
+    assert (result.exit_code, result.stdout) == (2, said)
 
 
 def test_env_in_open_mode_mints_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

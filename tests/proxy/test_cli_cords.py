@@ -3,6 +3,8 @@
 import json
 import os
 import resource
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from ledger.store import Store
 from proxy import environment, operations
-from proxy.cli import acting
+from proxy.cli import acting, pulled, status
 from proxy.cli.main import cli
 from proxy.cli.reading import cords_on_disk
 from proxy.letterbox import Letterbox
@@ -72,18 +74,108 @@ def held(data: Path) -> Iterator[Store]:
 # ---------------------------------------------------------------------------- on the store
 
 
-def test_a_halt_prints_what_was_done_the_proof_and_how_to_undo_it(data: Path) -> None:
-    done, proof, undo = typed("halt", "run", "r1").stdout.splitlines()
-    assert done == "halted run r1; 0 calls cut"
-    assert proof.startswith("proof: 0 effects admitted after ")
+def test_a_halt_that_met_no_proxy_says_so_first_and_proves_nothing(data: Path) -> None:
+    alone, pulled, undo = typed("halt", "run", "r1").stdout.splitlines()
+    assert alone == f"NO PROXY RUNS HERE ({data}): recorded; it counts when one starts"
+    assert pulled.startswith("pulled: HALT run r1  by ")
     assert undo == 'undo: pullcord resume run r1 --reason "..."'
 
 
-def test_a_repeat_says_that_it_stood_already_and_proves_it_again(data: Path) -> None:
+def test_engines_that_were_killed_are_contained_and_that_is_proven(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {**answered("halt", "run", "r1"), "killed": [7], "recovered": 2}
+    pulled.say_pulled(answer)
+    pulled.say_proof(answer)
+    alone, done, killed, unknown, proof, _ = capsys.readouterr().out.splitlines()
+    assert (alone.startswith("NO PROXY RUNS"), done) == (True, "halted run r1; 0 calls cut")
+    assert "1 engine that nobody decides for (pid 7)" in killed
+    assert unknown.startswith("2 calls of the proxy that ended: outcome unknown")
+    assert proof.startswith("proof: 0 effects admitted after ")
+
+
+def test_what_was_cut_not_sent_unknown_or_already_done_is_told_apart(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {**answered("halt", "run", "r1"), "up": True, "cut": 3}
+    answer["proof"] |= {"unknown_writes": ["a"], "not_sent": 1, "already_done": ["b"]}
+    pulled.say_pulled(answer)
+    assert capsys.readouterr().out == (
+        "halted run r1; 3 calls cut (1 write: outcome unknown: a; 1 not sent); "
+        "1 call already done (b): only the rest of the answer was cut\n"
+    )
+
+
+def test_a_repeat_says_that_it_stood_already(data: Path) -> None:
     typed("halt", "run", "r1", "--reason", "loops")
-    done, proof, _ = typed("halt", "run", "r1").stdout.splitlines()
+    _, done, _ = typed("halt", "run", "r1").stdout.splitlines()
     assert done.startswith('stood already: HALT run r1  "loops"  by ')
-    assert proof.startswith("proof: 0 effects admitted after 2")
+
+
+def test_status_says_loudly_which_cord_stops_nothing(data: Path) -> None:
+    typed("halt", "tool", "mail.send")
+    assert "stops nothing" not in typed("status").stdout
+    policy = data.parent / "config" / "policy.yaml"
+    policy.write_text(POLICY.replace("mail.send:", "mail.post:"), "utf-8")
+    (line,) = [each for each in typed("status").stdout.splitlines() if "HALT tool" in each]
+    assert line.endswith("  stops nothing: the policy has no such tool")
+    assert json.loads(typed("status", "--json").stdout)["pulled"][0]["effective"] is False
+
+
+@pytest.mark.parametrize(
+    "told, code",
+    [
+        ({}, 0),
+        ({"pulled": [1]}, 10),
+        ({"ledger": {"error": "full"}}, 3),
+        ({"clock": {"stepped_seconds": 90.0}}, 3),
+        ({"listening": None}, 3),
+        ({"fleet": {"engines": 0}}, 3),
+        ({"pulled": [1], "listening": None}, 10),
+        ({"clock": {"stepped_seconds": None}}, 0),
+    ],
+)
+def test_scripts_learn_by_the_exit_code_that_nothing_passes(
+    data: Path, monkeypatch: pytest.MonkeyPatch, told: dict[str, Any], code: int
+) -> None:
+    well: dict[str, Any] = {
+        "pulled": [],
+        "ledger": {"error": None},
+        "clock": {"stepped_seconds": 0.0},
+        "listening": "127.0.0.1:1",
+        "fleet": {"engines": 1},
+    }
+    monkeypatch.setattr(status, "ask", lambda *_: {**well, **told})
+    assert typed("status", "--json", "--exit-code").exit_code == code
+    assert typed("status", "--json").exit_code == 0
+
+
+@pytest.mark.parametrize("words", [("halt", "run", "r1"), ("halt", "run", "r1", "--json")])
+@pytest.mark.parametrize("place", ["full", "gone"])
+def test_that_nobody_can_read_what_was_done_does_not_make_it_fail(
+    data: Path, words: tuple[str, ...], place: str
+) -> None:
+    root = Path(__file__).parents[2]
+    program = [sys.executable, "-c", "from proxy.cli.main import main; main()", *words]
+    if place == "full":
+        out = os.open("/dev/full", os.O_WRONLY)
+    else:
+        nobody, out = os.pipe()
+        os.close(nobody)
+    try:
+        ended = subprocess.run(
+            program,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(root)},
+            check=False,
+        )
+    finally:
+        os.close(out)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
+    assert "pulled, but that cannot be written to stdout" in ended.stderr
+    assert rules(data) == ["halt:run:r1"]
 
 
 @pytest.mark.parametrize("typed_time, seconds", [("90s", 90), ("30m", 1800), ("1d", 86_400)])
@@ -98,6 +190,12 @@ def test_a_cord_may_end_by_itself(data: Path, typed_time: str, seconds: int) -> 
 def test_a_second_pull_never_makes_it_shorter(data: Path) -> None:
     typed("halt", "run", "r1", "--reason", "loops")
     assert answered("halt", "run", "r1", "--for", "1m")["pulled"]["until"] is None
+    told = typed("halt", "run", "r1", "--for", "1m").stderr
+    assert "--for 1m shortens nothing: the halt of run r1 stands until it is released" in told
+    typed("halt", "run", "r2", "--for", "2h")
+    told = typed("halt", "run", "r2", "--for", "1h").stderr
+    assert "--for 1h shortens nothing: the halt of run r2 stands until 2" in told
+    assert "shortens nothing" not in typed("halt", "run", "r2", "--for", "3h").stderr
 
 
 @pytest.mark.parametrize("time", ["5x", "0s", "soon", "400d", "-1m"])
@@ -134,6 +232,14 @@ def test_a_resume_is_narrowed_to_a_known_good_release(data: Path) -> None:
     bad = typed("resume", "run", "r1", "--reason", "x", "--release", "v2")
     assert bad.exit_code == 2
     assert "known_good (there: v1)" in bad.stderr
+    assert bad.stdout == ""
+
+
+def test_nothing_is_said_to_flow_that_a_dead_ledger_keeps_stopped(data: Path) -> None:
+    (data / "HALT").write_text("freeze tenant acme\n")
+    (data / "ledger.db").write_bytes(b"no database at all " * 100)
+    result = typed("thaw", "tenant", "acme", "--reason", "mended")
+    assert (result.exit_code, result.stdout) == (2, "")
 
 
 def test_status_tells_what_the_file_halt_pulls_and_what_is_latched(data: Path) -> None:
@@ -142,7 +248,7 @@ def test_status_tells_what_the_file_halt_pulls_and_what_is_latched(data: Path) -
     result = typed("status")
     assert result.exit_code == 5
     assert "HALT global  by file:HALT" in result.stdout
-    assert "only in the file HALT yet" in result.stdout
+    assert "not in the ledger yet" in result.stdout
     assert f"file    {data}/HALT is there" in result.stdout
     (state,) = [json.loads(line) for line in typed("status", "--json").stdout.splitlines()]
     assert {cord["rule"]: cord["latched"] for cord in state["pulled"]} == {
@@ -229,7 +335,7 @@ def test_a_ledger_that_cannot_be_opened_gets_the_cord_by_the_file(data: Path, le
     assert "mend the ledger" in answer["next"]
     assert (data / "HALT").read_text().startswith(f"{level} tool mail.send  #")
     result = typed("status")
-    assert (result.exit_code, "only in the file HALT yet" in result.stdout) == (5, True)
+    assert (result.exit_code, "not in the ledger yet" in result.stdout) == (5, True)
     assert "so what is pulled is not known" in result.stdout
 
 
@@ -254,7 +360,7 @@ def test_where_nothing_can_be_written_it_says_that_nothing_was_pulled(
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert result.exit_code == 2
     assert "NOT PULLED" in result.stderr
-    assert "as root" in result.stderr
+    assert f"as root, halt everything: touch {data}/HALT" in result.stderr
 
 
 def test_a_process_to_signal_is_named_when_only_that_is_left(data: Path) -> None:
@@ -267,4 +373,5 @@ def test_a_process_to_signal_is_named_when_only_that_is_left(data: Path) -> None
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (result.exit_code, "NOT PULLED" in result.stderr) == (2, True)
     assert f"kill -USR1 {os.getpid()}" in result.stderr
+    assert f"touch {data}/HALT" in result.stderr
     assert not (data / "HALT").exists()

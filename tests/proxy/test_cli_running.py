@@ -169,7 +169,8 @@ def test_a_command_runs_behind_the_proxy_and_its_calls_are_counted(
 
 def test_a_halted_run_is_refused_and_its_command_ends_with_77(person: Person, url: str) -> None:
     halted = person.types("halt", "run", "looping", "--reason", "41 identical calls")
-    assert (halted.returncode, halted.stderr) == (0, "")
+    assert halted.returncode == 0
+    assert halted.stderr.startswith("the ledger has never seen run looping: is that its name?")
     done, proof, undo = halted.stdout.splitlines()
     assert done == "halted run looping; 0 calls cut"
     assert re.fullmatch(
@@ -191,6 +192,8 @@ def test_status_shows_the_proxy_and_the_policys_own_cords(person: Person) -> Non
     status = person.types("status")
     assert status.returncode == 0
     assert "OK)  ledger ok  prices of 20" in status.stdout
+    pid = person.rows("status")[0]["pid"]
+    assert f"  pid {pid}  127.0.0.1:" in status.stdout.splitlines()[0]
     assert f"FREEZE tool mail.send  by the policy, {person.root}" in status.stdout
     (state,) = person.rows("status")
     assert state["up"]

@@ -35,6 +35,12 @@ def test_the_roles_are_those_of_the_api() -> None:
     assert list(tokens.ROLES) == list(Role)
 
 
+def test_a_token_cannot_outlive_what_can_be_written_down(data: Path) -> None:
+    result = typed("token", "mint", "--run", "r1", "--expires", "9999999d")
+    assert (result.exit_code, "the year 9999" in result.stderr) == (2, True)
+    assert listed() == []
+
+
 def test_an_operators_token_is_minted_listed_and_revoked(data: Path) -> None:
     minted = typed("token", "mint", "--role", "pull", "--name", "alertmanager")
     secret = minted.stdout.strip()

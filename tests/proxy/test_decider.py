@@ -187,3 +187,16 @@ async def test_a_cord_that_waits_for_a_failing_store_stands_already(world):
     assert decider.epoch == epoch + 1
     decider.stand([])
     assert decider.pulls == {}
+
+
+async def test_of_a_stored_and_a_waiting_cord_the_stricter_stands(world):
+    decider, *_ = world
+    name = (Level.HALT, Scope.RUN, "r1")
+    first = Pull(*name, "first", "ann", 0, until_us=2**50)
+    await decider.act(lambda store: store.pull(first))
+    again = Pull(*name, "again", "bob", 1)
+    decider.stand([again])
+    assert decider.pulls[name] == again
+    await decider.act(lambda store: store.pull(again))
+    decider.stand([Pull(*name, "third", "eve", 2)])
+    assert decider.pulls[name].reason == "again"

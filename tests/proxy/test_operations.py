@@ -73,10 +73,13 @@ def test_a_released_cord_is_given_back(store: Store, policy: Policy) -> None:
     assert store.pulls == {}
 
 
-def test_a_release_needs_a_reason(store: Store, policy: Policy) -> None:
+@pytest.mark.parametrize("reason", ["", " ", "\u200b", "\n\t\x00", "\u00a0\u2060"])
+def test_a_release_needs_a_reason_that_can_be_read(
+    store: Store, policy: Policy, reason: str
+) -> None:
     operations.pull(store, policy, RUN)
     with pytest.raises(OperationError, match="--reason"):
-        release(store, policy, RUN_NAME, " ")
+        release(store, policy, RUN_NAME, reason)
     assert store.pulls == {RUN_NAME: RUN}
 
 
@@ -99,6 +102,9 @@ def test_a_cord_of_the_policy_is_released_in_its_file_only(store: Store, policy:
         (Scope.RUN, "a b", "can be no run"),
         (Scope.TENANT, "a/b", "can be no tenant"),
         (Scope.RELEASE, "x" * 1001, "longer than 1000"),
+        (Scope.RELEASE, "v\x001", "control characters"),
+        (Scope.TENANT, "a\x1bb", "can be no tenant"),
+        (Scope.TOOL, "mail.send\n", "control characters"),
     ],
 )
 def test_a_cord_that_can_fit_no_call_is_refused(
@@ -166,7 +172,11 @@ def test_a_run_cannot_be_minted_into_another_tenant(store: Store) -> None:
 
 @pytest.mark.parametrize(
     "grant",
-    [Grant(""), Grant("a:b"), Grant("r1", tenant="a b"), Grant("r1", expires_us=NOW_US)],
+    [
+        *(Grant(""), Grant("a:b"), Grant("r1", tenant="a b"), Grant("r1", release="v\x00")),
+        *(Grant("r1", expires_us=NOW_US), Grant("r1", expires_us=NOW_US + 10**18)),
+        *(Grant("r1", release="pullcord.drill"), Grant("r1", tools=("x", "pullcord.canary"))),
+    ],
 )
 def test_a_token_that_no_client_could_use_is_not_minted(store: Store, grant: Grant) -> None:
     with pytest.raises(OperationError):

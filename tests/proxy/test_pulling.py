@@ -1,11 +1,9 @@
-"""Cords pulled and released through a real decider, store and gate, and on the store alone."""
+"""Cords pulled and released through a real decider, store and gate. On the store: _alone.py."""
 
 import asyncio
 import json
 import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,21 +12,18 @@ from typing import Any
 import pytest
 
 from ledger.connection import open_reader
-from ledger.errors import LedgerBusy, LedgerUnavailable
-from ledger.records import Ask, Worker
-from ledger.store import Store
+from ledger.errors import LedgerUnavailable
+from ledger.records import Worker
 from ledger.tokens import Grant
-from policies.call import Effect, Identity, Request, ToolCall
-from policies.decide import decide
-from policies.load import load
-from policies.verdict import Action, Level, Pull, Scope
+from policies.call import Request
+from policies.verdict import Level, Pull, Scope
 from proxy import operations, process, pulling
 from proxy.gate import Gate, Live
 from proxy.identity import Credentials
 from proxy.letterbox import post
 from proxy.operations import NotFound, OperationError
 from proxy.refuse import Refusal
-from tests.proxy.controlled import NOW_US, POLICY, Controlled, FakeClock, controlled
+from tests.proxy.controlled import NOW_US, POLICY, Controlled, controlled
 
 GOOD = "2026-11-20.3"  # the one release that the policy knows as good
 RUN = (Level.HALT, Scope.RUN, "r1")
@@ -70,8 +65,10 @@ async def test_a_halt_is_acknowledged_and_proven_from_the_record(running: Contro
         "admitted_after": 0,
         "unknown": [],
         "unknown_writes": [],
+        "already_done": [],
         "not_sent": 2,
         "still_open": [],
+        "known": True,
     }
 
 
@@ -88,6 +85,40 @@ async def test_the_proof_knows_outcomes_that_were_still_to_be_written(running: C
     assert isinstance(live, Live)
     answer = await pulling.pull(running.service, HALT_RUN)
     assert (answer["proof"]["cut"], answer["proof"]["still_open"]) == ([live.call_id], [])
+
+
+async def test_a_call_that_was_done_and_lost_the_rest_of_its_answer_is_no_cut(
+    running: Controlled,
+) -> None:
+    """Nor is one that the engine closed and that the record says another cord ended."""
+
+    class Engine:
+        async def cut(self, calls: Iterable[Live], reason: str) -> None:
+            for live in calls:
+                if live is done:
+                    await running.gate.settle(live, status=200, complete=True, error=reason)
+                else:
+                    await running.gate.settle(live, status=None, complete=False, error="timeout")
+
+    read = Request("GET", "https", "mail.example", 443, "/inbox")
+    done, other = [
+        await running.gate.ask(read, Credentials("r1", "acme"), Engine()) for _ in range(2)
+    ]
+    assert isinstance(done, Live)
+    assert isinstance(other, Live)
+    done.sent = other.sent = True
+    answer = await pulling.pull(running.service, HALT_RUN)
+    assert answer["proof"]["already_done"] == [done.call_id]
+    assert (answer["cut"], answer["proof"]["cut"]) == (0, [])
+
+
+async def test_a_time_that_is_shorter_than_what_stands_is_said(running: Controlled) -> None:
+    hour = replace(HALT_RUN, until_us=NOW_US + 3_600_000_000)
+    told = [
+        (await pulling.pull(running.service, each))["stands_longer"]
+        for each in (hour, replace(hour, until_us=NOW_US + 1), hour, HALT_RUN, hour)
+    ]
+    assert told == [False, True, False, False, True]
 
 
 async def test_a_repeat_changes_nothing_and_sweeps_again(running: Controlled) -> None:
@@ -294,91 +325,7 @@ async def test_a_denial_says_once_not_to_try_again_and_retries_charge_no_ceiling
         assert passed == [True, True, True, False]
 
 
-# ---------------------------------------------------------------------------- without a proxy
-
-
-@pytest.fixture
-def engine() -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that nobody decides for."""
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as running:
-        yield running
-        running.kill()
-
-
-def left_behind(data: Path, pid: int) -> None:
-    """A store as a decider left it that died: an engine holds a write."""
-    store = Store.open(data, operations.vault_key(data), lambda: NOW_US)
-    store.register(Worker("w1", pid, process.started(pid), NOW_US))
-    call = ToolCall("mail.send", Effect.WRITE, "POST /", b"f" * 32)
-    request = Request("POST", "https", "mail.example", 443, "/")
-    ask = Ask("c1", NOW_US, Identity("r1", "acme"), request, call, worker="w1")
-    policy = load(POLICY.replace("frozen: [mail.send]\n", ""))
-    with store.transaction(durable=True):
-        assert store.admit(ask, policy, decide).verdict.action is Action.ALLOW
-    store.close()
-
-
-def test_engines_that_nobody_decides_for_are_ended_and_what_they_held_is_unknown(
-    tmp_path: Path, engine: "subprocess.Popen[bytes]"
-) -> None:
-    left_behind(tmp_path, engine.pid)
-    answer = pulling.pull_on_store(tmp_path, HALT_RUN, None, FakeClock())
-    assert engine.wait(timeout=10) == -9
-    assert answer["killed"] == [engine.pid]
-    assert answer["proof"]["unknown_writes"] == ["c1"]
-    assert (answer["proof"]["admitted_after"], answer["proof"]["still_open"]) == (0, [])
-    with operations.opened(tmp_path, lambda: NOW_US) as store:
-        assert store.workers() == []
-        assert RUN in store.pulls
-
-
-def test_other_acts_leave_engines_and_what_they_hold_alone(
-    tmp_path: Path, engine: "subprocess.Popen[bytes]"
-) -> None:
-    left_behind(tmp_path, engine.pid)
-    with operations.opened(tmp_path, lambda: NOW_US) as store:
-        operations.mint(store, Grant("r1"), "ada", NOW_US)
-        assert [worker.pid for worker in store.workers()] == [engine.pid]
-        assert store.recovered.calls == 0
-    assert engine.poll() is None
-
-
-def test_whatever_opens_the_store_latches_the_file_halt_first(tmp_path: Path) -> None:
-    with operations.opened(tmp_path, lambda: NOW_US):
-        pass
-    post(tmp_path, HALT_RUN)
-    with operations.opened(tmp_path, lambda: NOW_US) as store:
-        operations.mint(store, Grant("r2"), "ada", NOW_US)
-    (tmp_path / "HALT").unlink()
-    with operations.opened(tmp_path, lambda: NOW_US) as store:
-        assert list(store.pulls) == [RUN]
-
-
-def test_a_release_on_the_store_strikes_the_cord_too(tmp_path: Path) -> None:
-    with operations.opened(tmp_path, lambda: NOW_US):
-        pass
-    (tmp_path / "HALT").touch()
-    name = (Level.HALT, Scope.GLOBAL, "")
-    pulling.release_on_store(tmp_path, name, None, FakeClock(), reason="mended", actor="ada")
-    assert not (tmp_path / "HALT").exists()
-    with operations.opened(tmp_path, lambda: NOW_US) as store:
-        assert store.pulls == {}
-
-
-def test_without_a_policy_no_release_is_known_to_be_good(tmp_path: Path) -> None:
-    with pytest.raises(OperationError, match="no policy can be read"):
-        pulling.release_on_store(
-            tmp_path, RUN, None, FakeClock(), reason="x", actor="ada", releases=[GOOD]
-        )
-
-
-def test_a_store_that_a_proxy_owns_is_left_to_it(tmp_path: Path) -> None:
-    store = Store.open(tmp_path, operations.vault_key(tmp_path), lambda: NOW_US)
-    try:
-        with pytest.raises(LedgerBusy):
-            pulling.pull_on_store(tmp_path, HALT_RUN, None, FakeClock())
-    finally:
-        store.close()
+# ---------------------------------------------------------------------------- the record
 
 
 async def test_a_preview_counts_the_runs_and_the_calls_in_flight(running: Controlled) -> None:

@@ -91,6 +91,27 @@ async def test_what_the_file_pulled_is_latched_and_refuses(running: Controlled) 
     assert (cord["rule"], cord["latched"]) == ("halt:global", True)
 
 
+async def test_a_cord_on_a_tool_that_the_policy_lost_is_told_as_one_that_stops_nothing(
+    running: Controlled,
+) -> None:
+    def act(store: Store) -> None:
+        for tool in ("mail.read", "mail.gone", "unlisted"):
+            store.pull(Pull(Level.HALT, Scope.TOOL, tool, "", "ada", NOW_US))
+
+    await running.service.decider.act(act)
+    state = await screen.status_of(running.service)
+    assert {cord["subject"]: cord["effective"] for cord in state["pulled"]} == {
+        "mail.gone": False,
+        "mail.read": True,
+        "mail.send": True,
+        "unlisted": True,
+    }
+    policy = running.service.decider.policy
+    for read, effective in ((policy, False), (None, True)):
+        told = screen.status_on_disk(running.data, NOW_US, read)["pulled"]
+        assert {c["effective"] for c in told if c["subject"] == "mail.gone"} == {effective}
+
+
 def test_without_a_ledger_there_is_still_a_screen(tmp_path: Path) -> None:
     state = screen.status_on_disk(tmp_path, NOW_US)
     assert (state["pulled"], state["fleet"]["engines"], state["drill"]) == ([], None, None)

@@ -109,6 +109,11 @@ def test_a_mistake_in_a_flag_names_the_flag(config: Path) -> None:
         load(config, {"first_byte_seconds": "soon"}, {})
 
 
+def test_an_empty_flag_is_a_shell_variable_that_was_not_set(config: Path) -> None:
+    with pytest.raises(SettingsError, match="--data: is empty"):
+        load(config, {"data": ""}, {})
+
+
 @pytest.mark.parametrize("listen", ["0.0.0.0:1", "192.0.2.1:1", "[::]:1", "example.com:1"])
 def test_open_identity_needs_a_loopback_address(config: Path, listen: str) -> None:
     written(config, f"identity: open\nlisten: '{listen}'\n")

@@ -180,3 +180,60 @@ async def test_a_kept_connection_serves_only_tools_that_may_reach_its_address(up
         assert b"reason=address_refused" in told[1]
     assert b"/admin" not in made.received
     assert [call["state"] for call in proxy.calls()] == ["done", "not_sent", "done"]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200), b"SSH-2.0-x\r\n", b"\0\0\0\x0c"],
+    ids=["TLS to the proxy itself", "SSH", "something else"],
+)
+async def test_what_is_no_http_is_told_so_at_once(upstream, serving, first):
+    made = await upstream(answering(OK))
+    async with serving(made.port) as proxy:
+        reader, writer = await proxy.connect()
+        writer.write(first)
+        async with asyncio.timeout(5):
+            assert (await reading(reader)).startswith(b"HTTP/1.1 400")
+    assert made.connections == 0
+
+
+async def test_what_is_no_http_inside_a_tunnel_is_told_so_at_once(upstream, serving):
+    made = await upstream(answering(OK))
+    async with serving(made.port) as proxy:
+        reader, writer = await proxy.connect()
+        connect = b"CONNECT api.test:22 HTTP/1.1\r\nHost: api.test:22\r\n"
+        writer.write(connect + proxy.credentials() + b"\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"SSH-2.0-x\r\n")
+        async with asyncio.timeout(5):
+            assert (await reading(reader)).startswith(b"HTTP/1.1 400")
+    assert made.connections == 0
+
+
+async def test_a_method_may_come_in_pieces(upstream, serving):
+    made = await upstream(answering(OK))
+    async with serving(made.port) as proxy:
+        reader, writer = await proxy.connect()
+        for piece in (b"\r\n", b"G", b"E", b"T", get(proxy)[3:]):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.02)  # so that each arrives alone
+        assert (await whole_answer(reader)).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("request_of", [get, post])
+async def test_an_upstream_that_nobody_vouches_for_is_told_and_not_tried_again(
+    tls_upstream, serving, request_of
+):
+    async with serving(tls_upstream.port) as proxy:
+        reader, writer = await proxy.tunnel("api.test")
+        sent = request_of(proxy).replace(b"http://api.test", b"")
+        writer.write(sent)
+        told = await whole_answer(reader)
+    assert told.startswith(b"HTTP/1.1 502")
+    assert b"reason=upstream_untrusted" in told
+    assert b"upstream_ca" in told
+    assert tls_upstream.received == b""
+    assert [(c["state"], c["reason"]) for c in proxy.calls()] == [
+        ("not_sent", "upstream_untrusted")
+    ]
