@@ -30,9 +30,9 @@ from ledger.store import (
 )
 from policies.call import ToolCall
 from policies.decide import decide
-from policies.match import identify
 from policies.policy import Policy
 from policies.verdict import Pull, Pulls, Reason, Verdict
+from proxy.canary import identified
 from proxy.judging import NotJudged, PolicyMoved
 from proxy.work import Act, Admit, Settle, Work, is_durable
 
@@ -54,6 +54,10 @@ def _unheard() -> None:
     return None
 
 
+def _not_kept(posted: list[Pull]) -> None:
+    return None
+
+
 class Decider:
     """Owns the store and the policy in force. Made by `start`; every method is for the loop thread.
 
@@ -65,7 +69,7 @@ class Decider:
         store: Store,
         policy: Policy,
         posted: Callable[[], list[Pull]],
-        latched: Callable[[], None],
+        latched: Callable[[list[Pull]], None],
         stepped_seconds: Callable[[], float],
     ) -> None:
         self.policy = policy
@@ -94,7 +98,7 @@ class Decider:
         policy: Policy,
         *,
         posted: Callable[[], list[Pull]] = list,
-        latched: Callable[[], None] = _unheard,
+        latched: Callable[[list[Pull]], None] = _not_kept,
         stepped_seconds: Callable[[], float] = float,
     ) -> Self:
         """`posted` gives the cords that somebody pulled by a file and that are not stored yet; it
@@ -308,7 +312,7 @@ class Decider:
             answers = [self._do(work, policy, stepped) for work in works]
         self._owed.clear()
         if posted:
-            self._latched()
+            self._latched(posted)
         return answers
 
     def _do(self, work: Work, policy: Policy, stepped_seconds: float) -> Any:
@@ -319,7 +323,8 @@ class Decider:
             if work.policy is not policy and ask.call.fault is None:
                 if not work.whole:
                     return PolicyMoved()
-                ask = replace(ask, call=identify(policy, ask.request))
+                call = identified(policy, ask.request, self.canary_port)
+                ask = replace(ask, call=call)
             return self._store.admit(ask, policy, decide)
         if isinstance(work, Settle):
             return self._store.settle(work.outcome)

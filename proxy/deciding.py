@@ -7,6 +7,7 @@ nothing here may import an engine.
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -92,7 +93,8 @@ class Service:
         self.listening: str | None = None
         self._policy = policy
         self._held: dict[CordName, Pull] = {}
-        self._unstored: dict[CordName, Pull] = {}
+        self._unstored: dict[CordName, Pull] = {}  # never changed, only replaced: two threads
+        self._storing = threading.Lock()
         self.letterbox = Letterbox(settings.data, is_tool=self._is_tool)
         self.prices = shipped_prices()
         self.decider = Decider.start(
@@ -158,7 +160,8 @@ class Service:
         try:
             yield
         except LedgerUnavailable:
-            self._unstored[name] = cord
+            with self._storing:
+                self._unstored = {**self._unstored, name: cord}
             raise
         finally:
             self._held.pop(name, None)
@@ -170,11 +173,12 @@ class Service:
         self.decider.stand([*posted, *self._held.values()])
         return posted
 
-    def _latched(self) -> None:
-        """Called by the decider when what `_posted` gave it is stored."""
+    def _latched(self, posted: list[Pull]) -> None:
+        """Called in the decider's thread when these, which `_posted` gave it, are stored."""
         self.letterbox.taken()
-        stored = self.decider.latched
-        self._unstored = {n: cord for n, cord in self._unstored.items() if n not in stored}
+        stored = {id(cord) for cord in posted}
+        with self._storing:
+            self._unstored = {n: c for n, c in self._unstored.items() if id(c) not in stored}
 
     async def _expire(self, now_us: int) -> None:
         await self.decider.act(lambda store: store.expire(now_us))

@@ -4,17 +4,21 @@ JSON for machines, aligned words for a terminal. No line carries a header, a bod
 or a token: what is logged is named field by field where it is logged.
 """
 
+import os
 from typing import TYPE_CHECKING, TextIO
 
 import orjson
 import structlog
 
 from ledger.records import Ask, Decision, Outcome
+from ledger.redact import redact_host
 
 if TYPE_CHECKING:
     from proxy.gate import Live
 
 log = structlog.get_logger()
+
+_MARKS = os.urandom(16)  # equal secrets get equal marks while this process lives
 
 
 def configure(stream: TextIO) -> None:
@@ -49,7 +53,7 @@ def decided(ask: Ask, decision: Decision) -> None:
         tenant=identity.tenant if identity else None,
         tool=ask.call.tool,
         effect=ask.call.effect,
-        host=ask.request.host,
+        host=redact_host(ask.request.host, _MARKS),
         decision=decision.verdict.action,
         reason=decision.verdict.reason,
         rule=decision.verdict.rule,

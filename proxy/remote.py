@@ -19,9 +19,9 @@ from ledger.records import Ask, Claimant, Decision, Outcome, OwnState, Worker
 from ledger.states import CallState, ClaimAfter
 from policies.call import Request, ToolCall
 from policies.load import load
-from policies.match import identify
 from policies.policy import Policy
 from policies.verdict import Pulls, Reason, Verdict
+from proxy.canary import identified
 from proxy.clock import Clock
 from proxy.fleet import LiveCall
 from proxy.judging import NotJudged, PolicyMoved
@@ -77,7 +77,8 @@ class RemoteDecider:
             if policy is not self.policy:
                 policy = self.policy
                 if whole.call.fault is None:
-                    whole = replace(whole, call=identify(policy, whole.request))
+                    call = identified(policy, whole.request, self.canary_port)
+                    whole = replace(whole, call=call)
             if self.lost:
                 raise NotJudged(Reason.DECIDER_UNREACHABLE)
             self._asked[ask.call_id] = (whole, self._clock.monotonic_seconds())

@@ -200,3 +200,14 @@ async def test_of_a_stored_and_a_waiting_cord_the_stricter_stands(world):
     await decider.act(lambda store: store.pull(again))
     decider.stand([Pull(*name, "third", "eve", 2)])
     assert decider.pulls[name].reason == "again"
+
+
+async def test_a_canary_identified_anew_is_bound_to_the_drill_s_port_still(world, a_policy):
+    decider, policy, _ = world
+    request = Request("POST", "http", "canary.pullcord.invalid", 9, "/", (), b"")
+    now_us = SystemClock().now_us()
+    ask = Ask(new_id(now_us), now_us, R1, request, identify(policy, request))
+    decider.canary_port = 8
+    decider.adopt(a_policy(POLICY + "frozen: [pay]\n"))
+    decision = await decider.admit(ask, policy)
+    assert decision.verdict.reason is Reason.DESTINATION_UNLISTED

@@ -67,3 +67,34 @@ async def test_a_signal_on_a_locked_ledger_stands_at_once(service):
         await until(lambda: (Level.HALT, Scope.GLOBAL, "") in service.decider.pulls)
         assert service.decider.latched == {}
     await until(lambda: (Level.HALT, Scope.GLOBAL, "") in service.decider.latched)
+
+
+async def test_a_cord_that_was_stored_late_stays_released(service):
+    with locked(service), pytest.raises(LedgerUnavailable):
+        async with service.standing(HALT):
+            await service.decider.act(lambda store: store.pull(HALT))
+    lifted = await service.decider.act(
+        lambda store: store.release(*NAME, reason="mended", actor="ann", at_us=2)
+    )
+    assert lifted is not None
+    await service.decider.act(lambda store: None, durable=True)
+    assert service.decider.latched == {}
+    assert service._posted() == []
+
+
+async def test_a_stricter_cord_is_stored_late_over_a_narrowed_one(service):
+    narrowed = Pull(*NAME, "loops", "ann", 1, but_releases=("v2",))
+    await service.decider.act(lambda store: store.pull(HALT))
+    await service.decider.act(
+        lambda store: store.release(
+            *NAME, reason="v2 is good", actor="ann", at_us=2, releases=("v2",)
+        )
+    )
+    assert service.decider.latched[NAME].but_releases == narrowed.but_releases
+    again = Pull(*NAME, "again", "bob", 3)
+    with locked(service):
+        with pytest.raises(LedgerUnavailable):
+            async with service.standing(again):
+                await service.decider.act(lambda store: store.pull(again))
+        assert service.decider.pulls[NAME] == again
+    await until(lambda: service.decider.latched[NAME].but_releases == ())
