@@ -60,6 +60,41 @@ def refused_by(reader: sqlite3.Connection, rule: str, since_us: int) -> int:
     return int(row["calls"])
 
 
+@dataclass(frozen=True, slots=True)
+class Refusing:
+    """A ceiling that refused calls: how many, of how many runs, of which one if it was one."""
+
+    rule: str
+    ceiling: str
+    calls: int
+    runs: int
+    run: str
+
+
+def refusing(reader: sqlite3.Connection, since_us: int) -> list[Refusing]:
+    """The ceilings that refused calls since a time, the busiest first. Raises LedgerUnavailable."""
+    found = rows(
+        reader,
+        "SELECT rule, coalesce(max(detail), '') AS ceiling, count(*) AS calls, "
+        "count(DISTINCT run) AS runs, coalesce(max(run), '') AS run FROM event NOT INDEXED "
+        "WHERE seq >= ? AND at_us >= ? AND type = ? AND rule LIKE 'ceiling:%' "
+        "GROUP BY rule ORDER BY calls DESC, rule",
+        (first_since(reader, since_us), since_us, EventType.REFUSED),
+    )
+    return [Refusing(**row) for row in found]
+
+
+def told(reader: sqlite3.Connection, kind: EventType, since_us: int) -> int:
+    """How many rows of acts of one kind there are since a time. Raises LedgerUnavailable."""
+    (row,) = rows(
+        reader,
+        "SELECT count(*) AS rows FROM event INDEXED BY event_act "
+        "WHERE actor IS NOT NULL AND type = ? AND seq >= ? AND at_us >= ?",
+        (kind, first_since(reader, since_us), since_us),
+    )
+    return int(row["rows"])
+
+
 @contextmanager
 def limited(
     reader: sqlite3.Connection,

@@ -7,15 +7,14 @@ allowed write over a live claim, a replay of nothing) is a refusal.
 from collections.abc import Callable
 from dataclasses import replace
 
-from ledger import claims
-from ledger.batch import Batch
+from ledger import claims, holds
+from ledger.batch import Batch, Held
 from ledger.claims import Met, Slot
-from ledger.records import Answer, Ask, Decision
+from ledger.records import Answer, Ask, Decision, Hold
 from ledger.sqlite import sqlite3
 from ledger.states import EventType
 from ledger.vault import Vault
-from ledger.windows import Drawn
-from policies.call import ClaimState, Effect, Facts, Identity, ToolCall
+from policies.call import ClaimState, Draw, Effect, Facts, Identity, ToolCall
 from policies.ceilings import Count
 from policies.policy import Policy
 from policies.verdict import MEANING, Action, Reason, Verdict
@@ -23,7 +22,6 @@ from policies.verdict import MEANING, Action, Reason, Verdict
 Judge = Callable[[Policy, ToolCall, Facts], Verdict]
 
 _REPLAYED = frozenset({Count.CALLS})
-_ALLOWED = frozenset({Count.CALLS, Count.WRITES})
 # A write that meets its own body again and is told that it was made keeps it protected.
 _TOLD = frozenset({Reason.REPLAYED, Reason.DONE_BUT_NOT_STORED})
 
@@ -39,7 +37,8 @@ class Admission:
         self._known: Identity | None = None
         self._slot: Slot | None = None
         self._met: Met | None = None
-        self._drawn: Drawn = {}
+        self._drawn: tuple[Draw, ...] = ()
+        self._approval: Hold | None = None
 
     def decide(self, judge: Judge) -> Decision:
         identity: Identity | None = None
@@ -48,6 +47,8 @@ class Admission:
             facts = self._facts()
             identity = facts.identity
             verdict = judge(self._policy, self._ask.call, facts)
+            if verdict.action is Action.HOLD:
+                verdict = self._answered(verdict, facts, judge)
             verdict = self._consistent(verdict, identity)
             if verdict.action is Action.REPLAY:
                 verdict, answer = self._recalled(verdict)
@@ -56,9 +57,14 @@ class Admission:
         except Exception as error:
             # One call that cannot be judged is refused; the others of the transaction go on.
             verdict = Verdict(Action.REFUSE, Reason.POLICY_FAILURE, "policy", type(error).__name__)
-        if verdict.reason is not Reason.IN_FLIGHT or not self._ask.may_wait:
+        waits = verdict.reason is Reason.IN_FLIGHT or (
+            verdict.reason is Reason.OVER_CEILING and verdict.wait_seconds
+        )
+        waits_on = verdict.action is Action.HOLD and self._ask.bound_to  # that is told already
+        if not (waits and self._ask.may_wait) and not waits_on:
             self._write(verdict, answer)
-        return Decision(verdict, identity, answer)
+        approval = self._approval.ticket if self._approval else ""
+        return Decision(verdict, identity, answer, approval)
 
     def _facts(self) -> Facts:
         ask, batch = self._ask, self._batch
@@ -72,9 +78,23 @@ class Admission:
             self._slot = claims.slot(call, identity, self._policy.tool(call.tool).key)
             if self._slot is not None:
                 self._met = claims.find(batch.conn, self._slot, ask.at_us)
-        self._drawn = batch.windows.drawn(self._policy, call, identity)
+        self._drawn = batch.windows.draws(self._policy, call, identity)
         claim = None if self._met is None else self._met.claim
         return Facts(ask.at_us, identity, None, batch.pulls, claim, self._drawn)
+
+    def _answered(self, held: Verdict, facts: Facts, judge: Judge) -> Verdict:
+        """What a call that is held is told; one that a person approved is judged once more."""
+
+        def approved() -> Verdict:
+            return judge(self._policy, self._ask.call, replace(facts, approved=True))
+
+        if self._known is None:
+            return held
+        verdict, hold = holds.answer(
+            self._batch, self._vault, self._ask, self._known, held, approved
+        )
+        self._approval = hold if verdict.action is Action.ALLOW else None
+        return verdict
 
     def _consistent(self, verdict: Verdict, identity: Identity | None) -> Verdict:
         """The verdict, unless the record says that it cannot be."""
@@ -111,10 +131,14 @@ class Admission:
         ask, batch = self._ask, self._batch
         claim_key = None if self._slot is None else self._slot.key
         if verdict.action is Action.ALLOW:
-            batch.opened(ask.call_id, self._take(), ask.worker)
-            batch.windows.charge(self._drawn, ask.at_us, _ALLOWED)
+            claim = self._take()
+            leases = batch.windows.charge(self._drawn, ask.at_us, ask.call.host)
+            batch.opened(ask.call_id, Held(claim, ask.worker, leases))
+            if self._approval is not None:
+                holds.use(batch, self._approval, ask.call_id, ask.at_us)
+            self._tell(verdict)
         elif verdict.action is Action.REPLAY:
-            batch.windows.charge(self._drawn, ask.at_us, _REPLAYED)
+            batch.windows.charge(self._drawn, ask.at_us, counts=_REPLAYED)
         if self._met is not None:
             claim_key = self._met.key
             by_body = not self._met.by_key or ask.call.key is None
@@ -127,16 +151,18 @@ class Admission:
         batch.journal.decided(
             ask, self._known, verdict, status=status, claim_key=claim_key, policy_id=policy_id
         )
-        pull = verdict.pull
-        if pull is not None and batch.pull(pull):
-            batch.journal.moved(
-                EventType.PULLED,
-                pull,
-                actor=pull.actor,
-                reason=pull.reason,
-                at_us=pull.at_us,
-                call_id=ask.call_id,
-            )
+        if verdict.pull is not None:
+            batch.trip(verdict.pull, ask.call_id)
+
+    def _tell(self, verdict: Verdict) -> None:
+        """What somebody should know of a call that passes: a limit that only tells, a model that
+        has no price."""
+        batch, call = self._batch, self._ask.call
+        told = [(EventType.CROSSED, text) for text in verdict.alerts]
+        if not call.worth.priced and batch.is_news(call.worth.model):
+            told.append((EventType.UNPRICED, call.worth.model[:80] or "a model it does not name"))
+        for kind, text in told:
+            batch.tell(kind, text, self._known, call.tool, self._ask.at_us)
 
     def _take(self) -> int | None:
         if self._slot is None:

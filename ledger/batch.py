@@ -10,23 +10,28 @@ from typing import NamedTuple
 
 from ledger import cords, tokens
 from ledger.cords import CordName
-from ledger.events import Journal
+from ledger.events import PROGRAM, Journal
 from ledger.records import Bearer, Claimant, Worker
+from ledger.redact import storable
 from ledger.sqlite import sqlite3
+from ledger.states import EventType
 from ledger.tokens import Resolved, Token
-from ledger.windows import Committed, Windows
+from ledger.windows import Committed, InFlight, Leases, Windows, packed
 from policies.call import Identity
 from policies.policy import Policy
 from policies.verdict import Pull, Pulls, Reason
 
 TOKENS_MAX = 10_000  # remembered ones; beyond it they are read again
+UNPRICED_MAX = 1_000  # models without a price that are told of; names are the agents' to make up
 
 
 class Held(NamedTuple):
-    """What an open call holds: the row of its claim, if any; and the worker that holds the call."""
+    """What an open call holds: the row of its claim, if any; the worker that holds the call; and
+    what it reserved and occupies."""
 
     claim: int | None
     worker: str
+    leases: Leases = ()
 
 
 OpenCalls = dict[str, Held]
@@ -42,6 +47,8 @@ class Memory:
     policies: dict[str, int] = field(default_factory=dict)
     tokens: dict[bytes, Token] = field(default_factory=dict)
     windows: Committed = field(default_factory=dict)
+    in_flight: InFlight = field(default_factory=dict)
+    unpriced: set[str] = field(default_factory=set)
     workers: Mapping[str, Worker] = field(default_factory=dict)
 
 
@@ -51,7 +58,7 @@ class Batch:
     def __init__(self, conn: sqlite3.Connection, memory: Memory, redact_key: bytes) -> None:
         self.conn = conn
         self.journal = Journal(redact_key)
-        self.windows = Windows(conn, memory.windows)
+        self.windows = Windows(conn, memory.windows, memory.in_flight)
         self.pulls: Pulls = memory.pulls
         self.workers: Mapping[str, Worker] = memory.workers
         self.broken: Exception | None = None
@@ -59,6 +66,8 @@ class Batch:
         self._memory = memory
         self._opened: OpenCalls = {}
         self._closed: set[str] = set()
+        self._grown: OpenCalls = {}
+        self._unpriced: set[str] = set()
         self._policies: dict[str, int] = {}
         self._tokens_changed = False
 
@@ -95,6 +104,18 @@ class Batch:
             self.put_pull(tighter)
         return tighter is not None
 
+    def trip(self, pull: Pull, call_id: str = "") -> None:
+        """A ceiling pulls its cord over a call; told once, when it is new."""
+        if self.pull(pull):
+            self.journal.moved(
+                EventType.PULLED,
+                pull,
+                actor=pull.actor,
+                reason=pull.reason,
+                at_us=pull.at_us,
+                call_id=call_id,
+            )
+
     def put_pull(self, pull: Pull) -> None:
         cords.write(self.conn, pull)
         self.pulls = {**self.pulls, cords.name(pull): pull}
@@ -107,6 +128,18 @@ class Batch:
             self.pulls = {key: kept for key, kept in self.pulls.items() if key != cord}
             self.must_last = True
         return pull
+
+    def tell(self, kind: EventType, text: str, who: Identity | None, tool: str, at_us: int) -> None:
+        """Something that stops nobody and that somebody should know."""
+        self.journal.noted(
+            kind,
+            at_us=at_us,
+            actor=PROGRAM,
+            detail=storable(text),
+            run=who.run if who else "",
+            tenant=who.tenant if who else "",
+            tool=tool,
+        )
 
     # Workers
 
@@ -132,20 +165,36 @@ class Batch:
 
     # Calls
 
-    def opened(self, call_id: str, claim: int | None, worker: str) -> None:
-        self._opened[call_id] = Held(claim, worker)
+    def opened(self, call_id: str, held: Held) -> None:
+        self._opened[call_id] = held
+
+    def held(self, call_id: str) -> Held:
+        """What an open call holds now."""
+        found = self._grown.get(call_id) or self._opened.get(call_id)
+        return found or self._memory.open_calls[call_id]
+
+    def grown(self, call_id: str, leases: Leases) -> None:
+        """A running call reserved more."""
+        self._grown[call_id] = self.held(call_id)._replace(leases=leases)
 
     def is_open(self, call_id: str) -> bool:
         if call_id in self._closed:
             return False
         return call_id in self._opened or call_id in self._memory.open_calls
 
-    def closed(self, call_id: str) -> int | None:
-        """The call has ended; the row of its claim, if it holds one."""
+    def closed(self, call_id: str) -> Held:
+        """The call has ended; what it held."""
+        held = self.held(call_id)
         self._closed.add(call_id)
-        if call_id in self._opened:
-            return self._opened[call_id].claim
-        return self._memory.open_calls[call_id].claim
+        return held
+
+    def is_news(self, model: str) -> bool:
+        """Whether this is the first call to a model without a price since the store was opened."""
+        known = self._memory.unpriced | self._unpriced
+        if model in known or len(known) >= UNPRICED_MAX:
+            return False
+        self._unpriced.add(model)
+        return True
 
     # The policy
 
@@ -174,14 +223,16 @@ class Batch:
         self.journal.write(self.conn)
         # A call that was opened and closed in here never shows.
         opened = [
-            (call_id, *held)
-            for call_id, held in self._opened.items()
+            (call_id, held.claim, held.worker, packed(held.leases))
+            for call_id, held in {**self._opened, **self._grown}.items()
             if call_id not in self._closed
         ]
         closed = [(call_id,) for call_id in self._closed if call_id not in self._opened]
         if opened:
             self.conn.executemany(
-                "INSERT INTO open_call (call_id, claim, worker) VALUES (?, ?, ?)", opened
+                "INSERT OR REPLACE INTO open_call (call_id, claim, worker, leases) "
+                "VALUES (?, ?, ?, ?)",
+                opened,
             )
         if closed:
             self.conn.executemany("DELETE FROM open_call WHERE call_id = ?", closed)
@@ -191,9 +242,11 @@ class Batch:
         memory.pulls = self.pulls
         memory.workers = self.workers
         memory.open_calls |= self._opened
+        memory.open_calls |= self._grown
         for call_id in self._closed:
             del memory.open_calls[call_id]
         memory.policies |= self._policies
+        memory.unpriced |= self._unpriced
         self.windows.remember()
         if len(memory.tokens) > TOKENS_MAX:
             memory.tokens.clear()

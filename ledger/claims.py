@@ -15,6 +15,8 @@ from ledger.states import ClaimAfter
 from policies.call import Claim, ClaimState, Identity, ToolCall
 from policies.policy import KeyRule
 
+_DIGEST_BYTES = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -142,6 +144,28 @@ def settle(
     # A claimed call that ends without a word about its claim may have happened.
     state = "done" if after is ClaimAfter.DONE else "unknown"
     conn.execute(_SETTLE, (now_us, row, state, answered))
+
+
+def of_call(conn: sqlite3.Connection, call_id: str, key_start: bytes) -> tuple[int, str] | None:
+    """The claim that a call has taken, if it is still there: its row and its state. `key_start` is
+    the start of its key, as the record shows it."""
+    row = conn.execute(
+        "SELECT id, state FROM claim WHERE key >= ?1 AND key <= ?2 AND call_id = ?3",
+        (key_start, key_start + b"\xff" * _DIGEST_BYTES, call_id),
+    ).fetchone()
+    return None if row is None else (int(row[0]), str(row[1]))
+
+
+def resolve(conn: sqlite3.Connection, row: int, now_us: int, after: ClaimAfter) -> int | None:
+    """A person says how a claimed call of unknown outcome ended; until when the claim protects
+    now, None where it was released.
+
+    An answer that was kept is dropped: it told of a failure.
+    """
+    vault.drop(conn, row)
+    settle(conn, row, now_us, after, answered=False)
+    found = conn.execute("SELECT expires_us FROM claim WHERE id = ?", (row,)).fetchone()
+    return None if found is None else int(found[0])
 
 
 def forsake(conn: sqlite3.Connection, rows: Iterable[int]) -> None:

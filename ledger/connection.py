@@ -46,7 +46,11 @@ _OS_KINDS = {
 
 def open_reader(data: Path, busy_seconds: float = 5.0) -> sqlite3.Connection:
     """A connection that cannot write. LedgerUnavailable when there is no ledger to read."""
-    path = data / DATABASE
+    return open_file(data / DATABASE, busy_seconds)
+
+
+def open_file(path: Path, busy_seconds: float = 5.0) -> sqlite3.Connection:
+    """The same for a ledger under another name. Its files are opened by SQLite alone."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
     _check_plain(path)
     try:

@@ -2,6 +2,8 @@
 
 LedgerError
     LedgerBusy          another process owns the data folder
+    OverCeiling         a bound has no room; what it pulled over that stands
+    NotGranted          a run asks for tools that it has not itself
     LedgerUnavailable   SQLite cannot do what was asked; `kind` says why
 """
 
@@ -9,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ledger.sqlite import sqlite3
+from policies.verdict import Verdict
 
 
 class LedgerError(Exception):
@@ -17,6 +20,19 @@ class LedgerError(Exception):
 
 class LedgerBusy(LedgerError):
     """Another process owns the ledger."""
+
+
+class NotGranted(LedgerError):
+    """A run asks for tools for its child that it may not use itself."""
+
+
+class OverCeiling(LedgerError):
+    """A ceiling has no room for this act. Its cord, where it has one, is pulled in the transaction
+    around the act, which therefore has to be committed all the same."""
+
+    def __init__(self, message: str, verdict: Verdict) -> None:
+        super().__init__(message)
+        self.verdict = verdict
 
 
 class Kind(StrEnum):
@@ -65,9 +81,17 @@ _KINDS: dict[int, Kind] = {
     26: Kind.CORRUPT,  # NOTADB
 }
 
+_INTERRUPT = 9
+
 
 def unavailable(error: sqlite3.Error, path: Path) -> LedgerUnavailable:
     """The SQLite error over the file at `path` as ours, by its result code."""
     code = getattr(error, "sqlite_errorcode", 1)
     kind = _KINDS.get(code) or _KINDS.get(code & 0xFF, Kind.OTHER)
     return LedgerUnavailable(kind, f"{path}: {error}")
+
+
+def was_interrupted(error: sqlite3.Error) -> bool:
+    """Whether a progress handler ended the statement. The exception of a signal that came inside
+    one is lost on the way through SQLite."""
+    return getattr(error, "sqlite_errorcode", 1) == _INTERRUPT

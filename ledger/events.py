@@ -14,6 +14,8 @@ from ledger.states import NEXT, CallState, EventType
 from policies.call import Identity
 from policies.verdict import Action, Pull, Scope, Verdict
 
+PROGRAM = "pullcord"  # the actor of what nobody asked for
+
 Row = tuple[str | int | bytes | None, ...]
 
 
@@ -45,6 +47,7 @@ _OUTCOME = _insert(
     "output_tokens",
     "cost_microusd",
 )
+_RESOLVED = _insert("type", "at_us", "call_id", "run", "tenant", "tool", "state", "actor", "detail")
 _ACT = _insert(
     "type", "at_us", "call_id", "run", "tenant", "release", "tool", "rule", "actor", "detail"
 )
@@ -133,6 +136,29 @@ class Journal:
         )
         self._rows.append((_OUTCOME, row))
 
+    def resolved(
+        self,
+        call_id: str,
+        state: CallState,
+        *,
+        at_us: int,
+        actor: str,
+        reason: str,
+        run: str | None,
+        tenant: str | None,
+        tool: str | None,
+    ) -> None:
+        """What a person says became of a call of unknown outcome. Raises LedgerError for a state
+        that cannot follow."""
+        if state not in NEXT[CallState.UNKNOWN]:
+            raise LedgerError(f"a call of unknown outcome cannot become {state}")
+        detail = redact(reason, self._redact_key)
+        row = (
+            *(EventType.RESOLVED.value, at_us, call_id, run, tenant, tool),
+            *(state.value, actor, detail),
+        )
+        self._rows.append((_RESOLVED, row))
+
     def moved(
         self, kind: EventType, pull: Pull, *, actor: str, reason: str, at_us: int, call_id: str = ""
     ) -> None:
@@ -162,22 +188,26 @@ class Journal:
         run: str = "",
         tenant: str = "",
         tool: str = "",
+        call_id: str = "",
+        rule: str = "",
     ) -> None:
         """Any other act: a token minted, a policy accepted, a recovery."""
         row: Row = (
             kind.value,
             at_us,
-            None,
+            call_id or None,
             run or None,
             tenant or None,
             None,
             tool or None,
-            None,
+            rule or None,
             actor,
             detail or None,
         )
         self._rows.append((_ACT, row))
 
     def write(self, conn: sqlite3.Connection) -> None:
+        """Write what waits. Early, where a read of the same transaction has to see it."""
         for statement, rows in groupby(self._rows, key=lambda entry: entry[0]):
             conn.executemany(statement, [row for _, row in rows])
+        self._rows.clear()

@@ -26,10 +26,16 @@ class FilterError(LedgerError):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A condition on the rows of the view `calls`, with the values bound to its marks."""
+    """A condition on the rows of the view `calls`, with the values bound to its marks.
+
+    What it lets through was decided within `since_us` and `until_us` (UTC, the end is not in it),
+    as `where` says too: so a read may leave out rows that are too old or too new.
+    """
 
     where: str
     values: tuple[Value, ...]
+    since_us: int | None = None
+    until_us: int | None = None
 
 
 ALL = Filter("1", ())
@@ -70,13 +76,21 @@ def parse(terms: str | Sequence[str], now_us: int) -> Filter:
         except ValueError as error:
             raise FilterError(f"the filter {terms!r} has an open quote") from error
     named: dict[str, list[tuple[str, list[Value]]]] = {}
+    times: dict[str, list[int]] = {"since": [], "until": []}
     for place, term in enumerate(terms):
         field, where, bound = _term(term, now_us)
         narrows = term.startswith("-") or FIELDS[field] is _time
+        if field in times and not term.startswith("-"):
+            times[field] += [each for each in bound if isinstance(each, int)]
         named.setdefault(f"{place}" if narrows else field, []).append((where, bound))
     conditions = [" OR ".join(where for where, _ in same) for same in named.values()]
     values = [value for same in named.values() for _, bound in same for value in bound]
-    return Filter(" AND ".join(f"({one})" for one in conditions) or "1", tuple(values))
+    return Filter(
+        " AND ".join(f"({one})" for one in conditions) or "1",
+        tuple(values),
+        max(times["since"], default=None),
+        min(times["until"], default=None),
+    )
 
 
 def _term(term: str, now_us: int) -> tuple[str, str, list[Value]]:
@@ -105,6 +119,8 @@ def _text(field: str, value: str, now_us: int) -> tuple[str, list[Value]]:
         value = value.upper()
     if "*" in value:
         return f"{field} GLOB ?", [_only_stars(value)]
+    if field == "rule" and ":" not in value:  # a ceiling is known by its id, too
+        return f"{field} IN (?, ?)", [value, f"ceiling:{value}"]
     return f"{field} = ?", [value]
 
 

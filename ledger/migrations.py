@@ -8,6 +8,7 @@ from collections.abc import Callable
 from sqlite_utils.db import Database
 from sqlite_utils.migrations import Migrations
 
+from ledger import views
 from ledger.errors import LedgerError
 
 # One row per thing that happened; rows are added, never changed. A call is one row when it is
@@ -233,6 +234,66 @@ _CONTAINMENT = (
 )
 
 
+_BOUNDS = (
+    # What is counted is named by what it is, no longer by the limit on it; all counts begin anew.
+    "DROP TABLE window",
+    """
+    CREATE TABLE window (
+        window TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        packed BLOB NOT NULL,
+        expires_us INTEGER,
+        PRIMARY KEY (window, subject)
+    ) STRICT, WITHOUT ROWID
+    """,
+    # The destinations that a ceiling on destinations has counted.
+    """
+    CREATE TABLE seen (
+        window TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        host TEXT NOT NULL,
+        PRIMARY KEY (window, subject, host)
+    ) STRICT, WITHOUT ROWID
+    """,
+    # What an open call reserved and occupies (ledger/windows.py), a JSON list.
+    "ALTER TABLE open_call ADD COLUMN leases TEXT NOT NULL DEFAULT '[]'",
+    # What a run and its descendants may spend in all; NULL: no budget of its own.
+    "ALTER TABLE run ADD COLUMN budget_microusd INTEGER",
+    "ALTER TABLE token ADD COLUMN read_only INTEGER NOT NULL DEFAULT 0",
+    # Calls that wait for a person, and what that person said. `arguments` are what the person is
+    # shown, sealed (ledger/vault.py). `until_us` is when a waiting ticket, or an approval that
+    # nobody used, ends by itself; the ticket is the id of the call that opened it, `used_by` of
+    # the call that it let through.
+    """
+    CREATE TABLE hold (
+        ticket TEXT PRIMARY KEY,
+        run TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        agent TEXT NOT NULL,
+        tool TEXT NOT NULL,
+        fingerprint BLOB NOT NULL,
+        rule TEXT NOT NULL,
+        summary TEXT NOT NULL,
+        arguments BLOB NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('waiting', 'approved', 'rejected', 'expired', 'used')),
+        at_us INTEGER NOT NULL,
+        until_us INTEGER NOT NULL,
+        decided_us INTEGER,
+        actor TEXT NOT NULL DEFAULT '',
+        reason TEXT NOT NULL DEFAULT '',
+        used_by TEXT NOT NULL DEFAULT ''
+    ) STRICT
+    """,
+    # Only one ticket for one request of one run is open at a time.
+    """
+    CREATE UNIQUE INDEX hold_open ON hold (run, tool, fingerprint)
+        WHERE state IN ('waiting', 'approved')
+    """,
+    "CREATE INDEX hold_until ON hold (state, until_us)",
+    "CREATE INDEX hold_used ON hold (used_by) WHERE state = 'used'",
+)
+
+
 def _record(db: Database) -> None:
     for statement in _TABLES:
         db.execute(statement)
@@ -245,15 +306,38 @@ def _containment(db: Database) -> None:
 
 def _final_reason(db: Database) -> None:
     """A call that was let through and then stopped has the reason that its caller was told."""
-    reason = "    d.reason AS reason,\n"
     db.execute("DROP VIEW calls")
-    db.execute(_CALLS.replace(reason, "    coalesce(o.reason, d.reason) AS reason,\n"))
+    db.execute(_with_final_reason())
+
+
+def _with_final_reason() -> str:
+    reason = "    d.reason AS reason,\n"
+    return _CALLS.replace(reason, "    coalesce(o.reason, d.reason) AS reason,\n")
+
+
+def _bounds(db: Database) -> None:
+    """A call that was held and then decided is told as it was decided."""
+    for statement in _BOUNDS:
+        db.execute(statement)
+    db.execute("DROP VIEW calls")
+    db.execute(_with_final_reason().rstrip() + _UNLESS_DECIDED)
+
+
+_UNLESS_DECIDED = """
+AND (d.type <> 'call.held' OR NOT EXISTS (
+    SELECT 1 FROM event later
+    WHERE later.call_id = d.call_id
+    AND later.type IN ('call.intent', 'call.refused', 'call.replayed')
+))
+"""
 
 
 STEPS: tuple[tuple[str, Callable[[Database], None]], ...] = (
     ("0001_record", _record),
     ("0002_containment", _containment),
     ("0003_final_reason", _final_reason),
+    ("0004_bounds", _bounds),
+    ("0005_resolved", views.make),
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ledger import cords
 from ledger.errors import Kind, LedgerError, unavailable
-from ledger.filters import ALL, Filter
+from ledger.filters import ALL, Filter, Value
 from ledger.sqlite import sqlite3
 from policies.verdict import Pull
 
@@ -25,6 +25,7 @@ CALL_COLUMNS = (
 )
 
 QUERY_SECONDS_MAX = 10.0
+DISORDER_US = 60_000_000  # calls wait in a queue for seconds at most before they are written
 _STEPS_BETWEEN_CHECKS = 10_000
 
 
@@ -39,7 +40,7 @@ def calls(
     after: str | None = None,
 ) -> Iterator[Row]:
     """Calls that the filter lets through, newest first; `after` goes on behind that call's id."""
-    where, values = chosen.where, list(chosen.values)
+    where, values = within(reader, chosen)
     if after is not None:
         where += " AND seq < (SELECT max(seq) FROM calls WHERE id = ?)"
         values.append(after)
@@ -48,6 +49,40 @@ def calls(
         f"WHERE {where} ORDER BY seq DESC LIMIT ?"
     )
     yield from rows(reader, statement, [*values, limit])
+
+
+def within(reader: sqlite3.Connection, chosen: Filter) -> tuple[str, list[Value]]:
+    """The filter's condition and values. Where it names a time, the rows that are too old or too
+    new for it are left out by their numbers, so that they are not read one by one."""
+    where, values = f"({chosen.where})", list(chosen.values)
+    if chosen.since_us is not None:
+        where += " AND seq >= ?"
+        values.append(_first_decided(reader, chosen.since_us - DISORDER_US))
+    if chosen.until_us is not None:
+        where += " AND seq < ?"
+        values.append(_first_decided(reader, chosen.until_us + DISORDER_US))
+    return where, values
+
+
+def _first_decided(reader: sqlite3.Connection, at_us: int) -> int:
+    """The number of the first row of a call that was decided at that time or later, found by
+    halving. Only rows of decisions are looked at: an outcome may be written long after its time."""
+    (newest,) = rows(reader, "SELECT coalesce(max(seq), 0) AS seq FROM event", ())
+    low, high = 0, newest["seq"] + 1
+    while low < high:
+        middle = (low + high) // 2
+        decided = next(rows(reader, _NEXT_DECIDED, (middle, high)), None)
+        if decided is None or decided["at_us"] >= at_us:
+            high = middle
+        else:
+            low = decided["seq"] + 1
+    return low
+
+
+_NEXT_DECIDED = (
+    "SELECT seq, at_us FROM event WHERE seq >= ? AND seq < ? AND decision IS NOT NULL "
+    "ORDER BY seq LIMIT 1"
+)
 
 
 def call(reader: sqlite3.Connection, call_id: str) -> Row | None:
@@ -84,6 +119,28 @@ def last_events(reader: sqlite3.Connection, limit: int = 20) -> list[Row]:
     return list(_events(reader, "1", [limit], "ORDER BY e.seq DESC LIMIT ?"))
 
 
+def act_passes(reader: sqlite3.Connection, seq: int, chosen: Filter) -> bool:
+    """Whether a row of the record that is no call's passes the filter: by its run, tenant, tool,
+    release, rule and time. What only calls have, it lacks."""
+    statement = f"SELECT 1 FROM ({_ACT} WHERE seq = ?) WHERE {chosen.where}"  # noqa: S608
+    return next(rows(reader, statement, [seq, *chosen.values]), None) is not None
+
+
+def family_passes(reader: sqlite3.Connection, run: str, chosen: Filter) -> bool:
+    """Whether a run, or one of those below it, passes a filter that asks for nothing but runs."""
+    statement = (
+        "SELECT 1 FROM (SELECT ? AS run UNION ALL SELECT r.name FROM run r, "  # noqa: S608
+        f"json_each(r.ancestors) a WHERE a.value = ?) WHERE {chosen.where}"
+    )
+    return next(rows(reader, statement, [run, run, *chosen.values]), None) is not None
+
+
+_ACT = (
+    "SELECT call_id AS id, at_us, tenant, run, parent, root, agent, release, tool, method, host, "
+    "path, effect, decision, reason, rule, state, status, key, replay_of, NULL AS policy FROM event"
+)
+
+
 def pulls(reader: sqlite3.Connection) -> list[Pull]:
     """The stored cords, the newest first."""
     found = rows(reader, "SELECT * FROM pull ORDER BY at_us DESC", ())
@@ -93,12 +150,13 @@ def pulls(reader: sqlite3.Connection) -> list[Pull]:
 def totals(reader: sqlite3.Connection, chosen: Filter = ALL) -> list[Row]:
     """How many calls there are, and what they cost, by tool, effect, decision, reason and state."""
     grouped = "tool, effect, decision, reason, state"
+    where, values = within(reader, chosen)
     return list(
         rows(
             reader,
             f"SELECT {grouped}, count(*) AS calls, total(cost_usd) AS cost_usd "  # noqa: S608
-            f"FROM calls WHERE {chosen.where} GROUP BY {grouped} ORDER BY calls DESC, {grouped}",
-            list(chosen.values),
+            f"FROM calls WHERE {where} GROUP BY {grouped} ORDER BY calls DESC, {grouped}",
+            values,
         )
     )
 
@@ -137,7 +195,7 @@ def sql(
         reader.set_progress_handler(None, 0)
 
 
-_HIDDEN = {("token", "hash"), ("operator", "hash"), ("answer", "sealed")}
+_HIDDEN = {("token", "hash"), ("operator", "hash"), ("answer", "sealed"), ("hold", "arguments")}
 _SHOWING = frozenset({"table_info", "table_xinfo", "table_list", "index_list", "index_info"})
 
 

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from ledger.states import CallState, ClaimAfter
+from ledger.states import CallState, ClaimAfter, HoldState
 from policies.call import Identity, Request, ToolCall
+from policies.ceilings import Ceiling
 from policies.verdict import Limit, Pull, Verdict
 
 
@@ -24,8 +25,11 @@ class Ask:
     """One call to judge. `call_id` is a UUIDv7, `at_us` UTC microseconds.
 
     Of the request only method, host and redacted path are recorded. With `may_wait` a write that
-    meets its twin in flight leaves no trace, because the gate waits and asks again. `worker` is
-    the registered engine process that holds the call; empty for the process of the store itself.
+    meets its twin in flight leaves no trace, nor does a call that may wait for room under a
+    ceiling: the gate waits and asks again. `worker` is the registered engine process that holds the
+    call; empty for the process of the store itself.
+    `bound_to` is set once the call was held: the digest of the exact request, credentials too, to
+    which an approval is bound; `approval` is the ticket that it waited on.
     """
 
     call_id: str
@@ -35,6 +39,8 @@ class Ask:
     call: ToolCall
     may_wait: bool = False
     worker: str = ""
+    approval: str = ""
+    bound_to: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +54,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`identity` is None when nobody valid asked; `answer` is set for a replay only."""
+    """`identity` is None when nobody valid asked; `answer` is set for a replay only; `approval` is
+    the ticket by which a person let this call through."""
 
     verdict: Verdict
     identity: Identity | None
     answer: Answer | None = None
+    approval: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +68,9 @@ class Outcome:
     """How an admitted call ended. `answer` is kept while its claim lives; `error` is for people.
 
     `reason` is the code of what stopped it, as its caller was told; empty where nothing did.
-    Tokens and cost are those of a model call, None where its answer told none or no price is known.
+    Tokens and cost are those of a model call, None where its answer told none.
+    What the call reserved becomes what it `used`, also where that was only seen and not told; None
+    keeps the reservation.
     """
 
     call_id: str
@@ -77,15 +87,67 @@ class Outcome:
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost_microusd: int | None = None
+    used_tokens: int | None = None
+    used_microusd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What a running call may use more, at most as much as it asked for.
+
+    `verdict` is why it gets nothing, and then it is to be cut.
+    """
+
+    tokens: int
+    microusd: int
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What a person must see of a call before letting it through: all of it. `ledger.shown` masks
+    the credentials before they are kept."""
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A ticket: a call that waits for a person, and what that person said. It is named by the call
+    that opened it; `summary` is redacted. An approval that nobody uses ends at `until_us`.
+    """
+
+    ticket: str
+    run: str
+    tenant: str
+    agent: str
+    tool: str
+    rule: str
+    summary: str
+    state: HoldState
+    at_us: int
+    until_us: int
+    decided_us: int | None = None
+    actor: str = ""
+    reason: str = ""
+    used_by: str = ""
+    bound_to: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class OwnState:
-    """What a run may know about itself: the cords over it, and its own and its tenant's limits."""
+    """What a run may know about itself: the cords over it, and what is left under each ceiling.
+
+    `windows` are the ceiling of each of the `limits` and whose window it is.
+    """
 
     identity: Identity
     pulls: tuple[Pull, ...]
     limits: tuple[Limit, ...]
+    windows: tuple[tuple[Ceiling, str], ...]
 
 
 @dataclass(frozen=True, slots=True)

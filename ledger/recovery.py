@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 
-from ledger import cords, workers
+from ledger import cords, holds, workers
 from ledger.batch import Batch, Held, Memory
+from ledger.events import PROGRAM
 from ledger.records import Recovered, Worker
 from ledger.sqlite import sqlite3
 from ledger.states import EventType
+from ledger.windows import occupied, unpacked
+from policies.verdict import Reason
 
 CRASHED = "the proxy ended before the outcome was recorded"
+WAITED = "the proxy ended while it waited for a person"
 
 Alive = Callable[[Worker], bool]
 """Whether the process of a worker still runs: the same one, by its start time."""
@@ -22,10 +26,15 @@ def nobody(worker: Worker) -> bool:
 def load(conn: sqlite3.Connection) -> Memory:
     """The store's memory, from the database. Calls in it are open until `recover` has looked."""
     found = conn.execute("SELECT id, pid, started, seen_us FROM worker").fetchall()
-    open_calls = conn.execute("SELECT call_id, claim, worker FROM open_call").fetchall()
+    open_calls = conn.execute("SELECT call_id, claim, worker, leases FROM open_call").fetchall()
+    held = {
+        call_id: Held(claim, worker, unpacked(leases))
+        for call_id, claim, worker, leases in open_calls
+    }
     return Memory(
         pulls=cords.load(conn),
-        open_calls={call_id: Held(claim, worker) for call_id, claim, worker in open_calls},
+        open_calls=held,
+        in_flight=occupied(one.leases for one in held.values()),
         policies=dict(conn.execute("SELECT digest, id FROM policy").fetchall()),
         workers={row[0]: Worker(*row) for row in found},
     )
@@ -50,16 +59,19 @@ def recover(batch: Batch, memory: Memory, at_us: int, alive: Alive) -> Recovered
         batch.journal.noted(
             EventType.LOST,
             at_us=at_us,
-            actor="pullcord",
+            actor=PROGRAM,
             detail=f"worker {worker.id} (pid {worker.pid}): it was gone when the ledger was opened",
         )
     found = [call for call, held in memory.open_calls.items() if held.worker not in batch.workers]
     claimed = workers.end_unknown(batch, found, at_us, CRASHED)
+    if not batch.workers:  # else it may be one of theirs that waits
+        for call_id in holds.left_held(batch.conn):
+            batch.journal.ended(holds.unsent(call_id, at_us, Reason.NOT_SENT, WAITED))
     if found:
         batch.journal.noted(
             EventType.RECOVERED,
             at_us=at_us,
-            actor="pullcord",
+            actor=PROGRAM,
             detail=workers.counted(len(found), claimed),
         )
     return Recovered(len(found), claimed)

@@ -50,7 +50,7 @@ def redact(text: str, key: bytes) -> str:
         return text
     if "%" in text:
         text = "/".join(_unescaped(segment, key) for segment in text.split("/"))
-    return _masked(text, key)
+    return mask(text, key)
 
 
 def redact_host(host: str, key: bytes) -> str:
@@ -69,14 +69,20 @@ def check_storable(*texts: str) -> None:
         raise LedgerError("a name or a reason holds characters that are no Unicode text")
 
 
-def _masked(text: str, key: bytes) -> str:
-    text = _KNOWN.sub(lambda found: _mark(found[0], key), text)
-    return _LONG.sub(lambda found: _mark(found[0], key) if _is_random(found[0]) else found[0], text)
+def mask_known(text: str, key: bytes) -> str:
+    """The text, however long, without secrets of known kinds."""
+    return _KNOWN.sub(lambda found: mark(found[0], key), text)
+
+
+def mask(text: str, key: bytes) -> str:
+    """The text, however long, without what looks like a secret."""
+    text = mask_known(text, key)
+    return _LONG.sub(lambda found: mark(found[0], key) if _is_random(found[0]) else found[0], text)
 
 
 def _unescaped(segment: str, key: bytes) -> str:
     plain = unquote(segment)
-    masked = _masked(plain, key)
+    masked = mask(plain, key)
     return segment if masked == plain else quote(masked, safe="[]:@!$&'()*+,;=")
 
 
@@ -91,5 +97,7 @@ def _is_random(text: str) -> bool:
     )
 
 
-def _mark(secret: str, key: bytes) -> str:
-    return f"[redacted:{hmac.digest(key, secret.encode(), hashlib.sha256)[:4].hex()}]"
+def mark(secret: str, key: bytes) -> str:
+    """What stands in a secret's place."""
+    found = hmac.digest(key, secret.encode("utf-8", "surrogatepass"), hashlib.sha256)
+    return f"[redacted:{found[:4].hex()}]"

@@ -32,6 +32,7 @@ class EventType(StrEnum):
     REPLAYED = "call.replayed"
     HELD = "call.held"
     OUTCOME = "call.outcome"
+    RESOLVED = "call.resolved"
     PULLED = "cord.pulled"
     RELEASED = "cord.released"
     NARROWED = "cord.narrowed"
@@ -47,12 +48,23 @@ class EventType(StrEnum):
     ALERTED = "alert.received"
     REFUSED_ACT = "control.refused"
     CLOCK = "clock.stepped"
+    HOLD_OPENED = "hold.opened"
+    HOLD_APPROVED = "hold.approved"
+    HOLD_REJECTED = "hold.rejected"
+    HOLD_EXPIRED = "hold.expired"
+    HOLD_USED = "hold.used"
+    HOLD_KEPT = "hold.kept"
+    CROSSED = "ceiling.crossed"
+    UNPRICED = "model.unpriced"
+    ADJUSTED = "budget.adjusted"
 
 
 # What a call may become. `unknown` ends only by a person's word, never by time.
 NEXT: dict[CallState, frozenset[CallState]] = {
     CallState.PENDING: frozenset({CallState.DONE, CallState.NOT_SENT, CallState.UNKNOWN}),
-    CallState.HELD: frozenset({CallState.PENDING, CallState.REFUSED}),
+    CallState.HELD: frozenset(
+        {CallState.PENDING, CallState.REFUSED, CallState.REPLAYED, CallState.NOT_SENT}
+    ),
     CallState.UNKNOWN: frozenset({CallState.DONE, CallState.NOT_SENT}),
     CallState.DONE: frozenset(),
     CallState.NOT_SENT: frozenset(),
@@ -66,6 +78,26 @@ CLAIM_NEXT: dict[ClaimState, frozenset[ClaimState | None]] = {
     ClaimState.PENDING: frozenset({ClaimState.DONE, ClaimState.UNKNOWN, None}),
     ClaimState.UNKNOWN: frozenset({ClaimState.DONE, None}),
     ClaimState.DONE: frozenset({None}),
+}
+
+
+class HoldState(StrEnum):
+    """Of a ticket: a call that waits for a person, and what that person said."""
+
+    WAITING = "waiting"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    USED = "used"
+
+
+# What a ticket may become. An approval is used once; it stands again when nothing was sent by it.
+HOLD_NEXT: dict[HoldState, frozenset[HoldState]] = {
+    HoldState.WAITING: frozenset({HoldState.APPROVED, HoldState.REJECTED, HoldState.EXPIRED}),
+    HoldState.APPROVED: frozenset({HoldState.USED, HoldState.REJECTED, HoldState.EXPIRED}),
+    HoldState.USED: frozenset({HoldState.APPROVED}),
+    HoldState.REJECTED: frozenset(),
+    HoldState.EXPIRED: frozenset(),
 }
 
 # Statuses by which an upstream says that it did nothing, so that the write may be tried again:

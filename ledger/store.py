@@ -7,27 +7,31 @@ rules themselves come in as `judge`; this file decides nothing.
 
 from collections.abc import Iterable
 
-from ledger import claims, cords, operators, tokens, windows, workers
+from ledger import claims, cords, holds, operators, reservations, windows, workers
 from ledger.admission import Admission, Judge
 from ledger.batch import Batch
 from ledger.errors import LedgerBusy, LedgerError, LedgerUnavailable
+from ledger.events import PROGRAM
+from ledger.holding import Holding
 from ledger.records import (
     Answer,
     Ask,
     Bearer,
     Claimant,
     Decision,
+    Drawn,
     Operator,
     Outcome,
     OwnState,
     Recovered,
     Worker,
 )
-from ledger.redact import check_storable, redact, storable
-from ledger.states import EventType, may_be_replayed
+from ledger.redact import check_storable
+from ledger.states import CallState, EventType, may_be_replayed
 from ledger.tokens import Grant, Token
-from ledger.transactions import PROOF, Transactions
-from policies import ceilings
+from ledger.transactions import PROOF
+from ledger.windows import MESSAGES
+from policies import bounds, ceilings
 from policies.call import Facts, ToolCall
 from policies.ceilings import Count
 from policies.policy import Policy, subjects
@@ -40,6 +44,7 @@ __all__ = [
     "Bearer",
     "Claimant",
     "Decision",
+    "Drawn",
     "Grant",
     "LedgerBusy",
     "LedgerError",
@@ -53,10 +58,8 @@ __all__ = [
     "Worker",
 ]
 
-PROGRAM = "pullcord"  # the actor of what nobody asked for
 
-
-class Store(Transactions):
+class Store(Holding):
     """Made by `open`. Every change happens inside `transaction`, or in one of its own.
 
     LedgerError (but not LedgerUnavailable) is raised before anything is written: the transaction
@@ -93,35 +96,61 @@ class Store(Transactions):
             if refused is not None or identity is None:
                 reason = refused or Reason.CREDENTIALS_INVALID
                 return Verdict(Action.REFUSE, reason, reason)
-            drawn = batch.windows.drawn(policy, call, identity)
+            drawn = batch.windows.draws(policy, call, identity, MESSAGES)
             facts = Facts(now_us, identity, None, batch.pulls, None, drawn)
             verdict = judge(policy, call, facts)
             if verdict.action is Action.ALLOW:
-                batch.windows.charge(drawn, now_us, frozenset(Count))
+                batch.windows.charge(drawn, now_us)
+                for text in verdict.alerts:
+                    batch.tell(EventType.CROSSED, text, identity, call.tool, now_us)
                 self._conn.execute(PROOF)  # on a ledger that only reads, no message passes
             elif verdict.pull is not None:
-                self.pull(verdict.pull)
+                batch.trip(verdict.pull)
             return verdict
 
-    def settle(self, outcome: Outcome) -> bool:
-        """Record how an admitted call ended; False when it has ended already or never began."""
+    def settle(self, outcome: Outcome, policy: Policy | None = None) -> bool:
+        """Record how an admitted call ended; False when it has ended already or never began.
+
+        With the policy in force, a limit that only tells is told when this takes it over.
+        """
         with self._joined() as batch:
             if not batch.is_open(outcome.call_id):
                 return False
             error = outcome.error
             by_cord = bool(error) and any(pull.rule == error for pull in batch.pulls.values())
             batch.journal.ended(outcome, by_cord=by_cord)
-            claim = batch.closed(outcome.call_id)
-            if claim is not None:
-                self._settle_claim(claim, outcome)
+            if outcome.state is CallState.NOT_SENT:
+                holds.give_back(batch, outcome.call_id, outcome.at_us)
+            held = batch.closed(outcome.call_id)
+            quiet = reservations.under(batch, held.leases, policy, outcome.at_us)
+            batch.windows.settle(held.leases, outcome.at_us, _used(outcome))
+            reservations.tell_over(batch, quiet, outcome.call_id, outcome.at_us)
+            if held.claim is not None:
+                self._settle_claim(held.claim, outcome)
                 batch.must_last = True
             return True
+
+    def leased(self, call_id: str) -> list[tuple[str, str]]:
+        """The windows in which an open call holds what its end may give back."""
+        with self._joined() as batch:
+            if not batch.is_open(call_id):
+                return []
+            return [lease.name for lease in batch.held(call_id).leases]
 
     def _settle_claim(self, claim: int, outcome: Outcome) -> None:
         answer, after, answered = outcome.answer, outcome.claim_after, False
         if answer is not None and may_be_replayed(after, answer.status):
             answered = self._vault.put(self._conn, claim, outcome.call_id, answer)
         claims.settle(self._conn, claim, outcome.at_us, after, answered=answered)
+
+    def draw(self, call_id: str, tokens: int, microusd: int, policy: Policy, at_us: int) -> Drawn:
+        """A running call asks for more than it reserved; it gets at most what is left of every
+        ceiling that it draws on."""
+        with self._joined() as batch:
+            if not batch.is_open(call_id):
+                gone = Verdict(Action.REFUSE, Reason.CUT, "pullcord", "the call has ended")
+                return Drawn(0, 0, gone)
+            return reservations.draw(batch, call_id, tokens, microusd, policy, at_us)
 
     def refused(self, ask: Ask) -> Reason | None:
         """Why this claimant may not call at all, whatever it asks; nothing is recorded."""
@@ -142,17 +171,15 @@ class Store(Transactions):
                 for pull in (*policy.pulls.values(), *batch.pulls.values())
                 if good.isdisjoint(pull.but_releases)
             ]
-            own = {Scope.RUN: identity.run, Scope.TENANT: identity.tenant}
+            own = tuple(bounds.own(policy, identity))
             return OwnState(
                 identity,
                 tuple(pull for pull in pulls if (pull.scope, pull.subject) in over),
                 tuple(
-                    ceilings.limit(
-                        ceiling, batch.windows.window(ceiling, own[ceiling.per]), ask.at_us
-                    )
-                    for ceiling in policy.ceilings
-                    if ceiling.per in own
+                    ceilings.limit(ceiling, batch.windows.window(ceiling, subject), ask.at_us)
+                    for ceiling, subject in own
                 ),
+                own,
             )
 
     # Cords
@@ -256,130 +283,23 @@ class Store(Transactions):
         with self._joined() as batch:
             workers.leave(batch, worker_id, at_us)
 
-    # Operators, alerts and what else people do
-
-    def enroll(
-        self, name: str, role: str, token_hash: bytes, *, actor: str, at_us: int
-    ) -> Operator:
-        """Record an operator by the hash of the token. Raises LedgerError for a name in use."""
-        with self._joined() as batch:
-            made = operators.enroll(self._conn, name, role, token_hash, actor=actor, at_us=at_us)
-            detail = f"operator {name} ({role}, token {made.id})"
-            batch.journal.noted(EventType.ENROLLED, at_us=at_us, actor=actor, detail=detail)
-            batch.must_last = True
-            return made
-
-    def operator(self, token_hash: bytes) -> Operator | None:
-        """The operator whose token this is, unless dismissed."""
-        with self._joined():
-            return operators.by_hash(self._conn, token_hash)
-
-    def dismiss(self, name: str, *, actor: str, at_us: int) -> Operator | None:
-        """End an operator's token; who that was, or None."""
-        check_storable(name, actor)
-        with self._joined() as batch:
-            gone = operators.dismiss(self._conn, name, at_us)
-            if gone is not None:
-                detail = f"operator {name} ({gone.role}, token {gone.id})"
-                batch.journal.noted(EventType.DISMISSED, at_us=at_us, actor=actor, detail=detail)
-                batch.must_last = True
-            return gone
-
-    def operators(self) -> list[Operator]:
-        """All of them, dismissed ones too, the newest first."""
-        with self._joined():
-            return operators.listed(self._conn)
-
-    def alert_is_new(self, fingerprint: str, starts_at: str, at_us: int) -> bool:
-        """Whether this alert comes in for the first time."""
-        with self._joined() as batch:
-            new = operators.alert_is_new(self._conn, fingerprint, starts_at, at_us)
-            batch.must_last = batch.must_last or new
-            return new
-
-    def note(
-        self,
-        kind: EventType,
-        *,
-        actor: str,
-        at_us: int,
-        detail: str,
-        run: str = "",
-        tenant: str = "",
-        tool: str = "",
-    ) -> None:
-        """A row about an act. `detail` is redacted, and cut as a path is."""
-        with self._joined() as batch:
-            batch.journal.noted(
-                kind,
-                at_us=at_us,
-                actor=storable(actor),
-                detail=redact(detail, self._redact_key),
-                run=storable(run),
-                tenant=storable(tenant),
-                tool=storable(tool),
-            )
-
-    # Tokens and policies
-
-    def mint(
-        self, grant: Grant, token_hash: bytes, *, actor: str, at_us: int, by: Bearer | None = None
-    ) -> Token:
-        """Record a token by its hash. `by` is the run's own token when a run mints for a child."""
-        with self._joined() as batch:
-            token = tokens.mint(self._conn, grant, token_hash, actor=actor, at_us=at_us, by=by)
-            self._noted(batch, EventType.MINTED, token, actor=actor, at_us=at_us)
-            return token
-
-    def revoke(self, name: str, *, actor: str, at_us: int, reason: str = "") -> list[Token]:
-        """Revoke a token by id, or a run's by its name, and what they minted. Those that went."""
-        with self._joined() as batch:
-            gone = tokens.revoke(self._conn, name, at_us)
-            for token in gone:
-                self._noted(
-                    batch, EventType.REVOKED, token, actor=actor, at_us=at_us, reason=reason
-                )
-            return gone
-
-    def tokens(self) -> list[Token]:
-        with self._joined():
-            return tokens.listed(self._conn)
-
-    def _noted(
-        self,
-        batch: Batch,
-        kind: EventType,
-        token: Token,
-        *,
-        actor: str,
-        at_us: int,
-        reason: str = "",
-    ) -> None:
-        who = token.identity
-        detail = f"token {token.id}" + (f": {reason}" if reason else "")
-        batch.journal.noted(
-            kind, at_us=at_us, actor=actor, detail=detail, run=who.run, tenant=who.tenant
-        )
-        batch.tokens_changed()
-
-    def record_policy(self, digest: str, text: str, source: str, at_us: int) -> None:
-        """Keep the text of a policy and note that it is in force from now on."""
-        with self._joined() as batch:
-            batch.store_policy(digest, text, source, at_us)
-            batch.journal.noted(
-                EventType.POLICY, at_us=at_us, actor=f"policy:{digest[:12]}", detail=source
-            )
-            batch.must_last = True
-
     # Housekeeping
 
     def reap(self, limit: int = 100) -> int:
-        """Drop up to `limit` expired claims with their answers, empty windows and old alerts each.
+        """Drop up to `limit` expired claims with their answers, closed tickets, empty windows and
+        old alerts each.
 
         How many went.
         """
         at_us = self._clock()
-        with self._joined():
-            count = claims.reap(self._conn, at_us, limit)
+        with self._joined() as batch:
+            count = claims.reap(self._conn, at_us, limit) + holds.reap(batch, at_us, limit)
             self._reaped_to, dropped = windows.reap(self._conn, self._reaped_to, at_us, limit)
             return count + dropped + operators.reap_alerts(self._conn, at_us, limit)
+
+
+def _used(outcome: Outcome) -> dict[str, int | None]:
+    """What a call's reservations become."""
+    if outcome.state is CallState.NOT_SENT:
+        return {Count.TOKENS: 0, Count.SPEND: 0}
+    return {Count.TOKENS: outcome.used_tokens, Count.SPEND: outcome.used_microusd}

@@ -4,6 +4,8 @@ The key is a file outside the database, so that a copied ledger shows no body. N
 what people read of bodies is redacted and kept elsewhere.
 """
 
+import hashlib
+import hmac
 import json
 import os
 import zlib
@@ -23,12 +25,13 @@ _PLAIN, _COMPRESSED = b"\x01", b"\x02"
 
 
 class Vault:
-    """Seals and opens answers by call id. Holds no connection."""
+    """Seals and opens answers by call id, and what a held call asks for. Holds no connection."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise LedgerError(f"the vault key must have {KEY_BYTES} bytes, this one has {len(key)}")
         self._cipher = AESGCM(key)
+        self._digest_key = hmac.digest(key, b"pullcord digests of requests", hashlib.sha256)
 
     def put(self, conn: sqlite3.Connection, claim: int, call_id: str, answer: Answer) -> bool:
         """Keep the answer of a claim's call; False when it is too long to be kept."""
@@ -48,26 +51,38 @@ class Vault:
     def seal(self, call_id: str, answer: Answer) -> bytes:
         # The standard library's JSON: header values may hold bytes that are no UTF-8.
         head = json.dumps([answer.status, answer.headers]).encode()
-        clear = len(head).to_bytes(4) + head + answer.body
+        return self.lock(call_id, len(head).to_bytes(4) + head + answer.body)
+
+    def open(self, call_id: str, sealed: bytes) -> Answer | None:
+        clear = self.unlock(call_id, sealed)
+        if clear is None:
+            return None
+        end = 4 + int.from_bytes(clear[:4])
+        status, headers = json.loads(clear[4:end])
+        return Answer(status, tuple((name, value) for name, value in headers), clear[end:])
+
+    def keyed(self, digest: bytes) -> bytes:
+        """A digest against which no guess can be tried without the key."""
+        return hmac.digest(self._digest_key, digest, hashlib.sha256)
+
+    def lock(self, name: str, clear: bytes) -> bytes:
+        """These bytes sealed; only under the same name are they opened again."""
         if len(clear) > COMPRESS_FROM_BYTES:
             clear = _COMPRESSED + zlib.compress(clear, level=1)
         else:
             clear = _PLAIN + clear
         nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, clear, call_id.encode())
+        return nonce + self._cipher.encrypt(nonce, clear, name.encode())
 
-    def open(self, call_id: str, sealed: bytes) -> Answer | None:
+    def unlock(self, name: str, sealed: bytes) -> bytes | None:
+        """None when they are another name's, or were sealed with another key."""
         nonce, secret = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
         try:
-            clear = self._cipher.decrypt(nonce, secret, call_id.encode())
+            clear = self._cipher.decrypt(nonce, secret, name.encode())
         except (InvalidTag, ValueError):
             return None
         form, clear = clear[:1], clear[1:]
-        if form == _COMPRESSED:
-            clear = zlib.decompress(clear)
-        end = 4 + int.from_bytes(clear[:4])
-        status, headers = json.loads(clear[4:end])
-        return Answer(status, tuple((name, value) for name, value in headers), clear[end:])
+        return zlib.decompress(clear) if form == _COMPRESSED else clear
 
 
 def drop(conn: sqlite3.Connection, claim: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from ledger import claims
 from ledger.batch import Batch
 from ledger.errors import LedgerError
+from ledger.events import PROGRAM
 from ledger.records import Outcome, Worker
 from ledger.states import CallState, ClaimAfter, EventType
 
@@ -30,7 +31,7 @@ def register(batch: Batch, worker: Worker) -> None:
         batch.journal.noted(
             EventType.JOINED,
             at_us=worker.seen_us,
-            actor="pullcord",
+            actor=PROGRAM,
             detail=f"worker {worker.id} (pid {worker.pid})",
         )
 
@@ -58,7 +59,7 @@ def forsake(batch: Batch, worker_id: str, at_us: int, why: str) -> int:
     batch.journal.noted(
         EventType.LOST,
         at_us=at_us,
-        actor="pullcord",
+        actor=PROGRAM,
         detail=f"worker {worker_id}{pid}: {why}; {counted(len(held), claimed)}",
     )
     batch.must_last = True
@@ -74,9 +75,14 @@ def leave(batch: Batch, worker_id: str, at_us: int) -> None:
 
 
 def end_unknown(batch: Batch, call_ids: list[str], at_us: int, why: str) -> int:
-    """These open calls may have happened, and their claims with them. How many claims."""
+    """These open calls may have happened, and their claims with them. How many claims.
+
+    What they reserved stays reserved; their places in flight are free.
+    """
     held = [batch.closed(call_id) for call_id in call_ids]
-    rows = [row for row in held if row is not None]
+    for one in held:
+        batch.windows.settle(one.leases, at_us, {})
+    rows = [one.claim for one in held if one.claim is not None]
     claims.forsake(batch.conn, rows)
     for call_id in call_ids:
         batch.journal.ended(

@@ -3,12 +3,15 @@
 Plain frozen values. Nothing here parses, decides or waits.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import StrEnum
+from typing import NamedTuple
 
 from policies.ceilings import Ceiling, Window
 from policies.verdict import Pulls, Reason
+
+Argument = str | int | Decimal | bool | None
 
 
 class Effect(StrEnum):
@@ -62,6 +65,8 @@ class Identity:
     """Who is calling. `ancestors` runs from the parent to the root and is empty for a root.
 
     `tools` are the globs that the token is bound to; None means all that the tenant may use.
+    `budgets` are micro-dollars for the whole life of this run and of those above it that have any:
+    each counts what the run and its descendants spend.
     """
 
     run: str
@@ -70,6 +75,8 @@ class Identity:
     agent: str = ""
     release: str = ""
     tools: tuple[str, ...] | None = None
+    read_only: bool = False
+    budgets: tuple[tuple[str, int], ...] = ()
 
     @property
     def parent(self) -> str:
@@ -81,6 +88,23 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Worth:
+    """What a call may take, estimated before it is made; reserved, and settled when it ended.
+
+    `priced` is False where the list has no price for its model: it is charged the policy's rate.
+    """
+
+    tokens: int = 0
+    spend_microusd: int = 0
+    bytes_up: int = 0
+    model: str = ""
+    priced: bool = True
+
+
+NOTHING = Worth()
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     """A request as the policy understands it.
 
@@ -88,6 +112,11 @@ class ToolCall:
     body; two calls with one fingerprint ask for the same thing. `key` is the idempotency key that
     was sent.
     `fault` is set when the request can only be refused (a batch of writes, say); `detail` says why.
+    `operations` is how many it makes at once: an MCP batch, the root fields of a GraphQL query.
+    `arguments` are what the policy's conditions read of the body: each path with all values that
+    stand there; `unread` are those that cannot be read for certain, each with why. `own` marks the
+    housekeeping of a protocol, which has no arguments to judge. `host` is where it goes, `method`
+    how.
     """
 
     tool: str
@@ -99,6 +128,13 @@ class ToolCall:
     rpc_id: str | int | None = None
     fault: Reason | None = None
     detail: str = ""
+    host: str = ""
+    worth: Worth = NOTHING
+    operations: int = 1
+    arguments: tuple[tuple[str, tuple[Argument, ...]], ...] = ()
+    unread: tuple[tuple[str, str], ...] = ()
+    own: bool = False
+    method: str = ""
 
 
 class ClaimState(StrEnum):
@@ -118,12 +154,24 @@ class Claim:
     has_answer: bool
 
 
+class Draw(NamedTuple):
+    """One ceiling that a call draws on: whose window, what is used of it, how much this would add.
+
+    Calls in flight are a window of one bucket.
+    """
+
+    ceiling: Ceiling
+    subject: str
+    window: Window
+    amount: int
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What the store knew when the call was judged, read in the admission transaction.
 
-    `refused` is why there is no identity. `pulls` are the stored cords, all of them; `windows` are
-    the ceilings that this call draws on, by id, with their subject and what is used of each.
+    `refused` is why there is no identity. `pulls` are the stored cords, all of them; `drawn` are
+    the ceilings that this call draws on. `approved`: a person let this very call pass.
     """
 
     now_us: int
@@ -131,4 +179,5 @@ class Facts:
     refused: Reason | None = None
     pulls: Pulls = field(default_factory=dict)
     claim: Claim | None = None
-    windows: Mapping[str, tuple[Ceiling, str, Window]] = field(default_factory=dict)
+    drawn: tuple[Draw, ...] = ()
+    approved: bool = False

@@ -4,11 +4,21 @@ Pure. It is called inside the admission transaction, so what it sees is what is 
 intent is written. The order is a product decision and README states it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from policies import ceilings
+from policies import bounds
 from policies.call import ClaimState, Effect, Facts, Identity, ToolCall
-from policies.policy import CANARY, DRILL_TENANT, UNLISTED, Policy, covers, subjects
+from policies.conditions import failing
+from policies.policy import (
+    CANARY,
+    DRILL_TENANT,
+    UNLISTED,
+    Grant,
+    Holder,
+    Policy,
+    covers,
+    subjects,
+)
 from policies.verdict import Action, Level, Pull, Pulls, Reason, Verdict
 
 Line = Callable[[Policy, ToolCall, Identity, Facts], Verdict | None]
@@ -61,14 +71,64 @@ def _listed(policy: Policy, call: ToolCall, identity: Identity, facts: Facts) ->
 
 
 def _permitted(policy: Policy, call: ToolCall, identity: Identity, facts: Facts) -> Verdict | None:
+    """Tenant, agent and token must each allow the tool, and its method."""
     drilling = identity.tenant == DRILL_TENANT
     if drilling is not (call.tool == CANARY):
         return _refuse(Reason.TOOL_NOT_ALLOWED, f"tool:{call.tool}")
-    granted = None if drilling else policy.tenants.get(identity.tenant)
-    if granted is not None and not covers(granted, call.tool):
-        return _refuse(Reason.TOOL_NOT_ALLOWED, f"tenant:{identity.tenant}")
+    for rule, holder in _holders(policy, identity):
+        if holder.allow is None:
+            continue
+        naming = [grant for grant in holder.allow if covers((grant.tool,), call.tool)]
+        if not any(_by_method(grant, call) for grant in naming):
+            methods = sorted({name for grant in naming for name in grant.methods or ()})
+            detail = f"only by {', '.join(methods)}" if methods else ""
+            return _refuse(Reason.TOOL_NOT_ALLOWED, rule, detail)
     if identity.tools is not None and not covers(identity.tools, call.tool):
         return _refuse(Reason.TOOL_NOT_ALLOWED, f"token:{identity.run}")
+    return None
+
+
+def _holders(policy: Policy, identity: Identity) -> Iterator[tuple[str, Holder]]:
+    """Whoever of the caller's the policy lists, each with the rule that names it."""
+    if identity.tenant == DRILL_TENANT:
+        return
+    if identity.tenant in policy.tenants:
+        yield f"tenant:{identity.tenant}", policy.tenants[identity.tenant]
+    if identity.agent in policy.agents:
+        yield f"agent:{identity.agent}", policy.agents[identity.agent]
+
+
+def _by_method(grant: Grant, call: ToolCall) -> bool:
+    return grant.methods is None or call.method in grant.methods
+
+
+def _reading(policy: Policy, call: ToolCall, identity: Identity, facts: Facts) -> Verdict | None:
+    """Whoever may only read makes no writes."""
+    if call.effect is not Effect.WRITE:
+        return None
+    for rule, holder in _holders(policy, identity):
+        if holder.read_only:
+            return _refuse(Reason.READ_ONLY, rule)
+    return _refuse(Reason.READ_ONLY, f"token:{identity.run}") if identity.read_only else None
+
+
+def _conditioned(
+    policy: Policy, call: ToolCall, identity: Identity, facts: Facts
+) -> Verdict | None:
+    """What the tool asks of every call, and what a grant asks that lets it pass. Of several grants
+    one that holds is enough; else the first says what is wrong."""
+    if wrong := failing(policy.tool(call.tool).where, call):
+        return _refuse(Reason.ARGUMENT_REFUSED, f"tool:{call.tool}", wrong)
+    for rule, holder in _holders(policy, identity):
+        if holder.allow is None:
+            continue
+        found = [
+            failing(grant.where, call)
+            for grant in holder.allow
+            if _by_method(grant, call) and covers((grant.tool,), call.tool)
+        ]
+        if all(found):
+            return _refuse(Reason.ARGUMENT_REFUSED, rule, found[0] if found else "")
     return None
 
 
@@ -102,23 +162,16 @@ def _claimed(policy: Policy, call: ToolCall, identity: Identity, facts: Facts) -
 
 
 def _bounded(policy: Policy, call: ToolCall, identity: Identity, facts: Facts) -> Verdict | None:
-    for ceiling, subject, window in facts.windows.values():
-        if ceilings.used(ceiling, window, facts.now_us) < ceiling.at_most:
-            continue
-        rule = f"ceiling:{ceiling.id}"
-        pull = None
-        if ceiling.then is not None:
-            pull = Pull(ceiling.then, ceiling.per, subject, str(ceiling), rule, facts.now_us)
-        return Verdict(
-            Action.REFUSE,
-            Reason.OVER_CEILING,
-            rule,
-            str(ceiling),
-            retry_after_seconds=ceilings.wait_seconds(ceiling, window, facts.now_us),
-            limit=ceilings.limit(ceiling, window, facts.now_us),
-            pull=pull,
-        )
-    return None
+    return bounds.bounded(call, identity, facts)
+
+
+def _held(policy: Policy, call: ToolCall, identity: Identity, facts: Facts) -> Verdict | None:
+    """A write that a person must agree to, unless one has."""
+    tool = policy.tool(call.tool)
+    if call.effect is not Effect.WRITE or not tool.hold or facts.approved:
+        return None
+    rule = f"tool:{call.tool}"
+    return Verdict(Action.HOLD, Reason.HELD, rule, wait_seconds=tool.hold_seconds)
 
 
 ORDER: tuple[Line, ...] = (
@@ -126,9 +179,12 @@ ORDER: tuple[Line, ...] = (
     _faulty,
     _listed,
     _permitted,
+    _reading,
+    _conditioned,
     _frozen,
     _claimed,
     _bounded,
+    _held,
 )
 
 
@@ -141,4 +197,5 @@ def decide(policy: Policy, call: ToolCall, facts: Facts) -> Verdict:
         if verdict is not None:
             return verdict
     rule = UNLISTED if call.tool == UNLISTED else f"tool:{call.tool}"
-    return Verdict(Action.ALLOW, Reason.ALLOWED, rule)
+    crossed = bounds.crossed(facts.drawn, facts.now_us)
+    return Verdict(Action.ALLOW, Reason.ALLOWED, rule, alerts=crossed)

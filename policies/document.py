@@ -8,6 +8,7 @@ not known here.
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import yaml
@@ -53,7 +54,7 @@ class MistakenFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """`mistakes` is what is wrong with it as YAML; what that concerns is not in `data`."""
+    """`mistakes` is what is known to be wrong with it; what that concerns is not in `data`."""
 
     data: object
     root: yaml.Node
@@ -86,7 +87,7 @@ class Document:
         return [key for key in found if isinstance(key, str)]
 
     def is_mistaken(self, location: Location) -> bool:
-        """Whether something is wrong as YAML there, or within."""
+        """Whether something is known to be wrong there, or within."""
         node = self.locate(location)
         first, last = _at(node, ""), (node.end_mark.line + 1, node.end_mark.column + 1)
         return any(
@@ -269,7 +270,7 @@ class _Reader:
         if tag == "int" and _INTEGER.fullmatch(text) and len(text) <= INTEGER_DIGITS_MAX:
             return int(text)
         if tag == "float" and _DECIMAL.fullmatch(text):
-            return float(text)
+            return Decimal(text)
         self.wrong(node, _surprise(tag, text))
         return None
 

@@ -8,16 +8,19 @@ import hashlib
 import stat
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Literal
 
-from policies import document, paths
+from policies import document, load_bounds, load_costs, load_grants, paths
 from policies.alerts import Alert
 from policies.ceilings import Ceiling
 from policies.document import Document, Location, Mistake, MistakenFileError
 from policies.mistakes import suggestion, validated
-from policies.policy import RESERVED, UNLISTED, KeyRule, Policy, Tool, covers
-from policies.schema import CeilingRule, PolicyFile, PulledRule, ToolRule, duration_us
+from policies.policy import RESERVED, UNLISTED, Holder, KeyRule, Policy, Tool, covers
+from policies.pricing import Pricing
+from policies.schema import PolicyFile, PulledRule, ToolRule
 from policies.verdict import Level, Pull, Pulls, Scope
 
 PolicyError = MistakenFileError
@@ -64,9 +67,10 @@ def load(text: str, source: str = "policy.yaml") -> Policy:
     mistakes += read.mistakes
     if file is None:
         raise PolicyError(source, mistakes)
+    read = replace(read, mistakes=tuple(mistakes))
     compiler = _Compiler(file, read, source, hashlib.sha256(text.encode()).hexdigest(), named)
     policy = compiler.policy(text)
-    mistakes += compiler.mistakes
+    mistakes += [*compiler.mistakes, *load_grants.mistakes(file, read)]
     if mistakes:
         raise PolicyError(source, mistakes)
     return policy
@@ -103,7 +107,8 @@ class _Compiler:
                 **self.pulls(Level.HALT, "halted", file.halted),
                 **self.refused_releases(),
             },
-            tenants={name: self.allowed(name) for name in file.tenants},
+            tenants={name: self.holder("tenants", name) for name in file.tenants},
+            agents={name: self.holder("agents", name) for name in file.agents},
             ceilings=ceilings,
             ceilings_of={
                 name: tuple(ceiling for ceiling in ceilings if covers(ceiling.tools, name))
@@ -111,6 +116,9 @@ class _Compiler:
             },
             tag_headers=(file.tags.run, file.tags.tenant),
             known_good=self.known_good(),
+            windows=_by_window(ceilings),
+            unbounded=load_bounds.unbounded(file.ceilings),
+            prices=self.prices(),
             alerts=tuple(self.alert(place) for place in range(len(file.alerts))),
         )
 
@@ -135,7 +143,13 @@ class _Compiler:
             key=_key_rule(rule),
             allow_addresses=tuple(ip_network(block) for block in rule.allow_addresses),
             tags=rule.tags,
+            cost=load_costs.tool_cost(rule),
             line=self.read.locate_key(("tools", name)).start_mark.line + 1,
+            where=load_grants.conditions(rule.where),
+            reads=load_grants.reads(self.file, name),
+            body_bytes_max=rule.body_bytes_max,
+            hold=rule.hold,
+            hold_seconds=load_grants.hold_seconds(rule),
         )
 
     def named(self, glob: str, location: Location) -> list[str]:
@@ -146,11 +160,11 @@ class _Compiler:
             self.mistakes.append(self.read.at(location, f"no tool is named {glob!r}{hint}"))
         return names
 
-    def allowed(self, tenant: str) -> tuple[str, ...]:
-        globs = self.file.tenants[tenant].allow
-        for place, glob in enumerate(globs):
-            self.named(glob, ("tenants", tenant, "allow", place))
-        return tuple(globs)
+    def holder(self, section: Literal["tenants", "agents"], name: str) -> Holder:
+        rule = (self.file.tenants if section == "tenants" else self.file.agents)[name]
+        for place, grant in enumerate(rule.allow or ()):
+            self.named(grant.tool, (section, name, "allow", place, "tool"))
+        return load_grants.holder(rule)
 
     def pulls(self, level: Level, section: str, rule: PulledRule) -> Pulls:
         stated: list[tuple[Scope, str, Location]] = []
@@ -206,17 +220,26 @@ class _Compiler:
         match = tuple(rule.match.items())
         return Alert(match, rule.pull, rule.scope, rule.label or "", rule.subject or "")
 
+    def prices(self) -> Pricing:
+        self.mistakes += load_costs.unknown_providers(self.file.prices, self.read)
+        return load_costs.pricing(self.file.prices)
+
     def ceilings(self) -> tuple[Ceiling, ...]:
         found: dict[str, Ceiling] = {}
         for place, rule in enumerate(self.file.ceilings):
             if rule.tool is not None:
                 self.named(rule.tool, ("ceilings", place, "tool"))
-            ceiling = _ceiling(rule)
+            if rule.unbounded:
+                continue
+            line = self.read.line(("ceilings", place))
+            ceiling = replace(load_bounds.ceiling(rule), line=line)
+            if self.read.is_mistaken(("ceilings", place)):
+                continue  # without what is wrong with it, it only looks like another one
             if ceiling.id in found:
                 text = "this ceiling stands twice; a ceiling is its content, not its place"
                 self.mistakes.append(self.read.at(("ceilings", place), text))
             found[ceiling.id] = ceiling
-        return tuple(found.values())
+        return (*found.values(), *load_bounds.shipped(self.file.ceilings))
 
 
 def _key_rule(rule: ToolRule) -> KeyRule:
@@ -227,22 +250,6 @@ def _key_rule(rule: ToolRule) -> KeyRule:
         same_body=key.same_body,
         same_body_seconds=key.same_body_seconds,
         keep_seconds=key.keep_seconds,
-    )
-
-
-def _ceiling(rule: CeilingRule) -> Ceiling:
-    within_us = None if rule.within is None else duration_us(rule.within)
-    then = None if rule.then == "throttle" else Level(rule.then)
-    tool = rule.tool or "*"
-    content = "\n".join(map(str, (rule.per, tool, rule.count, rule.at_most, within_us, rule.then)))
-    return Ceiling(
-        id=hashlib.sha256(content.encode()).hexdigest()[:10],
-        per=rule.per,
-        count=rule.count,
-        at_most=rule.at_most,
-        within_us=within_us,
-        then=then,
-        tools=(tool,),
     )
 
 
@@ -262,3 +269,10 @@ def _by_host(
         {host: tuple(found) for host, found in exact.items()},
         {host: tuple(found) for host, found in suffix.items()},
     )
+
+
+def _by_window(ceilings: Iterable[Ceiling]) -> dict[str, tuple[Ceiling, ...]]:
+    sharing: defaultdict[str, list[Ceiling]] = defaultdict(list)
+    for ceiling in ceilings:
+        sharing[ceiling.window].append(ceiling)
+    return {window: tuple(found) for window, found in sharing.items()}

@@ -8,10 +8,11 @@ Plain calls are read from their head alone: no body is parsed unless a rule need
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from policies import canonical, paths
+from policies import arguments, canonical, costs, paths
 from policies.call import Dialect, Effect, Request, ToolCall
 from policies.content import UTF_8
 from policies.head import SAFE, Head, Unclear, read_head
@@ -36,6 +37,11 @@ OPERATION_CHARACTERS_MAX = 200
 
 _DODGE = Unclear("servers disagree on what its path names")
 _SOCKET = Unclear("its operations would go by inside the socket", Reason.PROTOCOL_UNSUPPORTED)
+_UNPRICED_SOCKET = Unclear(
+    "what a model is asked inside the socket cannot be priced; "
+    "where it may be opened all the same, the policy says `websocket: model`, or a `cost`",
+    Reason.PROTOCOL_UNSUPPORTED,
+)
 _TOO_LONG = Unclear(
     "it decides what is asked, so no more of it is read than "
     f"{canonical.SORTED_BYTES_MAX >> 20} MiB and {canonical.VALUES_MAX:,} values",
@@ -61,10 +67,21 @@ MATCHERS: tuple[Matcher, ...] = (
 
 
 def identify(policy: Policy, request: Request) -> ToolCall:
-    """Name the tool, its effect and its fingerprint. Raises nothing, whatever an agent sends.
+    """Name the tool, its effect, its fingerprint, the arguments that conditions ask for, and its
+    worth. Raises nothing, whatever an agent sends.
 
     A request that servers could understand in two ways comes back with a `fault`.
     """
+    call = replace(_identified(policy, request), host=request.host, method=request.method)
+    if call.fault is not None:
+        return call
+    worth = costs.worth(policy, policy.tool(call.tool), request, call)
+    if isinstance(worth, Unclear):
+        return replace(call, fault=worth.reason, detail=worth.detail)
+    return replace(call, worth=worth)
+
+
+def _identified(policy: Policy, request: Request) -> ToolCall:
     head = read_head(request)
     if isinstance(head, Unclear):
         dialect = _dialect(request, "", None)
@@ -79,7 +96,7 @@ def identify(policy: Policy, request: Request) -> ToolCall:
     for tool in standing:
         matcher = _matcher(tool)
         if matcher is None:
-            return _by_head(tool, request, head)
+            return _with_fields(_by_head(tool, request, head), tool, request, head)
         if head.upgrades:
             # The operations would go by inside the socket, where no rule could name them.
             label = _label(request, head.path)
@@ -88,7 +105,8 @@ def identify(policy: Policy, request: Request) -> ToolCall:
             return _fault(tool.name, _label(request, head.path), matcher.dialect, unclear)
         reading = matcher.read(request, tool.path is not None)
         if reading is not None:
-            return _by_body(matcher, [tool, *standing], reading, request, head)
+            call = _by_body(matcher, [tool, *standing], reading, request, head)
+            return _with_messages(call, policy.tool(call.tool), reading, request)
     return _by_head(UNLISTED_TOOL, request, head)
 
 
@@ -157,6 +175,12 @@ def _by_head(tool: Tool, request: Request, head: Head) -> ToolCall:
     effect = tool.websocket if head.upgrades else tool.effect or _effect(tool, request, head)
     dialect = _dialect(request, head.content.media_type, tool)
     label = _label(request, head.path)
+    if too_large := _too_large(tool, request):
+        return _fault(tool.name, label, dialect, too_large)
+    if head.upgrades and effect is Effect.WRITE and tool.hold:
+        return _fault(tool.name, label, dialect, _SOCKET)
+    if head.upgrades and _is_unpriced(tool):
+        return _fault(tool.name, label, dialect, _UNPRICED_SOCKET)
     if effect is Effect.MODEL and tool.model_api and (why := head.content.hidden(UTF_8)):
         return _fault(tool.name, label, dialect, Unclear(why))
     if effect is not Effect.WRITE or head.upgrades:
@@ -167,6 +191,47 @@ def _by_head(tool: Tool, request: Request, head: Head) -> ToolCall:
         return _fault(tool.name, label, dialect, _BAD_KEY)
     fingerprint = canonical.fingerprint(request, head.path)
     return ToolCall(tool.name, effect, label, fingerprint, key, dialect)
+
+
+def _is_unpriced(tool: Tool) -> bool:
+    """Whether a socket to it leads to a model, and the policy says nothing of it."""
+    is_model = tool.model_api is not None or tool.effect is Effect.MODEL
+    return is_model and tool.cost is None and tool.websocket is not Effect.MODEL
+
+
+def _with_fields(call: ToolCall, tool: Tool, request: Request, head: Head) -> ToolCall:
+    """The call with the arguments that conditions ask for. Where none do, nothing is read."""
+    if call.fault is not None or not tool.reads:
+        return call
+    found = arguments.of_request(tool.reads, request, head)
+    return replace(call, arguments=found.values, unread=found.unread)
+
+
+def _with_messages(call: ToolCall, tool: Tool, reading: Reading, request: Request) -> ToolCall:
+    """As `_with_fields`, of a protocol's messages; its housekeeping has no arguments."""
+    if call.fault is not None:
+        return call
+    if too_large := _too_large(tool, request):  # only what was sent said which tool it is
+        return _fault(call.tool, call.operation, call.dialect, too_large, call.rpc_id)
+    asked = [operation for operation in reading.operations if not operation.own]
+    if not asked and call.effect is not Effect.WRITE:
+        return replace(call, own=True)
+    several = sum(len(operation.names) or 1 for operation in asked)
+    if several > 1:
+        call = replace(call, operations=several)
+    if not tool.reads:
+        return call
+    messages = [message for operation in asked for message in operation.arguments()]
+    found = arguments.of_messages(tool.reads, messages)
+    return replace(call, arguments=found.values, unread=found.unread)
+
+
+def _too_large(tool: Tool, request: Request) -> Unclear | None:
+    most, size = tool.body_bytes_max, len(request.body)
+    if most is None or size <= most:
+        return None
+    where = f"; line {tool.line} of the policy" if tool.line else ""
+    return Unclear(f"{size} bytes, at most {most} for {tool.name}{where}", Reason.BODY_TOO_LARGE)
 
 
 def _effect(tool: Tool, request: Request, head: Head) -> Effect:

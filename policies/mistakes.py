@@ -1,6 +1,7 @@
 """What pydantic found wrong with a document, told as mistakes that its author can mend."""
 
 import re
+from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
 
@@ -8,13 +9,19 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from policies.document import Document, Location, Mistake
+from policies.schema_parts import AtKeyError
 
 REPAIRS = 10  # values are nested six deep, and each level may have to go
 
 _KINDS: dict[type, str] = {
-    str: "text", bool: "a boolean", int: "a number", float: "a number", list: "a list",
+    str: "text", bool: "a boolean", int: "a number", Decimal: "a number", list: "a list",
     dict: "a mapping",
 }  # fmt: skip
+_ITEMS = {"ceilings": "this ceiling", "alerts": "this alert"}
+_HINTS = {
+    "output_usd_per_million_tokens": "; write 0 where a model answers with no tokens, as one of "
+    "embeddings does"
+}
 _WANTED = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -79,23 +86,34 @@ def _mistake(document: Document, schema: dict[str, Any], error: ErrorDetails) ->
         hint = suggestion(str(location[-1]), known) or f"; known here: {', '.join(known)}"
         return document.at(location, f"unknown key {location[-1]!r}{hint}", of_key=True)
     if error["type"] == "missing":
-        return document.at(location[:-1], f"{location[-1]!r} is missing")
+        hint = _HINTS.get(str(location[-1]), "")
+        return document.at(location[:-1], f"{location[-1]!r} is missing{hint}")
     if location[-1:] == ("[key]",):
         text = f"the name {location[-2]!r} {_sentence(error)}"
         return document.at(location[:-1], text, of_key=True)
+    fault = error.get("ctx", {}).get("error")
+    if isinstance(fault, AtKeyError):
+        location = (*location, fault.key)
+    return document.at(location, f"{_subject(location)} {_sentence(error)}")
+
+
+def _subject(location: Location) -> str:
+    """What is mistaken: a key, an item of a list that is a thing of its own, or all of it."""
     names = [part for part in location if isinstance(part, str)]
-    subject = repr(names[-1]) if names else "the file"
-    return document.at(location, f"{subject} {_sentence(error)}")
+    if not names:
+        return "the file"
+    return (isinstance(location[-1], int) and _ITEMS.get(names[-1])) or repr(names[-1])
 
 
 def _sentence(error: ErrorDetails) -> str:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind in _WANTED:
-        quotes = kind == "string_type" and isinstance(value, bool | int | float)
+        quotes = kind == "string_type" and isinstance(value, bool | int | Decimal)
         hint = "; put it in quotes" if quotes else ""
         return f"must be {_WANTED[kind]}, not {_shown(value)}{hint}"
     if kind in ("literal_error", "enum"):
         words = re.findall(r"[\w]+", re.sub(r"<[^>]*: |>|\bor\b", " ", str(context["expected"])))
+        words = ["true" if word == "True" else word for word in words]
         wanted = " or ".join([", ".join(words[:-1]), words[-1]] if words[:-1] else words)
         if not isinstance(value, str) or len(words) == 1:
             return f"must be {wanted}, not {_shown(value)}"
@@ -117,7 +135,8 @@ def _shown(value: object) -> str:
     kind = _KINDS.get(type(value), "this")
     if isinstance(value, list | dict):
         return kind
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    text = repr(value) if isinstance(value, str) else str(value)
+    text = text.lower() if isinstance(value, bool) else text
     return f"the {kind.removeprefix('a ')} {text[:60]}"
 
 

@@ -11,8 +11,10 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
 from policies.alerts import Alert
-from policies.call import Effect, Identity, ToolCall
-from policies.ceilings import Ceiling, Count
+from policies.call import Effect, Identity
+from policies.ceilings import Ceiling
+from policies.conditions import Condition
+from policies.pricing import Pricing, ToolCost
 from policies.verdict import Pulls, Scope
 
 UNLISTED = "unlisted"
@@ -22,7 +24,27 @@ IPNetwork = IPv4Network | IPv6Network
 
 def covers(globs: Sequence[str], name: str) -> bool:
     """Whether one of the globs names this tool. Tool names are case-sensitive."""
-    return any(fnmatchcase(name, glob) for glob in globs)
+    return any(_names(glob, name) for glob in globs)
+
+
+def _names(glob: str, name: str) -> bool:
+    """As fnmatch has it. Where `*` is the only wildcard nothing is compiled or kept: tokens have
+    such globs, of whatever their runs wrote."""
+    first, star, rest = glob.partition("*")
+    if "?" in glob or "[" in glob:
+        return fnmatchcase(name, glob)
+    if not star:
+        return glob == name
+    *between, last = rest.split("*")
+    at, end = len(first), len(name) - len(last)
+    if at > end or not name.startswith(first) or not name.endswith(last):
+        return False
+    for part in between:
+        at = name.find(part, at, end)
+        if at < 0:
+            return False
+        at += len(part)
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +59,30 @@ class KeyRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """Tools by a glob, how they may be used, and what is asked of the arguments of their calls."""
+
+    tool: str
+    methods: frozenset[str] | None = None
+    where: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """What a tenant or an agent may do. `allow` None means that it may use all tools."""
+
+    allow: tuple[Grant, ...] | None = None
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
     """One tool of the policy. `order` is its place in the file: the first that matches wins.
 
     `hosts` are exact names or `*.suffix`; `path` is a compiled template; the globs `mcp_tool` and
-    `graphql_operation` apply to JSON-RPC `tools/call` names and to `query.field` pairs.
+    `graphql_operation` apply to JSON-RPC `tools/call` names and to `query.field` pairs. `where` is
+    asked of every call, `reads` are the arguments that any condition may ask for. Its writes wait
+    `hold_seconds` for a person; 0: they need none.
     """
 
     name: str
@@ -58,7 +99,13 @@ class Tool:
     key: KeyRule = field(default_factory=KeyRule)
     allow_addresses: tuple[IPNetwork, ...] = ()
     tags: bool = True
+    cost: ToolCost | None = None
     line: int = 0
+    where: tuple[Condition, ...] = ()
+    reads: tuple[str, ...] = ()
+    body_bytes_max: int | None = None
+    hold: bool = False
+    hold_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +113,8 @@ class Policy:
     """A whole policy. `digest` is the SHA-256 of its text in hex; `source` the file it came from.
 
     `pulls` are its `frozen:` and `halted:` lines and the releases that it refuses; `known_good` are
-    the releases to which a resume may be narrowed.
+    the releases to which a resume may be narrowed; `windows` the ceilings by what they count;
+    `unbounded` what its author left without a bound, for people.
     """
 
     digest: str
@@ -77,35 +125,20 @@ class Policy:
     by_host: Mapping[str, tuple[Tool, ...]] = field(repr=False)
     by_suffix: Mapping[str, tuple[Tool, ...]] = field(repr=False)
     pulls: Pulls
-    tenants: Mapping[str, tuple[str, ...]]
+    tenants: Mapping[str, Holder]
     ceilings: tuple[Ceiling, ...]
     ceilings_of: Mapping[str, tuple[Ceiling, ...]] = field(repr=False)
     tag_headers: tuple[str, str] = ("X-Run-Id", "X-Tenant-Id")
     known_good: frozenset[str] = frozenset()
     alerts: tuple[Alert, ...] = ()
+    windows: Mapping[str, tuple[Ceiling, ...]] = field(default_factory=dict, repr=False)
+    unbounded: tuple[str, ...] = ()
+    agents: Mapping[str, Holder] = field(default_factory=dict)
+    prices: Pricing = field(default_factory=Pricing)
 
     def tool(self, name: str) -> Tool:
         """The tool of this name; the unlisted one when the policy has none."""
         return CANARY_TOOL if name == CANARY else self.tools.get(name, UNLISTED_TOOL)
-
-    def bounds(self, call: ToolCall, identity: Identity) -> list[tuple[Ceiling, str]]:
-        """The ceilings that a call draws on, each with the subject whose window it is.
-
-        The canary draws on none: a limit would look like a cord that holds.
-        """
-        if call.tool == CANARY:
-            return []
-        subject_of = {
-            Scope.GLOBAL: "",
-            Scope.TENANT: identity.tenant,
-            Scope.RUN: identity.run,
-            Scope.TOOL: call.tool,
-        }
-        return [
-            (ceiling, subject_of[ceiling.per])
-            for ceiling in self.ceilings_of[call.tool]  # a tool it does not know must not pass
-            if ceiling.count is Count.CALLS or call.effect is Effect.WRITE
-        ]
 
 
 UNLISTED_TOOL = Tool(name=UNLISTED, tags=False)

@@ -1,13 +1,15 @@
 """Prices: what usage costs, in integer micro-dollars, by the list in prices.json beside it.
 
 No floats: prices are integers (micro-dollars for a million tokens, or for a thousand searches or
-requests) and a cost is rounded up once. Which list, which policy overrides it and what an unknown
-model is charged are the caller's to decide; nothing here is ever free because it is unknown.
+requests) and a cost is rounded up once. What a policy says beside the list, and what it charges for
+a model that nobody knows, is in `pricing.py`; nothing is ever free because it is unknown.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import orjson
@@ -26,6 +28,8 @@ _KINDS = frozenset({
     "output", "reasoning", "output_audio", "output_image",
     "searches", "requests",
 })  # fmt: skip
+
+_OUTPUTS = frozenset({"output", "output_audio", "output_image"})
 
 _HOST_END = ("", "/", ":", "?", "#")
 
@@ -105,7 +109,7 @@ class Prices:
         `day` (2026-11-22) is when it was made, for prices that are known to change; the list's own
         date if empty. Raises UnknownModelError.
         """
-        return cost_at(self._rates(provider, model, day, usage.tier), usage)
+        return cost_at(self.rates(provider, model, day, usage.tier), usage)
 
     def estimate_microusd(
         self, provider: str, model: str, input_bytes: int, max_tokens: int, day: str = ""
@@ -114,13 +118,11 @@ class Prices:
 
         Raises UnknownModelError.
         """
-        tokens = min(-(-max(input_bytes, 0) // TOKEN_BYTES), TOKENS_MAX)
-        given = max(0, min(max_tokens, TOKENS_MAX))
-        if "output" not in self._rates(provider, model, day, ""):
-            given = 0  # a model of embeddings answers with none
-        return self.cost_microusd(provider, model, Usage(model, tokens, 0, 0, given, 0), day)
+        rates = self.rates(provider, model, day)
+        return cost_at(rates, expected(rates, input_tokens(input_bytes), max_tokens))
 
-    def _rates(self, provider: str, model: str, day: str, tier: str) -> Rates:
+    def rates(self, provider: str, model: str, day: str = "", tier: str = "") -> Rates:
+        """What kinds of tokens cost, on a day and in a service tier. Raises UnknownModelError."""
         seller = self.providers.get(provider)
         if seller is None:
             raise UnknownModelError(f"no prices of {provider!r}")
@@ -141,6 +143,29 @@ class Prices:
                 if (number := one.names.find(name)) is not None:
                     return one is seller, one.models[number]
         return None
+
+
+@cache
+def shipped_prices() -> Prices:
+    """The list of this version, from its package. The first call takes about 80 ms: programs make
+    it at their start."""
+    return Prices.load(files("policies").joinpath("prices.json").read_bytes())
+
+
+def input_tokens(input_bytes: int) -> int:
+    """An estimate made before a call, from how much is sent."""
+    return min(-(-max(input_bytes, 0) // TOKEN_BYTES), TOKENS_MAX)
+
+
+def expected(rates: Rates, input_tokens: int, max_tokens: int) -> Usage:
+    """What a call may use that is answered with so many tokens: those of pictures and of speech
+    where the model makes such. One whose output has no price, as of embeddings, answers with none.
+    """
+    has_output = not _OUTPUTS.isdisjoint(rates)
+    given = max(0, min(max_tokens, TOKENS_MAX)) if has_output else 0
+    return Usage(
+        "", input_tokens, 0, 0, given, 0, output_audio_tokens=given, output_image_tokens=given
+    )
 
 
 def flat_rates(microusd_per_million: int) -> Rates:

@@ -1,166 +1,54 @@
 """The policy file as pydantic models: the only schema. The JSON Schema for editors is made from it.
 
-What one value may be is said here; what the file means as a whole (that a frozen tool exists, say)
-is checked in `load.py`. Values stay as they are written; `load.py` converts them.
+What one value may be is said in `schema_parts.py`; what the file means as a whole (that a frozen
+tool exists, say) is checked in `load.py`. Values stay as they are written; `load.py` converts them.
 """
 
-import re
-from ipaddress import ip_address, ip_network
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from policies import paths
 from policies.call import Effect
-from policies.ceilings import Count
-from policies.policy import UNLISTED
 from policies.protocols.model_api import ModelApi
+from policies.schema_bounds import CeilingRule
+from policies.schema_costs import CostRule, PricesRule, Usd
+from policies.schema_grants import (
+    HOLD_SECONDS_MAX,
+    TOOL_BODY_BYTES_MAX,
+    HolderRule,
+    Where,
+)
+from policies.schema_parts import (
+    KEEP_SECONDS_MAX,
+    Glob,
+    Header,
+    Host,
+    Method,
+    Name,
+    Part,
+    ToolName,
+    listed,
+    network,
+    or_one,
+    or_tools,
+    path_template,
+    short_form,
+)
 from policies.verdict import Level, Scope
 
-COUNT_MAX = 1_000_000_000  # a bucket of a window is a 32-bit count
-KEEP_SECONDS_MAX = 366 * 86_400
-WINDOW_SECONDS_MAX = 366 * 86_400
-NAME_CHARACTERS_MAX = 255
 
-_TOOL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")  # RFC 9110, section 5.6.2
-_DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
-_DOMAIN = re.compile(rf"(?:\*\.)?(?:{_LABEL}\.)*(?![0-9]+\Z){_LABEL}")
-
-# Fields that carry the message itself or its credentials: no tag and no key may stand in them.
-_TAKEN = frozenset({
-    "authorization", "connection", "content-encoding", "content-length", "content-type", "cookie",
-    "host", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer",
-    "transfer-encoding", "upgrade", "user-agent",
-})  # fmt: skip
-
-
-def duration_us(text: str) -> int:
-    """Microseconds of `30s`, `1m`, `2h` or `1d`. Raises ValueError."""
-    found = _DURATION.fullmatch(text)
-    if not found:
-        raise ValueError("must be a number and a unit, such as 30s, 1m, 2h or 1d")
-    seconds = int(found[1]) * _SECONDS[found[2]]
-    if seconds > WINDOW_SECONDS_MAX:
-        raise ValueError("must be at most 366d; leave 'within' out for a whole life")
-    return seconds * 1_000_000
-
-
-def _duration(value: object) -> str:
-    text = str(value)
-    duration_us(text)
-    return text
-
-
-def _tool_name(name: str) -> str:
-    if name == UNLISTED:
-        raise ValueError("is taken: it stands for what no tool matches")
-    if not _TOOL_NAME.fullmatch(name):
-        raise ValueError("must be letters, digits, '.', '_' and '-', at most 128")
-    return name
-
-
-def _host(text: str) -> str:
-    host = text.lower().removesuffix(".")
-    if "/" in host:
-        raise ValueError(f"must be a name without scheme or path, not {text!r}")
-    try:
-        return ip_address(host.strip("[]")).compressed
-    except ValueError:
-        pass
-    if host == "*":
-        raise ValueError("must not be every host; 'unlisted: allow' lets the others pass")
-    if ":" in host:
-        raise ValueError(f"must not hold a port; give it as 'port', not {text!r}")
-    if not _DOMAIN.fullmatch(host) or len(host) > NAME_CHARACTERS_MAX:
-        raise ValueError(f"must be a name, an address or '*.' and a name, not {text!r}")
-    return host
-
-
-def _method(text: str) -> str:
-    if not _TOKEN.fullmatch(text):
-        raise ValueError(f"must be a method such as POST, or '*', not {text!r}")
-    return text.upper()
-
-
-def _path(text: str) -> str:
-    paths.template(text)
-    return text
-
-
-def _header(name: str) -> str:
-    if not _TOKEN.fullmatch(name):
-        raise ValueError(f"must be the name of a header, not {name!r}")
-    if name.lower() in _TAKEN or name.lower().startswith(("pullcord-", "x-pullcord-")):
-        raise ValueError(f"must not be {name!r}: that header has another meaning")
-    return name
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ip_network(text))
-    except ValueError as fault:
-        raise ValueError(f"must be an address block such as 10.0.0.0/8: {fault}") from None
-
-
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _short_form(value: object) -> object:
-    if not isinstance(value, list | dict):
-        raise ValueError("must be a list of tools or a mapping of scopes")
-    return {"tools": value} if isinstance(value, list) else value
-
-
-def _or_one(schema: dict[str, Any]) -> None:
-    """In the JSON Schema: the list, or one item of it."""
-    _either(schema, schema["items"])
-
-
-def _or_tools(schema: dict[str, Any]) -> None:
-    """In the JSON Schema: the mapping, or the list of its tools."""
-    _either(schema, {"type": "array", "items": {"type": "string"}})
-
-
-def _either(schema: dict[str, Any], other: dict[str, Any]) -> None:
-    whole, description = dict(schema), schema.get("description", "")
-    whole.pop("description", None)
-    schema.clear()
-    schema |= {"anyOf": [whole, other], "description": description}
-
-
-Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS_MAX)]
-Glob = Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS_MAX)]
-ToolName = Annotated[str, AfterValidator(_tool_name)]
-Host = Annotated[str, AfterValidator(_host)]
-Method = Annotated[str, AfterValidator(_method)]
-Header = Annotated[str, AfterValidator(_header)]
-Duration = Annotated[
-    str, BeforeValidator(_duration), Field(json_schema_extra={"pattern": f"^{_DURATION.pattern}$"})
-]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
-    )
-
-
-class MatchRule(_Part):
+class MatchRule(Part):
     """Which requests are calls of the tool; everything that is given must hold."""
 
     host: Annotated[
-        list[Host], BeforeValidator(_listed), Field(min_length=1, json_schema_extra=_or_one)
+        list[Host], BeforeValidator(listed), Field(min_length=1, json_schema_extra=or_one)
     ]
     """A name, or `*.` before a name for everything under it; or a list of them."""
     method: Annotated[
-        list[Method], BeforeValidator(_listed), Field(min_length=1, json_schema_extra=_or_one)
+        list[Method], BeforeValidator(listed), Field(min_length=1, json_schema_extra=or_one)
     ] = ["*"]
     """A method or a list of them; `*` is any."""
-    path: Annotated[str, AfterValidator(_path)] | None = None
+    path: Annotated[str, AfterValidator(path_template)] | None = None
     """Such as `/v1/charges/{id}`; `/**` at the end is any rest. Left out: any path."""
     port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     """Left out: the scheme's own, 443 or 80."""
@@ -176,7 +64,7 @@ class MatchRule(_Part):
         return self
 
 
-class KeyRule(_Part):
+class KeyRule(Part):
     """How the tool's writes are made once."""
 
     header: Header = "Idempotency-Key"
@@ -190,7 +78,7 @@ class KeyRule(_Part):
     """How long a key that was sent protects."""
 
 
-class ToolRule(_Part):
+class ToolRule(Part):
     """One tool. The first in the file that matches a request is the one."""
 
     match: MatchRule
@@ -201,33 +89,39 @@ class ToolRule(_Part):
     model_api: ModelApi | None = None
     """Whose model API this is; its inference calls then have the effect `model`."""
     idempotency: KeyRule = KeyRule()
-    allow_addresses: list[Annotated[str, AfterValidator(_network)]] = []
+    where: Where | None = None
+    """Arguments that every call must have, by their dotted paths: `amount`, `metadata.kind`."""
+    body_bytes_max: Annotated[int, Field(ge=0, le=TOOL_BODY_BYTES_MAX)] | None = None
+    """Longer request bodies are refused unread. Left out: the proxy's own limit."""
+    hold: bool = False
+    """Whether each of its writes waits for a person."""
+    hold_seconds: Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)] | None = None
+    """How long a write waits before it is refused. Left out: five minutes."""
+    allow_addresses: list[Annotated[str, AfterValidator(network)]] = []
     """Private address blocks that this tool may be at, such as `10.0.0.0/8`."""
+    cost: CostRule | None = None
+    """What a call costs beside the tokens of a model."""
+    cost_usd: Usd | None = None
+    """Short for `cost: {usd: ...}`."""
     tags: bool = True
     """Whether its requests carry the run and tenant headers."""
 
+    @model_validator(mode="after")
+    def _one_cost(self) -> "ToolRule":
+        if self.cost is not None and self.cost_usd is not None:
+            raise ValueError("must hold 'cost' or 'cost_usd', not both")
+        return self
 
-class TenantRule(_Part):
-    """A tenant that is listed may use these tools only; one that is not may use all."""
-
-    allow: list[Glob]
-
-
-class CeilingRule(_Part):
-    """A bound on calls or writes."""
-
-    per: Literal[Scope.GLOBAL, Scope.TENANT, Scope.RUN, Scope.TOOL]
-    tool: Glob | None = None
-    """Only calls of these tools count. Left out: all."""
-    count: Annotated[Count, Field(strict=False)]
-    at_most: Annotated[int, Field(ge=0, le=COUNT_MAX)]
-    within: Duration | None = None
-    """A sliding window such as `1m`. Left out: a whole life."""
-    then: Literal["throttle", "freeze", "halt"] = "throttle"
-    """What the ceiling does when it is met: refuse this call, or pull the cord for its scope."""
+    @model_validator(mode="after")
+    def _something_to_hold(self) -> "ToolRule":
+        if self.hold and self.effect not in (None, Effect.WRITE):
+            raise ValueError(f"must not hold 'hold' where its effect is {self.effect}")
+        if self.hold_seconds is not None and not self.hold:
+            raise ValueError("must hold 'hold: true' beside 'hold_seconds'")
+        return self
 
 
-class PulledRule(_Part):
+class PulledRule(Part):
     """Cords pulled by the file: they hold for as long as their lines stand in it."""
 
     all: bool = Field(default=False, alias="global")
@@ -237,7 +131,7 @@ class PulledRule(_Part):
     tools: list[Glob] = []
 
 
-class ReleaseLists(_Part):
+class ReleaseLists(Part):
     """What is known of releases, by the stamp that a run was started with."""
 
     known_good: list[Name] = []
@@ -246,7 +140,7 @@ class ReleaseLists(_Part):
     """Nothing passes, whatever is resumed."""
 
 
-class AlertRule(_Part):
+class AlertRule(Part):
     """Which alerts may pull which cord. The first in the file that matches an alert decides."""
 
     match: Annotated[dict[Name, Name], Field(min_length=1)]
@@ -271,7 +165,7 @@ class AlertRule(_Part):
         return self
 
 
-class TagNames(_Part):
+class TagNames(Part):
     """Under which names the run and the tenant are told to the tools."""
 
     run: Header = "X-Run-Id"
@@ -284,24 +178,27 @@ class TagNames(_Part):
         return self
 
 
-class PolicyFile(_Part):
+class PolicyFile(Part):
     """What agents may do. An edit takes effect within a second."""
 
     version: Literal[1]
     unlisted: Literal["refuse", "read_only", "allow"] = "refuse"
     """Destinations that no tool matches."""
     frozen: Annotated[
-        PulledRule, BeforeValidator(_short_form), Field(json_schema_extra=_or_tools)
+        PulledRule, BeforeValidator(short_form), Field(json_schema_extra=or_tools)
     ] = PulledRule()
     """Writes stop here: a list of tools, or a mapping of scopes."""
     halted: PulledRule = PulledRule()
     """Nothing passes here."""
     releases: ReleaseLists = ReleaseLists()
     tools: dict[ToolName, ToolRule] = {}
-    tenants: dict[Name, TenantRule] = {}
+    tenants: dict[Name, HolderRule] = {}
+    agents: dict[Name, HolderRule] = {}
+    """By the agent that a token is bound to; of a call its tenant and its agent must both allow."""
     ceilings: list[CeilingRule] = []
     alerts: list[AlertRule] = []
     """Which alerts of Alertmanager may pull a cord. Left out: none."""
+    prices: PricesRule = PricesRule()
     tags: TagNames = TagNames()
 
 

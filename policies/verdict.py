@@ -85,6 +85,8 @@ class Reason(StrEnum):
     ADDRESS_REFUSED = "address_refused"
     OWN_LISTENER = "own_listener"
     TOOL_NOT_ALLOWED = "tool_not_allowed"
+    ARGUMENT_REFUSED = "argument_refused"
+    READ_ONLY = "read_only"
     # Writes happen once
     KEY_REQUIRED = "key_required"
     KEY_REUSED = "key_reused"
@@ -93,6 +95,10 @@ class Reason(StrEnum):
     DONE_BUT_NOT_STORED = "done_but_not_stored"
     # Bounds
     OVER_CEILING = "over_ceiling"
+    # A person must agree
+    HELD = "held"
+    HOLD_REJECTED = "hold_rejected"
+    HOLD_EXPIRED = "hold_expired"
     # Failures, ours and the upstream's
     STORE_LOCKED = "store_locked"
     STORE_FULL = "store_full"
@@ -141,12 +147,17 @@ MEANING: dict[Reason, Meaning] = {
     Reason.ADDRESS_REFUSED: Meaning(403, "the destination's address is not allowed", False),
     Reason.OWN_LISTENER: Meaning(403, "pullcord itself is not a destination", False),
     Reason.TOOL_NOT_ALLOWED: Meaning(403, "this tenant or run may not use the tool", False),
+    Reason.ARGUMENT_REFUSED: Meaning(403, "an argument is outside what is allowed", False),
+    Reason.READ_ONLY: Meaning(403, "this run may only read", False),
     Reason.KEY_REQUIRED: Meaning(400, "this tool requires an idempotency key", False),
     Reason.KEY_REUSED: Meaning(422, "the idempotency key was used with another payload", False),
     Reason.IN_FLIGHT: Meaning(409, "the same write is still in flight", True),
     Reason.OUTCOME_UNKNOWN: Meaning(504, "the write was sent and its outcome is unknown", False),
     Reason.DONE_BUT_NOT_STORED: Meaning(409, "done before; the answer was not kept", False),
     Reason.OVER_CEILING: Meaning(429, "a ceiling is reached", True),
+    Reason.HELD: Meaning(403, "it waits for a person's approval", False),
+    Reason.HOLD_REJECTED: Meaning(403, "a person rejected it", False),
+    Reason.HOLD_EXPIRED: Meaning(403, "nobody approved it in time", False),
     Reason.STORE_LOCKED: Meaning(503, "another program locks the ledger", True),
     Reason.STORE_FULL: Meaning(503, "the ledger's disk is full", False),
     Reason.STORE_READ_ONLY: Meaning(503, "the ledger cannot be written", False),
@@ -169,13 +180,18 @@ MEANING: dict[Reason, Meaning] = {
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The ceiling that refused a call, for `RateLimit` headers. Counts and whole seconds."""
+    """The ceiling that refused a call, for `RateLimit` headers. Counts and whole seconds.
+
+    `unit` is the quota unit where the draft has a word for it, else what is counted; money is
+    `micro-usd`, which no caller may take for requests.
+    """
 
     name: str
     at_most: int
     remaining: int
     reset_seconds: int
     window_seconds: int
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +201,8 @@ class Verdict:
     `rule` names the line that decided (`halt:run:r1`, `tool:NAME`, `ceiling:ID`).
     `earlier_call` is the id of the call that holds the claim this one met.
     `pull` is the cord that a ceiling asks to be pulled in the same transaction.
+    `wait_seconds` is how long the call may wait: for its turn under a ceiling, or for a person.
+    `alerts` are the ceilings that it crossed and that only tell.
     """
 
     action: Action
@@ -195,3 +213,5 @@ class Verdict:
     limit: Limit | None = None
     earlier_call: str = ""
     pull: Pull | None = None
+    wait_seconds: int = 0
+    alerts: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
@@ -22,9 +22,13 @@ from policies.verdict import Level, Pull, Scope
 from proxy import logs, process
 from proxy.clock import SystemClock, new_id
 from proxy.control_socket import ControlError
+from proxy.judging import NotJudged
 from proxy.letterbox import post
 from proxy.settings import Settings
 from proxy.supervisor import READY
+
+if TYPE_CHECKING:
+    from proxy.remote import RemoteDecider
 
 UNUSABLE = 2  # the exit code for a store, a policy or a socket that cannot be used
 
@@ -62,10 +66,10 @@ async def _decide(settings: Settings, listening: str) -> None:
 
 async def _engine(settings: Settings, handle: int) -> None:
     from ledger.records import Worker
+    from policies.prices import shipped_prices
     from proxy.deciding import prepared
     from proxy.gate import Gate
     from proxy.links import SOCKET
-    from proxy.metering import shipped_prices
     from proxy.remote import RemoteDecider
     from proxy.serve import engine_running
 
@@ -76,7 +80,8 @@ async def _engine(settings: Settings, handle: int) -> None:
     worker = Worker(new_id(clock.now_us()), pid, process.started(pid), clock.now_us())
     nothing = load("version: 1", "no policy yet")  # the decider tells the one in force
     remote = RemoteDecider(settings.data / SOCKET, worker, clock, nothing)
-    gate = remote.gate = Gate(remote, clock, settings.identity, worker.id, shipped_prices())
+    gate = remote.gate = Gate(remote, clock, settings.identity, worker.id)
+    shipped_prices()  # loaded here, not while a call waits
     listener = socket.socket(fileno=handle)
     listener.setblocking(False)
     connection = asyncio.create_task(remote.run())
@@ -88,9 +93,18 @@ async def _engine(settings: Settings, handle: int) -> None:
         async with engine_running(gate, settings, listener, certificates):
             _say(READY)
             await stopping.wait()
-        await remote.leave()
+        await _left(remote)
     finally:
         connection.cancel()
+
+
+async def _left(remote: "RemoteDecider") -> None:
+    """Say goodbye. Who stops us may have stopped the decider, too: then nobody needs to be told,
+    and what was not taken is settled as `unknown` at the next start."""
+    try:
+        await remote.leave()
+    except (RuntimeError, NotJudged, LedgerError, asyncio.CancelledError) as error:
+        structlog.get_logger().info("worker.left_unheard", error=str(error))
 
 
 def _halt_all(data: Path) -> None:

@@ -18,7 +18,17 @@ from pydantic import Field, ValidationError
 from ledger.connection import open_reader
 from ledger.errors import LedgerError, LedgerUnavailable
 from policies.verdict import Level, Pull, Scope
-from proxy import control_alerts, control_drill, control_tokens, operations, pulling
+from proxy import (
+    control_alerts,
+    control_budgets,
+    control_calls,
+    control_drill,
+    control_holds,
+    control_tokens,
+    operations,
+    pulling,
+    screen,
+)
 from proxy.control_access import (
     CALLER,
     Denied,
@@ -145,7 +155,8 @@ async def _status(request: web.Request) -> web.Response:
     failure = service.decider.failure
     return web.json_response(
         {
-            "pid": os.getpid(),
+            "pid": os.getpid(),  # which decides; the other one, when signalled, ends the proxy
+            "proxy_pid": service.proxy_pid,
             "since": operations.timestamp(service.started_us),
             "up_seconds": max(0, service.clock.now_us() - service.started_us) // 1_000_000,
             "listening": service.listening,
@@ -158,6 +169,7 @@ async def _status(request: web.Request) -> web.Response:
                 "error": service.policy_error,
             },
             "prices": {"date": service.prices.date, "source": service.prices.source},
+            "bounds": screen.bounds_of(policy),
             "ledger": {"error": failure and str(failure), "owed": service.decider.owed},
             "calls": await service.fleet.calls(),
             "workers": [{"id": worker.id, "pid": worker.pid} for worker in service.fleet.workers],
@@ -208,7 +220,10 @@ ROUTES = (
     Route("POST", "/v1/pull", _pull, Role.PULL),
     Route("POST", "/v1/release", _release, Role.RELEASE),
     *control_alerts.ROUTES,
+    *control_budgets.ROUTES,
+    *control_calls.ROUTES,
     *control_drill.ROUTES,
+    *control_holds.ROUTES,
     *control_tokens.ROUTES,
 )
 

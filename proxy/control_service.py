@@ -29,6 +29,10 @@ class Service(pulling.Service, Protocol):
         """A cord that stands while it is being stored, and on when that fails."""
 
     @property
+    def proxy_pid(self) -> int:
+        """The process by which all of the proxy is ended and signalled."""
+
+    @property
     def started_us(self) -> int:
         """When it was started, UTC microseconds."""
 

@@ -3,6 +3,8 @@
 A secret is in the answer that makes it, once, and nowhere else.
 """
 
+from dataclasses import replace
+
 from aiohttp import web
 
 from ledger.tokens import Grant
@@ -10,6 +12,7 @@ from proxy import operations
 from proxy.control_access import Role, Route, actor
 from proxy.control_operators import enroll, operator_as_json, revoke
 from proxy.control_service import SERVICE, Body, act, read
+from proxy.money import Usd
 
 
 class MintBody(Body):
@@ -20,6 +23,8 @@ class MintBody(Body):
     release: str = ""
     tools: tuple[str, ...] | None = None
     expires_seconds: int | None = None
+    budget_usd: Usd | None = None
+    read_only: bool = False
 
 
 class EnrollBody(Body):
@@ -34,10 +39,12 @@ class RevokeBody(Body):
 async def _mint(request: web.Request) -> web.Response:
     service, body = request.app[SERVICE], await read(request, MintBody)
     who, now_us = actor(request), service.clock.now_us()
-    fields = body.model_dump(exclude={"expires_seconds"})
+    policy = service.decider.policy
+    fields = body.model_dump(exclude={"expires_seconds", "budget_usd"})
+    grant = Grant(**fields, budget_microusd=body.budget_usd)
     if body.expires_seconds is not None:
-        fields["expires_us"] = now_us + body.expires_seconds * 1_000_000
-    minted = await act(service, lambda store: operations.mint(store, Grant(**fields), who, now_us))
+        grant = replace(grant, expires_us=now_us + body.expires_seconds * 1_000_000)
+    minted = await act(service, lambda store: operations.mint(store, grant, who, now_us, policy))
     told = {**operations.token_as_json(minted.token), "secret": minted.secret}
     return web.json_response(told, status=201)
 

@@ -12,7 +12,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import structlog
@@ -20,21 +20,19 @@ import structlog
 from ledger.errors import Kind
 from ledger.store import (
     Ask,
-    Claimant,
     Decision,
-    LedgerError,
     LedgerUnavailable,
     Outcome,
-    OwnState,
     Store,
 )
-from policies.call import ToolCall
-from policies.decide import decide
 from policies.policy import Policy
-from policies.verdict import Pull, Pulls, Reason, Verdict
-from proxy.canary import identified
-from proxy.judging import NotJudged, PolicyMoved
-from proxy.work import Act, Admit, Settle, Work, is_durable
+from policies.verdict import Pull, Pulls, Reason
+from proxy.judging import UNHEARD, NotJudged, unsent
+from proxy.questions import Questions
+from proxy.sitting import Sitting
+from proxy.tickets import LocalTickets
+from proxy.waiting_room import WAITS, Told, WaitingRoom
+from proxy.work import Act, Admit, Settle, Turn, Work, is_durable
 
 log = structlog.get_logger()
 
@@ -58,7 +56,7 @@ def _not_kept(posted: list[Pull]) -> None:
     return None
 
 
-class Decider:
+class Decider(Questions):
     """Owns the store and the policy in force. Made by `start`; every method is for the loop thread.
 
     `epoch` moves with every cord and policy; what was admitted before looks once more at its start.
@@ -75,6 +73,7 @@ class Decider:
         self.policy = policy
         self.epoch = 0
         self.canary_port = 0
+        self.tickets = LocalTickets(self)
         self.moved: Callable[[], None] = _unheard
         self._posted = posted
         self._latched = latched
@@ -89,6 +88,7 @@ class Decider:
         self._works = 0
         self._waiting_pulls: Pulls = {}
         self._loop = asyncio.get_running_loop()
+        self._room = WaitingRoom(self._loop.time)
         self._thread = threading.Thread(target=self._run, name="decider", daemon=True)
 
     @classmethod
@@ -137,23 +137,51 @@ class Decider:
         """Settlements that the store has not taken yet."""
         return len(self._owed)
 
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for room under a ceiling."""
+        return len(self._room)
+
     alone = True  # every call in flight is of this process: nobody else settles one
     lost = False
 
     def admit(self, ask: Ask, policy: Policy, *, whole: bool = True) -> "asyncio.Future[Decision]":
         """Raises LedgerUnavailable when too many calls wait already. The future fails with that,
         with NotJudged, or, when the request is not `whole`, with PolicyMoved."""
-        waiting = self._queue.qsize()
-        if waiting >= QUEUED_MAX:
-            raise LedgerUnavailable(Kind.OTHER, f"{QUEUED_MAX} calls wait for it")
+        waiting = self._check_room()
         work = Admit(ask, policy, whole)
+        future: asyncio.Future[Decision]
         if waiting or is_durable(work):
-            return self._put(work)
-        future = self._loop.create_future()
-        if not self._soon:
-            self._loop.call_soon(self._write_here)
-        self._soon.append((work, future))
+            future = self._put(work)
+        else:
+            future = self._loop.create_future()
+            if not self._soon:
+                self._loop.call_soon(self._write_here)
+            self._soon.append((work, future))
+        future.add_done_callback(partial(self._left, ask, self._loop.time()))
         return future
+
+    def admit_in_turn(
+        self, ask: Ask, policy: Policy, wait_seconds: float, *, whole: bool = True
+    ) -> "asyncio.Future[Decision]":
+        """Like `admit`, for a call that a ceiling has no room for now: answered when its turn has
+        come, or when it has waited so long. Raises and fails like it."""
+        self._check_room()
+        future: asyncio.Future[Decision] = self._loop.create_future()
+        now_seconds = self._loop.time()
+        turn = Turn(Admit(ask, policy, whole), now_seconds, now_seconds + wait_seconds, future)
+        future.add_done_callback(lambda _: self._room.ended(turn))
+        future.add_done_callback(partial(self._left, ask, now_seconds))
+        self._flush()
+        self._queue.put((turn, future))
+        return future
+
+    def _left(self, ask: Ask, since_seconds: float, answer: "asyncio.Future[Decision]") -> None:
+        """Whoever has left may have been let through just before."""
+        if answer.cancelled():
+            at_us = ask.at_us + round((self._loop.time() - since_seconds) * 1e6)
+            outcome = unsent(ask, at_us, Reason.NOT_SENT, UNHEARD)
+            self.settle(outcome, durable=True).add_done_callback(_heard)
 
     def settle(self, outcome: Outcome, *, durable: bool) -> "asyncio.Future[bool]":
         """Done when committed. Fails with LedgerUnavailable, and is then kept and tried again."""
@@ -165,26 +193,6 @@ class Decider:
         if len(self._late) == 1:
             self._loop.call_later(LATE_SECONDS, self._write_here)
         return future
-
-    def greet(self, ask: Ask) -> "asyncio.Future[Reason | None]":
-        """Why this claimant may not call at all; None when it may."""
-        return self.act(lambda store: store.refused(ask), durable=False)
-
-    def own_state(self, ask: Ask) -> "asyncio.Future[OwnState | Reason]":
-        policy = self.policy
-        return self.act(lambda store: store.own_state(ask, policy), durable=False)
-
-    def count(self, claimant: Claimant, call: ToolCall, now_us: int) -> "asyncio.Future[Verdict]":
-        """One more message of an admitted call."""
-        policy = self.policy
-
-        def counted(store: Store) -> Any:
-            stepped_seconds = self._stepped_seconds()
-            if stepped_seconds:
-                return NotJudged(Reason.CLOCK_STEPPED, f"by {stepped_seconds:+.0f} s")
-            return store.count(claimant, call, policy, decide, now_us)
-
-        return self.act(counted, durable=False)
 
     def act[T](self, act: Callable[[Store], T], *, durable: bool = True) -> "asyncio.Future[T]":
         """Run a function on the store, inside the batch's transaction."""
@@ -210,6 +218,12 @@ class Decider:
         self._queue.put((work, future))
         return future
 
+    def _check_room(self) -> int:
+        waiting = self._queue.qsize()
+        if waiting >= QUEUED_MAX:
+            raise LedgerUnavailable(Kind.OTHER, f"{QUEUED_MAX} calls wait for it")
+        return waiting
+
     def _flush(self) -> None:
         """What waits here goes with the next batch of the thread."""
         for item in self._waiting_here():
@@ -222,21 +236,23 @@ class Decider:
 
     def _write_here(self) -> None:
         """Judge and write, in this turn of the loop, what needs no sync and came in it."""
-        healthy = not self._owed and self.failure is None
-        if not healthy or not self._writing.acquire(blocking=False):
+        if not self._writing.acquire(blocking=False):
             self._flush()
             return
+        # Looked at with the lock: before, the thread may be about to let somebody wait.
+        if self._room or self._owed or self.failure is not None:
+            self._flush()
         batch = self._waiting_here()
         pulls = self._store.pulls
         try:
-            answers = self._commit([work for work, _ in batch], patient=False) if batch else []
+            told = self._commit(batch, patient=False) if batch else []
         except Exception:
             # Whatever it is, the thread meets it again, waits for a lock where there is one, and
             # tells the callers: nothing was written, and nothing passes.
             for item in batch:
                 self._queue.put(item)
         else:
-            self._deliver(batch, answers, self._store.pulls is not pulls)
+            self._deliver(told, self._store.pulls is not pulls)
         finally:
             self._writing.release()
         if self._works >= CHECKPOINT_WORKS:
@@ -250,7 +266,7 @@ class Decider:
             batch, stop = self._take()
             batches += 1
             with self._writing:
-                if batch or self._owed or self._posted():
+                if batch or self._owed or self._posted() or not self._idle_seconds():
                     self._answer(batch)
                 else:
                     self._probe()
@@ -260,13 +276,18 @@ class Decider:
                 if due or stop:
                     self._checkpoint()
             if stop:
+                over = self._room.fail(NotJudged(Reason.SHUTTING_DOWN))
+                self._loop.call_soon_threadsafe(self._deliver, over, False)
                 return
+
+    def _idle_seconds(self) -> float:
+        return min(PROBE_SECONDS, self._room.idle_seconds(self._store.pulls, self.policy))
 
     def _take(self) -> tuple[list[_Item], bool]:
         """Wait for one piece of work, then take all that has queued behind it."""
         batch: list[_Item] = []
         try:
-            item = self._queue.get(timeout=PROBE_SECONDS)
+            item = self._queue.get(timeout=self._idle_seconds())
             while item is not _Stop:
                 batch.append(item)
                 if len(batch) >= BATCH_MAX:
@@ -280,92 +301,82 @@ class Decider:
         pulls = self._store.pulls
         try:
             # A lock that was waited for once in vain is not waited for by every batch after.
-            answers = self._commit([work for work, _ in batch], patient=self.failure is None)
+            told = self._commit(batch, patient=self.failure is None)
             if any(map(_is_proof, batch)):
                 self.failure = None
         except LedgerUnavailable as failure:
             self.failure = failure
-            answers = self._owe(batch, failure)
+            told = self._owe(batch, failure)
         except Exception as failure:
             # A bug of ours must refuse the batch, not end the thread: nothing passes either way.
             log.exception("decider.failed")
-            answers = self._owe(batch, failure)
+            told = self._owe(batch, failure)
         moved = self._store.pulls is not pulls
-        self._loop.call_soon_threadsafe(self._deliver, batch, answers, moved)
+        self._loop.call_soon_threadsafe(self._deliver, told, moved)
 
-    def _owe(self, batch: list[_Item], failure: Exception) -> list[Any]:
+    def _owe(self, batch: list[_Item], failure: Exception) -> list[Told]:
         self._owed += [work.outcome for work, _ in batch if isinstance(work, Settle)]
-        return [failure] * len(batch)
+        return [(future, failure) for _, future in batch] + self._room.fail(failure)
 
-    def _commit(self, works: list[Work], *, patient: bool = True) -> list[Any]:
-        policy = self.policy
-        self._works += len(works)
+    def _commit(self, batch: list[_Item], *, patient: bool = True) -> list[Told]:
+        self._works += len(batch)
         owed = list(self._owed)
         posted = self._posted()
         stepped = self._stepped_seconds()
-        durable = bool(owed or posted) or any(map(is_durable, works))
+        durable = bool(owed or posted) or any(is_durable(work) for work, _ in batch)
         with self._store.transaction(durable=durable, patient=patient):
+            sitting = Sitting(self._store, self.policy, self._room, self.canary_port, stepped)
             for cord in posted:
                 self._store.pull(cord)
             for outcome in owed:
-                self._store.settle(outcome)
-            answers = [self._do(work, policy, stepped) for work in works]
+                self._store.settle(outcome, self.policy)
+                sitting.stir()
+            told = [(future, sitting.do(work)) for work, future in batch]
+            told += sitting.close()
         self._owed.clear()
         if posted:
             self._latched(posted)
-        return answers
-
-    def _do(self, work: Work, policy: Policy, stepped_seconds: float) -> Any:
-        if isinstance(work, Admit):
-            ask = work.ask
-            if stepped_seconds:
-                return NotJudged(Reason.CLOCK_STEPPED, f"by {stepped_seconds:+.0f} s")
-            if work.policy is not policy and ask.call.fault is None:
-                if not work.whole:
-                    return PolicyMoved()
-                call = identified(policy, ask.request, self.canary_port)
-                ask = replace(ask, call=call)
-            return self._store.admit(ask, policy, decide)
-        if isinstance(work, Settle):
-            return self._store.settle(work.outcome)
-        try:
-            return work.act(self._store)
-        except LedgerUnavailable:
-            raise
-        except LedgerError as error:
-            return error  # a wrong request: nothing was written, and only its caller is told
+        return told
 
     def _probe(self) -> None:
         """So that `readyz` tells the truth also when nobody calls."""
-        try:
-            self._store.probe()
+        if self._kept(self._store.probe):
             self.failure = None
-        except LedgerUnavailable as failure:
-            self.failure = failure
 
     def _checkpoint(self) -> None:
         self._works = 0
-        try:
-            self._store.checkpoint()
-        except LedgerUnavailable as failure:
-            self.failure = failure
+        self._kept(self._store.checkpoint)
 
     def _reap(self) -> None:
-        try:
+        def reap() -> None:
             self._store.inspect()  # a probe does it, too, but only while nobody calls
             with self._store.transaction(durable=False):
                 self._store.reap()
+
+        self._kept(reap)
+
+    def _kept(self, work: Callable[[], None]) -> bool:
+        """Whether it was done. Whatever it raises is told by `failure`; it must not end the thread,
+        without which nobody is answered."""
+        try:
+            work()
         except LedgerUnavailable as failure:
             self.failure = failure
+        except Exception as failure:
+            log.exception("decider.failed")
+            self.failure = LedgerUnavailable(Kind.OTHER, type(failure).__name__)
+        else:
+            return True
+        return False
 
     # The loop thread again.
 
-    def _deliver(self, batch: list[_Item], answers: list[Any], moved: bool) -> None:
+    def _deliver(self, told: list[Told], moved: bool) -> None:
         if moved:
             self._move()
-        for (_, future), answer in zip(batch, answers, strict=True):
-            if future.done():
-                continue  # the caller has gone
+        for future, answer in told:
+            if future.done() or answer is WAITS:
+                continue  # the caller has gone, or waits for its turn
             if isinstance(answer, Exception):
                 future.set_exception(answer)
             else:
@@ -376,6 +387,12 @@ def _is_proof(item: _Item) -> bool:
     """Whether its commit shows that the ledger can be written: a look at it does not."""
     work, _ = item
     return not isinstance(work, Act) or work.durable
+
+
+def _heard(settled: "asyncio.Future[bool]") -> None:
+    """What the store does not take now is owed to it."""
+    if not settled.cancelled():
+        settled.exception()
 
 
 def _nothing(store: Store) -> None:

@@ -20,6 +20,7 @@ from ledger.records import Worker
 from ledger.store import Store
 from policies.load import PolicyError, load_file
 from policies.policy import UNLISTED, Policy
+from policies.prices import shipped_prices
 from policies.verdict import Level, Pull, Scope
 from proxy import authority, control, process
 from proxy.authority import Authority
@@ -29,7 +30,6 @@ from proxy.drilling import Drilling
 from proxy.fleet import Fleet
 from proxy.letterbox import Letterbox, post
 from proxy.links import Links
-from proxy.metering import shipped_prices
 from proxy.operations import CordName, cord_name, vault_key
 from proxy.settings import Settings
 
@@ -91,6 +91,7 @@ class Service:
         self.clock = clock
         self.started_us = clock.now_us()
         self.listening: str | None = None
+        self.proxy_pid = os.getpid()
         self._policy = policy
         self._held: dict[CordName, Pull] = {}
         self._unstored: dict[CordName, Pull] = {}  # never changed, only replaced: two threads
@@ -211,6 +212,8 @@ async def deciding(
         clock.start_after(store.newest_us)
         prepared(settings, clock)  # by whoever owns the data, so that no second start changes it
         service = Service(settings, clock, policy, store)
+        if supervised:
+            service.proxy_pid = os.getppid()
         closing.push_async_callback(service.decider.stop)
         await service.adopt(policy.good)
         if supervised:

@@ -80,6 +80,8 @@ def system_resolver() -> Resolver:
     threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolve")
 
     async def resolve(host: str, port: int) -> Sequence[AddrInfo]:
+        if host.lower() == "localhost.":  # asked of no name server (RFC 6761, section 6.3)
+            host = "localhost"
         look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         return await asyncio.get_running_loop().run_in_executor(threads, look_up)
 

@@ -6,92 +6,50 @@ Any exception between a request read and its verdict is a refusal (design, secti
 """
 
 import asyncio
-import hashlib
-from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import structlog
 
 from ledger.states import outcome_of
-from ledger.store import Answer, Ask, Claimant, Decision, Outcome
-from policies.call import Effect, Identity, Request, ToolCall
+from ledger.store import Answer, Ask, Outcome
+from policies import costs
+from policies.call import Effect, Identity, Request, Worth
 from policies.decide import standing
-from policies.policy import UNLISTED, Tool
-from policies.prices import Prices
+from policies.policy import Policy
 from policies.verdict import Action, Level, Pull, Reason, Verdict
-from proxy import logs, own
+from proxy import logs, metering, own, spending, usage_asked
+from proxy.asking import Asking
 from proxy.canary import claimant, identified
 from proxy.clock import Clock, new_id
 from proxy.head import Fault
 from proxy.identity import Credentials, Mode
 from proxy.judging import Judging, why
+from proxy.live import Engine, Live
 from proxy.metering import Metering
-from proxy.refuse import Refusal, decision_header, refuse, replay_headers
+from proxy.refuse import Refusal
+from proxy.replies import NOTHING_HEARD, UNREAD, answer, refusal, told
+from proxy.spending import Spending
 
 log = structlog.get_logger()
 
-SHARE_SECONDS = 30.0  # how long a duplicate waits for the first call's answer (notes/store.md)
-SHARE_POLL_SECONDS = 0.05  # how often the store is asked for it when another process makes it
 ANSWER_BYTES_MAX = 1024 * 1024  # a longer answer is not kept for replay
-
-
-class Engine(Protocol):
-    def cut(self, calls: Iterable["Live"], reason: str) -> Awaitable[None]:
-        """Close these calls at once, both ways. Done when each is closed and settled."""
-
-
-@dataclass(eq=False, slots=True)
-class Live:
-    """A call that was admitted and is not settled yet. `answer` collects what a write is told;
-    `stopped_by` is the cord that kept it from being sent."""
-
-    call_id: str
-    request: Request
-    call: ToolCall
-    identity: Identity
-    tool: Tool
-    engine: Engine
-    asked_seconds: float
-    epoch: int
-    sent: bool = False
-    settled: bool = False
-    stopped: Reason | None = None
-    digest: Any = field(default_factory=hashlib.sha256)
-    claimant: Claimant = None
-    stopped_by: str = ""
-    answer_bytes: int = 0
-    answer: bytearray | None = None
-    metering: Metering | None = None
-
-    @property
-    def is_write(self) -> bool:
-        return self.call.effect is Effect.WRITE
-
-    @property
-    def decision(self) -> str:
-        return decision_header(Action.ALLOW, Reason.ALLOWED, self.call_id)
 
 
 class Gate:
     """Between the engines and the decider. One per process."""
 
-    def __init__(
-        self,
-        decider: Judging,
-        clock: Clock,
-        mode: Mode,
-        worker: str = "",
-        prices: Prices | None = None,
-    ) -> None:
+    def __init__(self, decider: Judging, clock: Clock, mode: Mode, worker: str = "") -> None:
         self.live: dict[str, Live] = {}
         self.draining = False
         self._decider = decider
         self._clock = clock
         self._mode: Mode = mode
         self._worker = worker
-        self._prices = prices
         self._open_writes: dict[str, asyncio.Future[None]] = {}
+        self._asking = Asking(decider, clock, self._open_writes)
 
     # Asking
 
@@ -101,135 +59,183 @@ class Gate:
         credentials: Credentials | None,
         engine: Engine,
         seen: Request | None = None,
+        gone: Callable[[], bool] = lambda: False,
     ) -> Live | Refusal:
         """The verdict on one request: a call that may go, or the bytes to answer with.
 
-        For a `Fault`, `seen` is what could be read of the request: host, method and path.
+        For a `Fault`, `seen` is what could be read of the request: host, method and path. `gone`
+        is looked at while a call waits for a person: whether its client has left.
         """
         now_us = self._clock.now_us()
         call_id = new_id(now_us)
         asked_seconds = self._clock.monotonic_seconds()
         epoch = self._decider.epoch
         policy = self._decider.policy
-        heard = request if isinstance(request, Request) else seen or _NOTHING_HEARD
-        call = _UNREAD
+        heard = request if isinstance(request, Request) else seen or NOTHING_HEARD
+        call = UNREAD
         try:
             if self.draining:
-                return _told(Reason.SHUTTING_DOWN, call_id, heard, call)
+                return told(Reason.SHUTTING_DOWN, call_id, heard, call)
             caller = claimant(credentials, self._mode)
             if isinstance(request, Fault):
-                call = replace(_UNREAD, fault=request.reason)
+                call = replace(UNREAD, fault=request.reason)
             elif caller is not None:  # nobody's body is not parsed
                 call = identified(policy, request, self._decider.canary_port)
             ask = Ask(call_id, now_us, caller, heard, call, worker=self._worker)
             if heard.host == own.HOST and call.fault is None:
                 return await self._own(ask)
-            decision = await self._judged(ask)
+            decision = await self._asking.judged(ask, partial(self._stops, gone))
         except Exception as failure:
-            return _told(why(failure, call_id), call_id, heard, call)
-        logs.decided(ask, decision)
+            return told(why(failure, call_id), call_id, heard, call)
         identity = decision.identity
         if decision.verdict.action is not Action.ALLOW or identity is None:
+            logs.decided(ask, decision)
             detail = request.detail if isinstance(request, Fault) else ""
-            return _answer(ask, decision, detail)
-        if policy is not self._decider.policy:  # an edit came in between: what it says counts
-            policy = self._decider.policy
-            call = identified(policy, heard, self._decider.canary_port)
+            return answer(ask, decision, detail)
+        try:
+            logs.decided(ask, decision)
+            if policy is not self._decider.policy:  # an edit came in between: what it says counts
+                policy = self._decider.policy
+                call = identified(policy, heard, self._decider.canary_port)
+            admitted = replace(ask, call=call)
+            live = self._begun(admitted, identity, policy, engine, asked_seconds, epoch)
+        except Exception as failure:
+            reason = why(failure, call_id)
+            self._asking.leave(ask, reason, "it could not be begun")
+            return told(reason, call_id, heard, call)
+        live.gone = gone if decision.approval else None
+        return live
+
+    def _stops(self, gone: Callable[[], bool]) -> Reason | None:
+        """Why a call waits for a person no longer, whatever that person says."""
+        if self.draining:
+            return Reason.SHUTTING_DOWN
+        return Reason.NOT_SENT if gone() else None
+
+    def _begun(
+        self,
+        ask: Ask,
+        identity: Identity,
+        policy: Policy,
+        engine: Engine,
+        asked_seconds: float,
+        epoch: int,
+    ) -> Live:
+        request, call, tool = ask.request, ask.call, policy.tool(ask.call.tool)
+        kept = call.effect is Effect.WRITE or costs.reads_answer(tool)
+        is_model_call = costs.is_model_call(tool, request, call)
         live = Live(
-            call_id,
-            heard,
+            ask.call_id,
+            request,
             call,
             identity,
-            policy.tool(call.tool),
+            tool,
+            policy,
             engine,
             asked_seconds,
             epoch,
-            claimant=caller,
-            answer=bytearray() if call.effect is Effect.WRITE else None,
+            claimant=ask.claimant,
+            answer=bytearray() if kept else None,
+            asked=costs.asked(policy, tool, request) if is_model_call else None,
         )
-        self.live[call_id] = live
+        self.live[live.call_id] = live
         if live.is_write:
-            self._open_writes[call_id] = asyncio.get_running_loop().create_future()
+            self._open_writes[live.call_id] = asyncio.get_running_loop().create_future()
         return live
 
     async def greet(self, credentials: Credentials | None, tunnel: Request) -> Refusal | None:
         """At CONNECT only who is calling is judged; the calls inside are judged one by one."""
-        ask = Ask("", self._clock.now_us(), claimant(credentials, self._mode), tunnel, _UNREAD)
+        ask = Ask("", self._clock.now_us(), claimant(credentials, self._mode), tunnel, UNREAD)
         try:
             refused = await self._decider.greet(ask)
         except Exception as failure:
-            return _told(why(failure, ""), "", tunnel, _UNREAD)
-        return _told(refused, "", tunnel, _UNREAD) if refused else None
-
-    async def _judged(self, ask: Ask) -> Decision:
-        """Judge; a duplicate of a write in flight waits for its answer and is judged again."""
-        policy = self._decider.policy
-        deadline = self._clock.monotonic_seconds() + SHARE_SECONDS
-        while True:
-            decision = await self._decider.admit(replace(ask, may_wait=True), policy)
-            if decision.verdict.reason is not Reason.IN_FLIGHT:
-                return decision
-            first = self._open_writes.get(decision.verdict.earlier_call)
-            left_seconds = deadline - self._clock.monotonic_seconds()
-            if left_seconds > 0 and first is not None:
-                await asyncio.wait({first}, timeout=left_seconds)
-                continue
-            if left_seconds > 0 and not self._decider.alone:
-                await asyncio.sleep(SHARE_POLL_SECONDS)
-                continue
-            return await self._decider.admit(ask, policy)
+            return told(why(failure, ""), "", tunnel, UNREAD)
+        return told(refused, "", tunnel, UNREAD) if refused else None
 
     async def _own(self, ask: Ask) -> Refusal:
         """`http://pullcord.invalid/self`: the run's view of itself. It loosens nothing."""
-        state = await self._decider.own_state(ask)
-        if isinstance(state, Reason):
-            return _told(state, ask.call_id, ask.request, ask.call)
-        return own.answer(ask.request, ask.call_id, state)
+        return await own.answered(ask, self._decider)
 
     # On its way
 
     def sent(self, live: Live) -> Refusal | None:
-        """Just before the first upstream byte: the last look at the cords (design, section 3.5)."""
+        """Just before the first upstream byte: the last look at the cords (design, section 3.5).
+
+        What a person approved is not sent for a client that has left meanwhile.
+        """
+        if live.gone is not None and live.gone():
+            live.stopped, live.stopped_by = Reason.NOT_SENT, "the client left"
+            return told(Reason.NOT_SENT, live.call_id, live.request, live.call)
         if live.epoch != self._decider.epoch:
             if self._decider.lost:
                 live.stopped_by = Reason.DECIDER_UNREACHABLE
                 reason = live.stopped = Reason.DECIDER_UNREACHABLE
-                return _told(reason, live.call_id, live.request, live.call)
+                return told(reason, live.call_id, live.request, live.call)
             pull = self._stopped(live)
             if pull is not None:
                 live.stopped_by = pull.rule
                 reason = Reason.HALTED if pull.level is Level.HALT else Reason.FROZEN
                 live.stopped = reason
                 verdict = Verdict(Action.REFUSE, reason, pull.rule, pull.reason)
-                return _refusal(verdict, live.call_id, live.request, live.call, live.identity.run)
+                return refusal(verdict, live.call_id, live.request, live.call, live.identity.run)
             live.epoch = self._decider.epoch
         live.sent = True
         return None
 
-    def answering(self, live: Live, content_type: str) -> None:
-        """The head of the upstream's answer is known: a model call's is metered from here on."""
-        if live.call.effect is Effect.MODEL:
-            live.metering = Metering(live, content_type, self._prices)
+    def outgoing(self, live: Live) -> bytes | None:
+        """The body that goes upstream where it is not the agent's own: usage is asked for, and the
+        agent is given the answer through `usage_asked.WithoutUsage`."""
+        if live.asked is None:
+            return None
+        return usage_asked.asking(live.tool, live.request, live.asked.request)
 
-    def body(self, live: Live, chunk: bytes) -> None:
-        """One chunk of the upstream's answer: counted, digested, and kept while it is short."""
+    def answering(self, live: Live, content_type: str, coding: str = "") -> None:
+        """The head of the upstream's answer is known: a model call's is metered from here on.
+
+        A stream is held to what was granted. What is whole was made before its first byte came:
+        to cut it would save nothing.
+        """
+        if live.asked is None:
+            return
+        live.metering = Metering(live, content_type, coding)
+        if live.metering.is_stream or (live.asked.request and live.asked.request.streams):
+            live.spending = Spending(live.asked, metering.day_of(self._clock.now_us()))
+
+    def body(self, live: Live, chunk: bytes) -> bool:
+        """One chunk of the upstream's answer: counted, digested, and kept while it is short.
+
+        True if the call came to more than it was granted: then `draw` before the chunk flows on.
+        """
         live.digest.update(chunk)
         live.answer_bytes += len(chunk)
-        if live.answer is not None and live.is_write:
+        if live.answer is not None:
             if live.answer_bytes <= ANSWER_BYTES_MAX:
                 live.answer += chunk
             else:
                 live.answer = None
-        if live.metering is not None:
-            live.metering.feed(chunk)
+        if live.metering is None or live.asked is None:
+            return False
+        live.metering.feed(chunk)
+        if live.spending is None:
+            return False
+        return live.spending.is_beyond(live.metering.so_far(live.asked.input_tokens))
 
-    async def message(self, live: Live) -> str | None:
+    async def draw(self, live: Live) -> str:
+        """Ask for more, for a stream that came to more than it was granted. Empty if it may go on;
+        else the rule that denies it, and then it is to be cut: whoever cannot be asked denies."""
+        return await spending.drawn(live, self._decider, self._clock)
+
+    async def message(self, live: Live, size_bytes: int) -> str | None:
         """A WebSocket message from the agent: looked at and counted like a call of its own.
 
         Returns the rule that stops it, and then the whole WebSocket is to be cut.
         """
+        policy, call = self._decider.policy, live.call
         try:
-            verdict = await self._decider.count(live.claimant, live.call, self._clock.now_us())
+            if policy is not live.policy:
+                call = identified(policy, live.request, self._decider.canary_port)
+            said = replace(call, worth=Worth(bytes_up=size_bytes))
+            verdict = await self._decider.count(live.claimant, said, self._clock.now_us())
         except Exception as failure:
             return why(failure, live.call_id)
         return None if verdict.action is Action.ALLOW else verdict.rule
@@ -272,9 +278,9 @@ class Gate:
             lost = Reason.OUTCOME_UNKNOWN if live.is_write else Reason.UPSTREAM_FAILED
             fault = lost if live.sent else Reason.NOT_SENT
         latency_seconds = self._clock.monotonic_seconds() - live.asked_seconds
-        answer = None
-        if status is not None and complete and live.answer is not None:
-            answer = Answer(status, headers, bytes(live.answer))
+        stored = None
+        if status is not None and complete and live.answer is not None and live.is_write:
+            stored = Answer(status, headers, bytes(live.answer))
         outcome = Outcome(
             call_id=live.call_id,
             at_us=self._clock.now_us(),
@@ -284,19 +290,18 @@ class Gate:
             latency_us=round(latency_seconds * 1e6),
             response_digest=live.digest.digest() if live.answer_bytes else None,
             response_bytes=live.answer_bytes,
-            answer=answer,
+            answer=stored,
             error=error,
             reason=fault.value if fault else "",
         )
-        if live.metering is not None:
-            outcome = live.metering.metered(outcome)
+        outcome = metering.settled(live, outcome, is_whole=complete)
         logs.settled(live, outcome)
         if not await self._record(live, outcome):
             fault = Reason.OUTCOME_UNKNOWN
         if fault is None:
             return None
         verdict = Verdict(Action.REFUSE, fault, rule)
-        return _refusal(verdict, live.call_id, live.request, live.call, live.identity.run)
+        return refusal(verdict, live.call_id, live.request, live.call, live.identity.run)
 
     async def _record(self, live: Live, outcome: Outcome) -> bool:
         """Whether a write's outcome is durable. What the store cannot take, the decider owes."""
@@ -315,7 +320,7 @@ class Gate:
 
     def failure(self) -> Refusal:
         """For an engine whose own hook raised."""
-        return _told(Reason.POLICY_FAILURE, "", _NOTHING_HEARD, _UNREAD)
+        return told(Reason.POLICY_FAILURE, "", NOTHING_HEARD, UNREAD)
 
     @property
     def tag_headers(self) -> tuple[str, str]:
@@ -336,7 +341,7 @@ class Gate:
     def listing(self) -> list[dict[str, Any]]:
         """What is in flight here, for people."""
         now_seconds = self._clock.monotonic_seconds()
-        return [_told_live(live, now_seconds) for live in self.live.values()]
+        return [logs.in_flight(live, now_seconds) for live in self.live.values()]
 
     async def cut_all(self, reason: str) -> None:
         """Cut whatever is in flight: nobody can tell any more what is halted."""
@@ -349,47 +354,6 @@ class Gate:
         if halt is None and live.is_write:
             return standing(policy, live.call.tool, live.identity, pulls, Level.FREEZE)
         return halt
-
-
-def _told_live(live: Live, now_seconds: float) -> dict[str, Any]:
-    return {
-        "id": live.call_id,
-        "run": live.identity.run,
-        "tenant": live.identity.tenant,
-        "tool": live.call.tool,
-        "effect": live.call.effect.value,
-        "method": live.request.method,
-        "host": live.request.host,
-        "sent": live.sent,
-        "seconds": round(max(0.0, now_seconds - live.asked_seconds), 1),
-    }
-
-
-_NOTHING_HEARD = Request("", "", "", 0, "/")
-_UNREAD = ToolCall(UNLISTED, Effect.WRITE, "", b"")
-
-
-def _told(reason: Reason, call_id: str, request: Request, call: ToolCall) -> Refusal:
-    """A refusal that no line of the policy gave."""
-    return _refusal(Verdict(Action.REFUSE, reason, "pullcord"), call_id, request, call, "")
-
-
-def _refusal(verdict: Verdict, call_id: str, request: Request, call: ToolCall, run: str) -> Refusal:
-    return refuse(verdict, call_id, call.dialect, call.rpc_id, run=run, request=request)
-
-
-def _answer(ask: Ask, decision: Decision, detail: str) -> Refusal:
-    """The bytes for a verdict that lets nothing through: a refusal, or the stored answer."""
-    verdict, stored = decision.verdict, decision.answer
-    if verdict.action is Action.REPLAY and stored is not None:
-        headers = replay_headers(stored.headers, verdict, ask.call_id)
-        return Refusal(stored.status, headers, stored.body)
-    if verdict.action is Action.REPLAY:
-        verdict = replace(verdict, action=Action.REFUSE, reason=Reason.DONE_BUT_NOT_STORED)
-    if detail and not verdict.detail:
-        verdict = replace(verdict, detail=detail)
-    run = decision.identity.run if decision.identity else ""
-    return _refusal(verdict, ask.call_id, ask.request, ask.call, run)
 
 
 def _seen(future: "asyncio.Future[bool]") -> None:

@@ -2,15 +2,19 @@
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from ledger.errors import Kind, LedgerUnavailable
-from ledger.records import Ask, Claimant, Decision, Outcome, OwnState
+from ledger.records import Ask, Claimant, Decision, Drawn, Outcome, OwnState
+from ledger.states import CallState, ClaimAfter
 from policies.call import ToolCall
 from policies.policy import Policy
 from policies.verdict import Pulls, Reason, Verdict
+
+if TYPE_CHECKING:
+    from proxy.tickets import Tickets
 
 log = structlog.get_logger()
 
@@ -22,6 +26,10 @@ _STORE_REASONS = {
     Kind.MISSING: Reason.STORE_MISSING,
     Kind.OTHER: Reason.STORE_UNAVAILABLE,
 }
+
+
+OwnTold = tuple[int, str] | Verdict | Reason
+"""What a run's act for itself came to: a status and JSON, a refusal, or why nobody may ask."""
 
 
 class NotJudged(Exception):
@@ -64,11 +72,44 @@ class Judging(Protocol):
     def canary_port(self) -> int:
         """Where a drill's canary may go; 0 while no drill runs."""
 
-    def admit(self, ask: Ask, policy: Policy) -> Awaitable[Decision]: ...
+    @property
+    def tickets(self) -> "Tickets":
+        """Where calls wait for a person."""
+
+    def admit(self, ask: Ask, policy: Policy) -> Awaitable[Decision]:
+        """Whoever cancels it has left: if it was let through it is settled as not sent."""
+
+    def admit_in_turn(self, ask: Ask, policy: Policy, wait_seconds: float) -> Awaitable[Decision]:
+        """For a call that was told to wait for room under a ceiling: answered when its turn has
+        come, or when it has waited so long. Whoever cancels it has left: it waits no more, and if
+        it was let through just then it is settled as not sent."""
+
     def greet(self, ask: Ask) -> Awaitable[Reason | None]: ...
     def own_state(self, ask: Ask) -> Awaitable[OwnState | Reason]: ...
+    def own_act(self, ask: Ask, body: bytes) -> Awaitable[OwnTold]: ...
     def count(self, claimant: Claimant, call: ToolCall, now_us: int) -> Awaitable[Verdict]: ...
+    def draw(self, call_id: str, tokens: int, microusd: int, at_us: int) -> Awaitable[Drawn]: ...
     def settle(self, outcome: Outcome, *, durable: bool) -> "asyncio.Future[bool]": ...
+
+
+UNHEARD = "nobody waited for its verdict"
+
+
+def unsent(ask: Ask, at_us: int, reason: Reason, error: str) -> Outcome:
+    """How a call ends that may have been let through, and that nobody sends."""
+    return Outcome(
+        call_id=ask.call_id,
+        at_us=at_us,
+        state=CallState.NOT_SENT,
+        claim_after=ClaimAfter.RELEASED,
+        status=None,
+        latency_us=max(0, at_us - ask.at_us),
+        response_digest=None,
+        response_bytes=0,
+        answer=None,
+        error=error,
+        reason=reason.value,
+    )
 
 
 def why(failure: Exception, call_id: str) -> Reason:

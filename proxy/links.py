@@ -16,7 +16,7 @@ from typing import Any, Self
 import structlog
 
 from ledger.errors import LedgerError
-from ledger.records import Ask, Claimant, Outcome, Worker
+from ledger.records import Ask, Claimant, Decision, Outcome, Worker
 from policies.call import ToolCall
 from proxy import process
 from proxy.clock import Clock
@@ -24,6 +24,7 @@ from proxy.control_socket import bound, peer_uid
 from proxy.decider import Decider
 from proxy.fleet import ACK_SECONDS, Absent, Fleet, Link
 from proxy.judging import PolicyMoved
+from proxy.tickets import verbs as held_calls
 from proxy.wire import Peer, Verb
 
 log = structlog.get_logger()
@@ -76,9 +77,12 @@ class Links:
             return
         joined: list[Link] = []
         verbs: dict[str, Verb] = {}
+        turns: dict[str, asyncio.Future[Decision]] = {}
         peer = Peer(reader, writer, verbs)
-        verbs["hello"] = partial(self._hello, peer, verbs, joined)
+        verbs["hello"] = partial(self._hello, peer, verbs, turns, joined)
         await peer.serve()
+        for waiting in list(turns.values()):
+            waiting.cancel()  # nobody of it waits for a turn any more
         for link in joined:
             if self._links.get(link.worker.id) is link:
                 del self._links[link.worker.id]
@@ -86,12 +90,17 @@ class Links:
                     self._await(link.worker)
 
     def _hello(
-        self, peer: Peer, verbs: dict[str, Verb], joined: list[Link], worker: Worker
+        self,
+        peer: Peer,
+        verbs: dict[str, Verb],
+        turns: "dict[str, asyncio.Future[Decision]]",
+        joined: list[Link],
+        worker: Worker,
     ) -> "asyncio.Future[None]":
         """Registered first, told what stands next, then it may ask."""
         link = Link(worker, peer, self._clock.monotonic_seconds())
         joined.append(link)
-        verbs.update(self._verbs(link))
+        verbs.update(self._verbs(link), **self._turns(link, turns))
         return self._spawn(self._joined(link))
 
     async def _joined(self, link: Link) -> None:
@@ -116,6 +125,12 @@ class Links:
         def settle(outcome: Outcome, durable: bool) -> "asyncio.Future[bool]":
             return decider.settle(outcome, durable=durable)
 
+        def own_act(ask: Ask, body: bytes) -> "asyncio.Future[Any]":
+            return decider.own_act(replace(ask, at_us=self._clock.now_us()), body)
+
+        def draw(call_id: str, tokens: int, microusd: int) -> "asyncio.Future[Any]":
+            return decider.draw(call_id, tokens, microusd, self._clock.now_us())
+
         def beat() -> None:
             link.heard_seconds = self._clock.monotonic_seconds()
 
@@ -123,11 +138,33 @@ class Links:
             "admit": admit,
             "greet": decider.greet,
             "own_state": decider.own_state,
+            "own_act": own_act,
             "count": count,
+            "draw": draw,
             "settle": settle,
+            **held_calls(decider, self._clock),
             "beat": beat,
             "leave": lambda: self._spawn(self._left(link)),
         }
+
+    def _turns(self, link: Link, turns: "dict[str, asyncio.Future[Decision]]") -> dict[str, Verb]:
+        """The verbs of calls that wait for their turn, which their agents may leave."""
+        decider = self._decider
+
+        def admit_in_turn(ask: Ask, version: int, wait_seconds: float) -> "asyncio.Future[Any]":
+            if version != self._fleet.version:
+                return _failed(PolicyMoved())
+            ask = replace(ask, at_us=self._clock.now_us(), worker=link.worker.id)
+            turn = decider.admit_in_turn(ask, decider.policy, wait_seconds, whole=False)
+            turns[ask.call_id] = turn
+            turn.add_done_callback(lambda _: turns.pop(ask.call_id, None))
+            return turn
+
+        def gone(call_id: str) -> None:
+            if call_id in turns:
+                turns[call_id].cancel()
+
+        return {"admit_in_turn": admit_in_turn, "gone": gone}
 
     async def _left(self, link: Link) -> None:
         """An orderly end: all its calls are settled."""

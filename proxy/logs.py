@@ -5,16 +5,16 @@ or a token: what is logged is named field by field where it is logged.
 """
 
 import os
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
 import structlog
 
-from ledger.records import Ask, Decision, Outcome
+from ledger.records import Ask, Decision, Hold, Outcome
 from ledger.redact import redact_host
 
 if TYPE_CHECKING:
-    from proxy.gate import Live
+    from proxy.live import Live
 
 log = structlog.get_logger()
 
@@ -60,6 +60,35 @@ def decided(ask: Ask, decision: Decision) -> None:
     )
 
 
+def held(ask: Ask, hold: Hold) -> None:
+    """A call waits for a person."""
+    log.warning(
+        "call.held",
+        call=ask.call_id,
+        run=hold.run,
+        tenant=hold.tenant,
+        tool=hold.tool,
+        rule=hold.rule,
+        ticket=hold.ticket,
+        next=f"pullcord hold show {hold.ticket}",
+    )
+
+
+def in_flight(live: "Live", now_seconds: float) -> dict[str, Any]:
+    """A call in flight, as it is listed for people."""
+    return {
+        "id": live.call_id,
+        "run": live.identity.run,
+        "tenant": live.identity.tenant,
+        "tool": live.call.tool,
+        "effect": live.call.effect.value,
+        "method": live.request.method,
+        "host": live.request.host,
+        "sent": live.sent,
+        "seconds": round(max(0.0, now_seconds - live.asked_seconds), 1),
+    }
+
+
 def settled(live: "Live", outcome: Outcome) -> None:
     log.info(
         "call.settled",
@@ -70,5 +99,21 @@ def settled(live: "Live", outcome: Outcome) -> None:
         state=outcome.state,
         status=outcome.status,
         latency_ms=round(outcome.latency_us / 1e3, 1),
+        tokens=outcome.used_tokens,
+        microusd=outcome.used_microusd,
         error=outcome.error or None,
+    )
+
+
+def exhausted(live: "Live", rule: str, tokens: int, microusd: int) -> None:
+    """A stream is cut: it came to more than these, and was granted no more."""
+    log.warning(
+        "call.exhausted",
+        call=live.call_id,
+        run=live.identity.run,
+        tenant=live.identity.tenant,
+        tool=live.call.tool,
+        rule=rule,
+        tokens=tokens,
+        microusd=microusd,
     )

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 from unicodedata import category
 
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, OverCeiling
+from ledger.records import Bearer
 from ledger.store import Store
 from ledger.tokens import Grant, Token
+from policies.ceilings import usd
 from policies.policy import CANARY, RESERVED, UNLISTED, Policy
 from policies.verdict import Level, Pull, Scope
 from proxy import process
@@ -60,7 +62,7 @@ def check(policy: Policy | None, cord: Pull) -> None:
     none can be read.
     """
     _check_subject(cord.scope, cord.subject)
-    _check_text("the reason", cord.reason)
+    check_text("the reason", cord.reason)
     if cord.scope is Scope.TOOL and policy is not None:
         _check_tool(policy, cord.subject)
     if cord.until_us is not None and cord.until_us <= cord.at_us:
@@ -96,7 +98,7 @@ def release(
     """
     level, scope, subject = name
     _check_subject(scope, subject)
-    _check_text("the reason", reason)
+    check_text("the reason", reason)
     if not any(each.isprintable() and not each.isspace() for each in reason):
         raise OperationError("a release needs a reason that can be read: --reason TEXT")
     _check_releases(policy, level, scope, releases)
@@ -141,7 +143,7 @@ def _check_subject(scope: Scope, subject: str) -> None:
         raise OperationError(f"name the {scope}: {scope} NAME")
     if scope in (Scope.RUN, Scope.TENANT) and not NAME.fullmatch(subject):
         raise OperationError(f"{subject!r} can be no {scope}: A-Z a-z 0-9 . _ ~ - only")
-    _check_name(f"the {scope}", subject)
+    check_name(f"the {scope}", subject)
 
 
 def _check_releases(
@@ -167,14 +169,14 @@ def _check_releases(
             )
 
 
-def _check_text(what: str, text: str) -> None:
+def check_text(what: str, text: str) -> None:
     if len(text) > TEXT_CHARACTERS_MAX:
         raise OperationError(f"{what} is longer than {TEXT_CHARACTERS_MAX} characters")
 
 
-def _check_name(what: str, name: str) -> None:
+def check_name(what: str, name: str) -> None:
     """No call is known by a name with such characters in it."""
-    _check_text(what, name)
+    check_text(what, name)
     if any(category(each) in ("Cc", "Cs") for each in name):
         raise OperationError(f"{what} may hold no control characters: {name!r}")
 
@@ -195,10 +197,19 @@ def _check_tool(policy: Policy, tool: str) -> None:
 # ---------------------------------------------------------------------------------- tokens
 
 
-def mint(store: Store, grant: Grant, actor: str, at_us: int) -> Minted:
-    """Make a token. A new run without a tenant or a parent is of the tenant `default`.
+def mint(
+    store: Store,
+    grant: Grant,
+    actor: str,
+    at_us: int,
+    policy: Policy | None = None,
+    *,
+    by: Bearer | None = None,
+) -> Minted:
+    """Make a token. A new run without a tenant or a parent is of the tenant `default`. `by` is the
+    run's own token when a run mints for a child; the `policy` says how many children it may have.
 
-    Raises OperationError, and LedgerError when the run exists and is another's.
+    Raises OperationError, and LedgerError when the run exists and is another's, and OverCeiling.
     """
     names = ("run", "tenant", "parent")
     taken = [*(getattr(grant, name) for name in names), grant.release, *(grant.tools or ())]
@@ -208,16 +219,16 @@ def mint(store: Store, grant: Grant, actor: str, at_us: int) -> Minted:
     if wrong:
         raise OperationError(f"the {wrong[0]} may hold A-Z a-z 0-9 . _ ~ - only, 256 at most")
     for name in ("agent", "release"):
-        _check_name(f"the {name}", getattr(grant, name))
+        check_name(f"the {name}", getattr(grant, name))
     if grant.expires_us is not None and grant.expires_us <= at_us:
         raise OperationError("the token would have expired already")
     if grant.expires_us is not None and grant.expires_us > FOREVER_US:
         raise OperationError("the token would outlive the year 9999; without a time it never ends")
-    known = any(token.identity.run == grant.run for token in store.tokens())
-    if not grant.tenant and not grant.parent and not known:
+    if by is None and not grant.tenant and not grant.parent and not store.has_run(grant.run):
         grant = replace(grant, tenant=DEFAULT_TENANT)
     secret = new_token()
-    return Minted(store.mint(grant, token_hash(secret), actor=actor, at_us=at_us), secret)
+    token = store.mint(grant, token_hash(secret), actor=actor, at_us=at_us, by=by, policy=policy)
+    return Minted(token, secret)
 
 
 def revoke(store: Store, name: str, actor: str, at_us: int) -> list[Token]:
@@ -287,6 +298,8 @@ def token_as_json(token: Token) -> dict[str, Any]:
         "agent": who.agent or None,
         "release": who.release or None,
         "tools": who.tools,
+        "read_only": who.read_only,
+        "budget_usd": None if token.budget_microusd is None else usd(token.budget_microusd),
         "actor": token.actor,
         "created": moment(token.created_us),
         "expires": moment(token.expires_us),
@@ -346,11 +359,17 @@ def opened(data: Path, now_us: Callable[[], int]) -> Iterator[Store]:
     Cords that wait in the file HALT are latched first; what engines that live still hold stays
     open. Raises LedgerBusy while a proxy owns it, and LedgerError.
     """
+    over: OverCeiling | None = None
     store = Store.open(data, vault_key(data), now_us, alive=process.lives)
     try:
         with store.transaction(durable=True):
             for cord in Letterbox(data).waiting(now_us()):
                 store.pull(cord)
-            yield store
+            try:
+                yield store
+            except OverCeiling as refused:  # its cord stands
+                over = refused
+        if over is not None:
+            raise over
     finally:
         store.close()

@@ -21,6 +21,7 @@ from ledger.states import CallState
 from policies.policy import Policy
 from policies.verdict import Level, Pull, Pulls, Scope
 from proxy import operations, process, screen
+from proxy.budgeting import still_full
 from proxy.letterbox import Letterbox
 from proxy.screen import newest_first
 
@@ -91,8 +92,8 @@ async def release(
     """
     policy, now_us = service.decider.policy, service.clock.now_us()
 
-    def act(store: "Store") -> Pull:
-        return operations.release(
+    def act(store: "Store") -> tuple[Pull, str]:
+        cord = operations.release(
             store,
             policy,
             name,
@@ -101,10 +102,11 @@ async def release(
             at_us=now_us,
             releases=tuple(releases),
         )
+        return cord, still_full(store, policy, cord, now_us)
 
-    cord = await acted(service, act)
+    cord, full = await acted(service, act)
     warning = await asyncio.to_thread(_struck, service.letterbox, name)
-    return _released(cord, releases, policy, service.decider.pulls, warning)
+    return _released(cord, releases, policy, service.decider.pulls, warning, full)
 
 
 async def acted[Result](service: Service, act: "Callable[[Store], Result]") -> Result:
@@ -167,8 +169,9 @@ def release_on_store(
             at_us=clock.now_us(),
             releases=tuple(releases),
         )
+        full = still_full(store, policy, cord, clock.now_us())
     warning = _struck(Letterbox(data), name)
-    return _released(cord, releases, policy, store.pulls, warning)
+    return _released(cord, releases, policy, store.pulls, warning, full)
 
 
 # ---------------------------------------------------------------------------------- the record
@@ -244,9 +247,15 @@ def _pulled(
 
 
 def _released(
-    cord: Pull, releases: Sequence[str], policy: Policy | None, pulls: Pulls, warning: str
+    cord: Pull,
+    releases: Sequence[str],
+    policy: Policy | None,
+    pulls: Pulls,
+    warning: str,
+    full: str,
 ) -> Answer:
-    """`still` is the policy's own cord of that name, `standing` whatever stands now."""
+    """`still` is the policy's own cord of that name, `standing` whatever stands now; `full` what to
+    do about the ceiling that pulled it."""
     written = policy.pulls if policy else {}
     still = written.get(operations.cord_name(cord))
     standing = newest_first([*pulls.values(), *written.values()])
@@ -256,7 +265,8 @@ def _released(
         "still": None if still is None else operations.pull_as_json(still),
         "standing": [operations.pull_as_json(each) for each in standing],
     }
-    return {**answer, "warning": warning} if warning else answer
+    told = {"warning": warning, "full": full}
+    return {**answer, **{name: text for name, text in told.items() if text}}
 
 
 def _struck(letterbox: Letterbox, name: operations.CordName) -> str:

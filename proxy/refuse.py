@@ -46,15 +46,28 @@ def replay_headers(stored: Headers, verdict: Verdict, call_id: str) -> Headers:
 _PER_ANSWER = frozenset(("pullcord-decision", "content-length", "transfer-encoding", "connection"))
 
 
+QUOTA_UNITS = frozenset(("requests", "content-bytes", "concurrent-requests"))
+"""The words of the draft (section 3.1.2); another unit goes into a parameter of ours, as
+section 3.1 allows: a client that does not know it must not take it for requests."""
+
+_LARGEST = 999_999_999_999_999  # RFC 9651, section 3.3.1: an Integer has 15 digits
+
+
 def _rate_limit(limit: Limit) -> Headers:
-    """draft-ietf-httpapi-ratelimit-headers-11, sections 3 and 4. A limit for life has no window."""
+    """draft-ietf-httpapi-ratelimit-headers-11, sections 3 and 4. A limit for life has no window.
+
+    Money is in micro-dollars: `pullcord-unit="micro-usd"`.
+    """
     plain = "".join(c if " " <= c <= "~" else "_" for c in limit.name)
     name = '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    parameter = "qu" if limit.unit in QUOTA_UNITS else "pullcord-unit"
+    unit = f';{parameter}="{limit.unit}"' if limit.unit else ""
     window = f";w={limit.window_seconds}" if limit.window_seconds else ""
     reset = f";t={limit.reset_seconds}" if limit.reset_seconds else ""
+    at_most, remaining = min(limit.at_most, _LARGEST), min(limit.remaining, _LARGEST)
     return (
-        ("ratelimit-policy", f"{name};q={limit.at_most}{window}"),
-        ("ratelimit", f"{name};r={limit.remaining}{reset}"),
+        ("ratelimit-policy", f"{name};q={at_most}{unit}{window}"),
+        ("ratelimit", f"{name};r={remaining}{reset}"),
     )
 
 

@@ -9,14 +9,14 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 
 from ledger.errors import Kind, LedgerUnavailable
-from ledger.records import Ask, Claimant, Decision, Outcome, OwnState, Worker
-from ledger.states import CallState, ClaimAfter
+from ledger.records import Ask, Claimant, Decision, Drawn, Outcome, OwnState, Worker
 from policies.call import Request, ToolCall
 from policies.load import load
 from policies.policy import Policy
@@ -24,8 +24,9 @@ from policies.verdict import Pulls, Reason, Verdict
 from proxy.canary import identified
 from proxy.clock import Clock
 from proxy.fleet import LiveCall
-from proxy.judging import NotJudged, PolicyMoved
+from proxy.judging import UNHEARD, NotJudged, OwnTold, PolicyMoved, unsent
 from proxy.links import BEAT_SECONDS
+from proxy.tickets import RemoteTickets
 from proxy.wire import Peer, PeerGone, Standing
 
 log = structlog.get_logger()
@@ -56,6 +57,7 @@ class RemoteDecider:
         self.epoch = 0
         self.canary_port = 0
         self.lost = True
+        self.tickets = RemoteTickets(self._call)
         self.ready = asyncio.Event()
         self.gate: Sweeper | None = None
         self._path = path
@@ -72,6 +74,14 @@ class RemoteDecider:
     # What a gate asks
 
     async def admit(self, ask: Ask, policy: Policy) -> Decision:
+        return await self._admitted(ask, policy, None)
+
+    async def admit_in_turn(self, ask: Ask, policy: Policy, wait_seconds: float) -> Decision:
+        until_seconds = self._clock.monotonic_seconds() + wait_seconds
+        return await self._admitted(ask, policy, until_seconds)
+
+    async def _admitted(self, ask: Ask, policy: Policy, until_seconds: float | None) -> Decision:
+        """The verdict; of a call that waits until then it may come late, and the decider lives."""
         whole = ask
         while True:
             if policy is not self.policy:
@@ -81,9 +91,16 @@ class RemoteDecider:
                     whole = replace(whole, call=call)
             if self.lost:
                 raise NotJudged(Reason.DECIDER_UNREACHABLE)
-            self._asked[ask.call_id] = (whole, self._clock.monotonic_seconds())
+            now_seconds = self._clock.monotonic_seconds()
+            due_seconds = inf if until_seconds is not None else now_seconds
+            self._asked[ask.call_id] = (whole, due_seconds)
             try:
-                decision: Decision = await self._call("admit", _bare(whole), self._version)
+                asked = (_bare(whole), self._version)
+                decision: Decision = await (
+                    self._call("admit", *asked)
+                    if until_seconds is None
+                    else self._call("admit_in_turn", *asked, max(0.0, until_seconds - now_seconds))
+                )
             except PolicyMoved:
                 continue
             except NotJudged as failure:
@@ -92,6 +109,8 @@ class RemoteDecider:
                 raise  # else whether it was admitted is not known: see `_disown`
             except asyncio.CancelledError:
                 self._asked.pop(ask.call_id, None)
+                if until_seconds is not None and self._peer is not None:
+                    self._peer.tell("gone", ask.call_id)
                 self._leave_unsent(ask)
                 raise
             except Exception:
@@ -108,9 +127,17 @@ class RemoteDecider:
         state: OwnState | Reason = await self._call("own_state", _bare(ask))
         return state
 
+    async def own_act(self, ask: Ask, body: bytes) -> OwnTold:
+        told: OwnTold = await self._call("own_act", _bare(ask), body)
+        return told
+
     async def count(self, claimant: Claimant, call: ToolCall, now_us: int) -> Verdict:
         verdict: Verdict = await self._call("count", claimant, call)
         return verdict
+
+    async def draw(self, call_id: str, tokens: int, microusd: int, at_us: int) -> Drawn:
+        drawn: Drawn = await self._call("draw", call_id, tokens, microusd)
+        return drawn
 
     def settle(self, outcome: Outcome, *, durable: bool) -> "asyncio.Future[bool]":
         """Kept until the decider has taken it, whoever waits for it."""
@@ -206,20 +233,7 @@ class RemoteDecider:
             self._leave_unsent(ask)
 
     def _leave_unsent(self, ask: Ask) -> None:
-        now_us = self._clock.now_us()
-        outcome = Outcome(
-            call_id=ask.call_id,
-            at_us=now_us,
-            state=CallState.NOT_SENT,
-            claim_after=ClaimAfter.RELEASED,
-            status=None,
-            latency_us=now_us - ask.at_us,
-            response_digest=None,
-            response_bytes=0,
-            answer=None,
-            error="nobody waited for its verdict",
-            reason=Reason.DECIDER_UNREACHABLE.value,
-        )
+        outcome = unsent(ask, self._clock.now_us(), Reason.DECIDER_UNREACHABLE, UNHEARD)
         self._owed[ask.call_id] = (outcome, True)
         self._offer(outcome, durable=True)
 

@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ledger import activity, containment, queries
+from ledger import activity, containment, holds, queries
 from ledger.connection import DATABASE, open_reader
 from ledger.errors import LedgerError
+from ledger.states import EventType
 from policies.policy import Policy
 from policies.verdict import Pull, Pulls, Scope
 from proxy import operations, process
@@ -47,6 +48,7 @@ async def status_of(service: "Service") -> Answer:
     screen = _screen(service.letterbox, waiting, cords, found or _Figures(), now_us)
     _tell_effective(screen["pulled"], service.decider.policy)
     screen["fleet"]["engines"] = len(service.fleet.workers)
+    screen["limits"]["waiting"] = service.decider.waiting
     return {**screen, "clock": {"stepped_seconds": stepped_seconds}}
 
 
@@ -68,7 +70,8 @@ def status_on_disk(data: Path, now_us: int, policy: Policy | None = None) -> Ans
     screen = _screen(letterbox, waiting, cords, _figures(data, cords, now_us), now_us)
     _tell_effective(screen["pulled"], policy)
     screen["fleet"]["engines"] = engines
-    return {**screen, "ledger": {"error": failure}}
+    bounds = policy and bounds_of(policy)
+    return {**screen, "bounds": bounds, "ledger": {"error": failure}}
 
 
 @dataclass(slots=True)
@@ -78,6 +81,10 @@ class _Figures:
     counted: activity.Activity | None = None
     blocked: dict[str, int] = field(default_factory=dict)
     drill: queries.Row | None = None
+    waiting: int | None = None
+    refusing: list[activity.Refusing] | None = None
+    crossed: int | None = None
+    unpriced: int | None = None
 
 
 def _figures(data: Path, cords: Iterable[Pull], now_us: int) -> _Figures:
@@ -92,6 +99,11 @@ def _figures(data: Path, cords: Iterable[Pull], now_us: int) -> _Figures:
         for cord in newest_first(cords):  # the one that everybody asks about
             if cord.at_us:  # a line of the policy tells no time
                 found.blocked[cord.rule] = activity.refused_by(reader, cord.rule, cord.at_us)
+        found.waiting = holds.waiting(reader, now_us)
+        found.refusing = activity.refusing(reader, now_us - RATE_SECONDS * 1_000_000)
+        hour_ago_us = now_us - 3_600 * 1_000_000
+        found.crossed = activity.told(reader, EventType.CROSSED, hour_ago_us)
+        found.unpriced = activity.told(reader, EventType.UNPRICED, hour_ago_us)
     return found
 
 
@@ -111,8 +123,30 @@ def _screen(
             "refused_per_minute": counted and counted.refused,
             "cost_usd_per_hour": counted and counted.cost_microusd * _PER_HOUR / 1_000_000,
         },
+        "holds": {"waiting": found.waiting},
+        "limits": _limits(found),
         "drill": found.drill and _drilled(found.drill, now_us),
         "halt_file": str(letterbox.path) if letterbox.path.exists(follow_symlinks=False) else None,
+    }
+
+
+def _limits(found: _Figures) -> Answer:
+    """Which ceilings bind; `waiting` is the running proxy's to tell."""
+    refusing = found.refusing
+    return {
+        "refused_per_minute": None if refusing is None else [asdict(each) for each in refusing],
+        "crossed_per_hour": found.crossed,
+        "unpriced_per_hour": found.unpriced,
+        "waiting": None,
+    }
+
+
+def bounds_of(policy: Policy) -> Answer:
+    """What nobody who wrote the policy bounded: what it leaves open by its own word, and what
+    the shipped bounds are for."""
+    return {
+        "unbounded": list(policy.unbounded),
+        "shipped": [str(ceiling) for ceiling in policy.ceilings if ceiling.shipped],
     }
 
 

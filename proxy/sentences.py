@@ -9,6 +9,7 @@ import shlex
 from string import ascii_letters, digits
 from typing import NamedTuple
 
+from policies.bounds import BUDGET
 from policies.call import Request
 from policies.verdict import MEANING, Level, Reason, Scope, Verdict
 
@@ -53,6 +54,13 @@ SENTENCES: dict[Reason, Words] = {
         "{host} is pullcord itself, which is no destination", "Tell the user."
     ),
     Reason.TOOL_NOT_ALLOWED: Words("{holder} may not use this tool{why}", "{operator} {grant}"),
+    Reason.ARGUMENT_REFUSED: Words(
+        "an argument is outside what {holder} allows{why}",
+        "Stay within it, or tell the user; an operator can change the condition in the policy.",
+    ),
+    Reason.READ_ONLY: Words(
+        "{holder} may only read{why}", "Reads and model calls still pass. {operator} {widen}"
+    ),
     Reason.KEY_REQUIRED: Words(
         "this tool requires an idempotency key{why}", "Send one, the same for the same effect."
     ),
@@ -65,7 +73,7 @@ SENTENCES: dict[Reason, Words] = {
     ),
     Reason.OUTCOME_UNKNOWN: Words(
         "the write was sent as call {earlier} and may have happened: its outcome is unknown{why}",
-        "{operator} {show}",
+        "{operator} {show}, and once it is known, run: pullcord ledger resolve {earlier}",
         "STOPPED",
     ),
     Reason.DONE_BUT_NOT_STORED: Words(
@@ -73,6 +81,16 @@ SENTENCES: dict[Reason, Words] = {
         "Treat it as done. An operator can {show}",
     ),
     Reason.OVER_CEILING: Words("a ceiling is reached{why}", "{reopened}", "LIMITED"),
+    Reason.HELD: Words(
+        "this call waits for a person's approval{why}", "{operator} run: pullcord hold list", "HELD"
+    ),
+    Reason.HOLD_REJECTED: Words(
+        "a person rejected this call{why}", "Do not try it in another way. Tell the user."
+    ),
+    Reason.HOLD_EXPIRED: Words(
+        "nobody approved this call in time{why}",
+        "Tell the user; it can be sent again when somebody is there to approve it.",
+    ),
     # The failures of our own show no detail: it may quote what was sent. The log has it.
     Reason.STORE_LOCKED: Words("another program locks the ledger", STATUS, "STOPPED"),
     Reason.STORE_FULL: Words(
@@ -190,17 +208,44 @@ def _reopened(verdict: Verdict) -> str:
     if may_retry(verdict):
         return ""
     if verdict.pull is None:
-        return f"{OPERATOR} raise it in the policy."
+        return f"{_why_no_wait(verdict)}{OPERATOR} {_raised(verdict.rule)}"
     stands, lift = _cord(verdict.pull.rule)
     return f"Now {stands}. {OPERATOR} {lift}"
 
 
+def _why_no_wait(verdict: Verdict) -> str:
+    """Why no wait brings room: the ceiling is for life, or the call alone is more than it holds."""
+    limit = verdict.limit
+    if limit is None or not limit.at_most:
+        return ""
+    if limit.window_seconds:
+        return "This one call asks for more than all of it; ask for less. "
+    return "It is for life, so waiting brings nothing. "
+
+
+def _raised(rule: str) -> str:
+    """What an operator can do about a ceiling. A run's own budget does not stand in the policy."""
+    _, _, name = rule.partition(":")
+    kind, _, run = name.partition(":")
+    if kind != BUDGET or not run:
+        return "raise it in the policy."
+    return f"run: pullcord budget show run {shlex.quote(_shown(run))}"
+
+
+def _widen(rule: str) -> str:
+    """How an operator lets somebody write who may only read."""
+    if rule.startswith("token:"):
+        return "mint a token that may write."
+    return "take its read_only out of the policy."
+
+
 def _holder(rule: str) -> tuple[str, str]:
-    """Who lacks a tool (`tenant:T` or `token:RUN`), and where an operator grants it."""
+    """Who lacks a tool (`tenant:T`, `agent:A`, `token:RUN`), and where an operator grants it."""
     kind, _, name = rule.partition(":")
     if kind == "token":
         return f"the token of run {_shown(name)}", "mint one that allows it."
-    return f"{kind} {_shown(name)}", "add it to the tenant's list in the policy."
+    owner = "agent" if kind == "agent" else "tenant"
+    return f"{kind} {_shown(name)}", f"add it to the {owner}'s list in the policy."
 
 
 def sentence(verdict: Verdict, call_id: str, run: str, request: Request | None = None) -> str:
@@ -222,6 +267,7 @@ def sentence(verdict: Verdict, call_id: str, run: str, request: Request | None =
         reopened=_reopened(verdict),
         holder=holder,
         grant=grant,
+        widen=_widen(verdict.rule),
         call=call,
         earlier=earlier,
         show=f"run: pullcord ledger show {earlier}",

@@ -66,7 +66,7 @@ async def running(
         service = await closing.enter_async_context(
             deciding(settings, clock, policy, supervised=False)
         )
-        gate = Gate(service.decider, clock, settings.identity, prices=service.prices)
+        gate = Gate(service.decider, clock, settings.identity)
         pid = os.getpid()
         here = Worker(new_id(clock.now_us()), pid, process.started(pid), clock.now_us())
         await service.fleet.join(InProcess(gate, here))

@@ -11,6 +11,7 @@ import pickle  # noqa: TID251 - not stored: between processes of ours, limited t
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
+from decimal import Decimal
 from enum import Enum
 from importlib import import_module
 from typing import Any
@@ -26,9 +27,10 @@ log = structlog.get_logger()
 FRAME_BYTES_MAX = 256 * 1024 * 1024  # a full batch of the longest answers that are kept
 
 _LENGTH = struct.Struct("!I")
-_WORDS = frozenset(
-    ("policies.call", "policies.verdict", "ledger.records", "ledger.states", "proxy.wire")
-)
+_WORDS = frozenset({
+    "policies.call", "policies.ceilings", "policies.verdict", "ledger.records", "ledger.states",
+    "proxy.wire",
+})  # fmt: skip
 _CALL, _REPLY, _FAILURE = 0, 1, 2
 
 
@@ -186,11 +188,13 @@ def _failure(kind: str, args: tuple[str, ...]) -> Exception:
 
 
 class _Words(pickle.Unpickler):
-    """Reads our own dataclasses and enumerations, and nothing else that has a name."""
+    """Reads our own dataclasses and enumerations, decimals, and nothing else that has a name."""
 
     def find_class(self, module: str, name: str) -> Any:
         found: Any = getattr(import_module(module), name, None) if module in _WORDS else None
         ours = isinstance(found, type) and found.__module__ == module
         if ours and (is_dataclass(found) or issubclass(found, Enum)):
             return found
+        if (module, name) == ("decimal", "Decimal"):  # numbers that conditions read, exactly
+            return Decimal
         raise pickle.UnpicklingError(f"{module}.{name} is not a word of ours")

@@ -1,10 +1,11 @@
 """What waits for the decider, one piece at a time, and which of it a power cut may not lose."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ledger.store import Ask, Outcome, Store
+from ledger.store import Ask, Decision, Outcome, Store
 from policies.call import Effect
 from policies.policy import Policy
 
@@ -14,6 +15,21 @@ class Admit:
     ask: Ask
     policy: Policy  # the one that identified the call
     whole: bool  # whether the request came with its headers and body
+
+
+@dataclass(eq=False, slots=True)
+class Turn:
+    """A call that waits for its turn under a ceiling. Seconds are the loop's: since when it asks,
+    and until when it waits. Whoever cancels `answer` has left."""
+
+    admit: Admit
+    since_seconds: float
+    until_seconds: float
+    answer: "asyncio.Future[Decision]"
+
+    def at_us(self, now_seconds: float) -> int:
+        """UTC as of now, not as of when it came."""
+        return self.admit.ask.at_us + round((now_seconds - self.since_seconds) * 1e6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +44,15 @@ class Act:
     durable: bool
 
 
-Work = Admit | Settle | Act
+Work = Admit | Turn | Settle | Act
 
 
 def is_durable(work: Work) -> bool:
     """Whether a power cut may not lose it: claims, their outcomes, and operators' acts."""
+    if isinstance(work, Turn):
+        work = work.admit
+    if isinstance(work, Admit) and work.ask.call.worth.spend_microusd:
+        return True
     if isinstance(work, Admit):
-        return work.ask.call.effect is not Effect.READ
+        return work.ask.call.effect is not Effect.READ or bool(work.ask.approval)
     return work.durable

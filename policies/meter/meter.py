@@ -34,6 +34,11 @@ _MODEL = frozenset({("model",), ("modelVersion",), ("response", "model"), ("mess
 _TIER = frozenset({("service_tier",), ("response", "service_tier")})
 _TYPE: Path = ("type",)
 _WANTED = _USAGE | _MODEL | _TIER | {_TYPE}
+# Events after which nothing more is billed: of OpenAI's responses, of Anthropic.
+_LAST = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"',
+         b'"message_delta"', b'"message_stop"')  # fmt: skip
+_DONE = b"[DONE]"  # ends the streams of OpenAI's chat, and of all who imitate it
+_DONE_TAIL_BYTES = 16  # it, and the ends of lines around it
 _BYTES: Path = ("bytes",)  # of a frame of InvokeModelWithResponseStream: an event in base64
 
 # All that `read_usage` looks at. A stream that invents a member each time fills no memory.
@@ -62,8 +67,9 @@ class Meter:
     counts, and a number that the last event leaves out keeps its last word.
     """
 
-    __slots__ = ("_bytes", "_event", "_is_ended", "_metrics", "_model", "_outer", "_picker",
-                 "_reader", "_request_model", "_text_bytes", "_told", "_told_bytes")  # fmt: skip
+    __slots__ = ("_bytes", "_event", "_is_closed", "_is_ended", "_metrics", "_model", "_outer",
+                 "_picker", "_reader", "_request_model", "_tail", "_text_bytes", "_told",
+                 "_told_bytes")  # fmt: skip
 
     def __init__(self, content_type: str, request_model: str) -> None:
         self._request_model = request_model[:NAME_CHARACTERS_MAX]
@@ -73,6 +79,8 @@ class Meter:
         self._event: dict[Path, bytes] = {}
         self._text_bytes = 0
         self._is_ended = False  # whether usage was told that is not only its beginning
+        self._is_closed = False
+        self._tail = b""
         self._told_bytes = 0  # the words that the last usage covers
         self._picker = Picker(_WANTED, self._on_value, self._on_end)
         self._bytes = b""
@@ -82,6 +90,7 @@ class Meter:
     def feed(self, chunk: bytes) -> None:
         """The next bytes of the answer's body, of any length. Never raises."""
         self._reader.feed(chunk)
+        self._tail = (self._tail + chunk[-_DONE_TAIL_BYTES:])[-_DONE_TAIL_BYTES:]
 
     def usage(self) -> Usage | None:
         """What was told so far; None if nothing was, or nothing believable."""
@@ -93,6 +102,13 @@ class Meter:
         """Whether usage was told that covers all output so far. Not so if only its beginning was
         (Anthropic's message_start), if the model spoke since, or if none was told."""
         return self._is_ended and self.output_bytes == self._told_bytes and self.usage() is not None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the stream said that it is over, however it ended then."""
+        # A model's words hold no end of a line as it stands: this one is the stream's own.
+        is_done = self._tail.endswith((b"\n", b"\r")) and self._tail.rstrip().endswith(_DONE)
+        return self._is_closed or is_done
 
     @property
     def output_bytes(self) -> int:
@@ -167,7 +183,9 @@ class Meter:
             self._text_bytes += self._picker.text_bytes
         self._picker.text_bytes = 0
         event, self._event = self._event, {}
-        is_start = event.get(_TYPE, b"").strip() == b'"message_start"'
+        kind = event.get(_TYPE, b"").strip()
+        is_start = kind == b'"message_start"'
+        self._is_closed = self._is_closed or kind in _LAST
         for path, raw in event.items():
             if path in _USAGE:
                 self._tell(path, _loaded(raw), is_start)

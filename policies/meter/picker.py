@@ -40,12 +40,15 @@ class Picker:
     `raw` is the value's JSON; empty if it was longer than PICKED_BYTES_MAX. `text_bytes` is how
     long the strings under TEXT_KEYS were so far, as written; `on_end` may set it back. It is not
     counted with a `marks_max`: after so many marks of structure nothing more is read (`is_lost`).
+    `on_name(path of the object, raw, name)` hears every name in the objects that are followed: the
+    first KEY_BYTES_MAX + 1 bytes as written, and what they say; None if that cannot be read.
     """
 
     __slots__ = (
         "_after_colon", "_counts", "_escaped", "_in_array", "_in_object", "_in_string", "_key",
-        "_level", "_marks_left", "_on_end", "_on_value", "_parents", "_path", "_picked",
-        "_picked_path", "_picking", "_skipped", "_string", "_wanted", "is_lost", "text_bytes",
+        "_level", "_marks_left", "_on_end", "_on_name", "_on_value", "_parents", "_path",
+        "_picked", "_picked_path", "_picking", "_skipped", "_string", "_wanted", "is_lost",
+        "text_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -54,11 +57,13 @@ class Picker:
         on_value: Callable[[Path, bytes], None],
         on_end: Callable[[], None],
         marks_max: int | None = None,
+        on_name: Callable[[Path, bytes, str | None], None] | None = None,
     ) -> None:
         self._wanted = wanted
         self._parents = frozenset(path[:end] for path in wanted for end in range(1, len(path)))
         self._on_value = on_value
         self._on_end = on_end
+        self._on_name = on_name
         self.text_bytes = 0
         self._marks_left = marks_max
         self.is_lost = False
@@ -158,6 +163,8 @@ class Picker:
     def _colon(self) -> None:
         self._key = self._name()
         self._after_colon = True
+        if self._on_name and not self._picking and not self._skipped and self._in_object:
+            self._on_name(self._path, bytes(self._string), self._key)
         if self._picking:
             self._pick(b":")
         elif not self._skipped and self._in_object and self._key is not None:

@@ -6,15 +6,17 @@ that is only named (a persisted query) can be anything, so no tool covers it.
 """
 
 import hashlib
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from policies.call import Effect, Request
 from policies.canonical import NotPlainJsonError, read_json
+from policies.protocols.graphql_arguments import arguments
 from policies.protocols.reading import AMBIGUOUS, Operation, Reading, looks_alike
 
 if TYPE_CHECKING:
-    from graphql import DocumentNode, OperationDefinitionNode, SelectionSetNode
+    from graphql import DocumentNode, FieldNode, OperationDefinitionNode, SelectionSetNode
 
 # Other calls wait while a document is parsed: with these, some tens of milliseconds at the most.
 TOKENS_MAX = 5_000
@@ -102,10 +104,13 @@ def _operation(entry: object, tokens_max: int) -> Operation:
     if not (name is None or isinstance(name, str)):
         raise _AmbiguousError
     _check_hash(text, entry.get("extensions"))
-    kind, fields = _root_fields(text, name, tokens_max)
-    names = tuple(f"{kind}.{field}" for field in fields)
+    operation, fields = _root_fields(text, name, tokens_max)
+    kind = operation.operation.value
+    names = tuple(f"{kind}.{field.name.value}" for field in fields)
     effect = Effect.WRITE if kind == "mutation" else Effect.READ
-    return Operation(names, effect, " ".join(names))
+    sent = entry.get("variables")
+    read_arguments = partial(arguments, operation, fields, sent)
+    return Operation(names, effect, " ".join(names), arguments=read_arguments)
 
 
 def _check_hash(text: str, extensions: object) -> None:
@@ -120,7 +125,9 @@ def _check_hash(text: str, extensions: object) -> None:
         raise _AmbiguousError
 
 
-def _root_fields(text: str, name: str | None, tokens_max: int) -> tuple[str, list[str]]:
+def _root_fields(
+    text: str, name: str | None, tokens_max: int
+) -> tuple["OperationDefinitionNode", list["FieldNode"]]:
     # Imported late: it takes 60 ms, and most processes never see a GraphQL call.
     from graphql import GraphQLSyntaxError, parse
 
@@ -131,8 +138,8 @@ def _root_fields(text: str, name: str | None, tokens_max: int) -> tuple[str, lis
     operation = _chosen(document, name)
     fields = _fields(document, operation.selection_set)
     # Introspection beside real fields changes nothing about what they do.
-    asked = [field for field in fields if not field.startswith("__")]
-    return operation.operation.value, asked or fields
+    asked = [field for field in fields if not field.name.value.startswith("__")]
+    return operation, asked or fields
 
 
 def _chosen(document: "DocumentNode", name: str | None) -> "OperationDefinitionNode":
@@ -147,7 +154,7 @@ def _chosen(document: "DocumentNode", name: str | None) -> "OperationDefinitionN
     return operations[0]
 
 
-def _fields(document: "DocumentNode", root: "SelectionSetNode") -> list[str]:
+def _fields(document: "DocumentNode", root: "SelectionSetNode") -> list["FieldNode"]:
     """The root fields, also those that fragments bring in; each fragment counts once."""
     from graphql import FieldNode, FragmentDefinitionNode, FragmentSpreadNode, InlineFragmentNode
 
@@ -155,12 +162,12 @@ def _fields(document: "DocumentNode", root: "SelectionSetNode") -> list[str]:
     fragments = {part.name.value: part.selection_set for part in parts}
     if len(fragments) != len(parts):
         raise _AmbiguousError
-    fields: list[str] = []
+    fields: list[FieldNode] = []
     waiting = [root]
     while waiting:
         for node in waiting.pop().selections:
             if isinstance(node, FieldNode):
-                fields.append(node.name.value)
+                fields.append(node)
             elif isinstance(node, FragmentSpreadNode):
                 # Taken out, so that a fragment that spreads itself ends.
                 if (spread := fragments.pop(node.name.value, None)) is not None:

@@ -80,10 +80,12 @@ def _operation(entry: object) -> Operation:
     if not isinstance(method, str):
         raise _AmbiguousError
     if method == "tools/call":
-        name = _params(entry).get("name")
+        params = _params(entry)
+        name = params.get("name")
         if not isinstance(name, str) or not name:
             raise _AmbiguousError
-        return Operation((name,), Effect.WRITE, f"tools/call {name}")
+        label, sent = f"tools/call {name}", params.get("arguments", {})
+        return Operation((name,), Effect.WRITE, label, arguments=lambda: [sent])
     if method in OWN or method.startswith("notifications/"):
         return Operation((), Effect.READ, method, own=True)
     return Operation((), Effect.WRITE, method)

@@ -1,10 +1,14 @@
 """What a protocol reader makes of one request: its operations, as the policy can name them."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from policies.call import Effect
 from policies.verdict import Reason
+
+
+def _no_arguments() -> list[object]:
+    return [{}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,12 +17,14 @@ class Operation:
 
     Without names no tool can cover it, so it is unlisted. `own` marks the protocol's own
     housekeeping, which belongs to whichever tool stands for the endpoint. `label` is for people.
+    `arguments` gives the arguments of each of its names: what conditions are held against.
     """
 
     names: tuple[str, ...]
     effect: Effect
     label: str
     own: bool = False
+    arguments: Callable[[], list[object]] = field(default=_no_arguments, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

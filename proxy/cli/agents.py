@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from proxy.cli.budget import dollars
 from proxy.cli.places import (
     Command,
     config_option,
@@ -15,12 +16,13 @@ from proxy.cli.places import (
     settings,
 )
 from proxy.cli.terminal import Failure, counted, escaped, loud, say, warn
-from proxy.cli.tokens import DEFAULT_TENANT, minted
+from proxy.cli.tokens import DEFAULT_TENANT, minted, seconds
 from proxy.cli.trust import trust_files
 from proxy.control_client import Unreachable, ask
 
 FORMATS = ("sh", "fish", "pwsh", "dotenv", "json", "docker", "k8s")
 HALTED = 77
+UNABLE = 2
 _BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: no I, L, O, U to misread
 
 
@@ -39,8 +41,19 @@ class Door(NamedTuple):
 
 def _names(command: Command) -> Command:
     for option in (
+        click.option("--expires", metavar="TIME", help="After 90s, 30m, 8h, 7d; else never."),
+        click.option("--read-only", is_flag=True, help="Good for reads and model calls alone."),
+        click.option(
+            "--tool", "tools", multiple=True, metavar="GLOB", help="Only these tools; repeat it."
+        ),
+        click.option(
+            "--budget-usd", metavar="N", help="All that it and those it starts may spend."
+        ),
         click.option("--release", default="", metavar="L", help="The pinned triple it runs."),
         click.option("--parent", default="", metavar="R", help="The run that started this one."),
+        click.option(
+            "--agent", default="", metavar="NAME", help="The agent, as the policy has it."
+        ),
         click.option("--tenant", default="", metavar="T", help="Whom it acts for (default)."),
         click.option("--run", metavar="R", help="The run's name; a new one, if left out."),
     ):
@@ -152,16 +165,10 @@ def find_door(data: str | None, config: str | None) -> Door:
 
 
 def environment(
-    door: Door,
-    data: str | None,
-    config: str | None,
-    *,
-    run: str | None,
-    tenant: str,
-    parent: str,
-    release: str,
+    door: Door, data: str | None, config: str | None, *, run: str | None, tenant: str, **more: Any
 ) -> dict[str, str]:
-    """The block of one run, its token minted. Raises ValueError for a name that does not fit."""
+    """The block of one run, its token minted; `more` are the other options of `_names`. Raises
+    ValueError for a name that does not fit."""
     import secrets
 
     from proxy.clock import SystemClock
@@ -170,11 +177,10 @@ def environment(
     run = run or new_run(SystemClock().now_us())
     if door.identity == "open":
         second = tenant or DEFAULT_TENANT
-        if parent or release:
-            warn("with identity: open no call carries a parent or a release")
+        _check_open(more)
     else:
-        grant = {"run": run, "tenant": tenant, "parent": parent, "release": release}
-        second = minted(data_directory(data, config), grant)["secret"]
+        grant = {"run": run, "tenant": tenant, **_granted(**more)}
+        second = minted(data_directory(data, config), grant, config)["secret"]
     ca_file, bundle_file = trust_files(data, config)
     return block(
         host=door.host,
@@ -186,6 +192,50 @@ def environment(
         trace_id=secrets.token_hex(16),
         span_id=secrets.token_hex(8),
     )
+
+
+def _granted(
+    *,
+    parent: str,
+    agent: str,
+    release: str,
+    budget_usd: str | None,
+    tools: tuple[str, ...],
+    read_only: bool,
+    expires: str | None,
+) -> dict[str, Any]:
+    """What a token carries beside its run, as POST /v1/tokens takes it."""
+    grant: dict[str, Any] = {"parent": parent, "agent": agent, "release": release}
+    grant |= {"tools": tools or None, "read_only": read_only}
+    if expires is not None:
+        grant["expires_seconds"] = seconds(expires)
+    if budget_usd is not None:
+        dollars(budget_usd)
+        grant["budget_usd"] = budget_usd
+    return grant
+
+
+_NARROWS = {
+    "budget_usd": "--budget-usd",
+    "tools": "--tool",
+    "read_only": "--read-only",
+    "expires": "--expires",
+    "agent": "--agent",
+}
+
+
+def _check_open(more: dict[str, Any]) -> None:
+    """Raises Failure for what only a token can bind."""
+    lost = [option for name, option in _NARROWS.items() if more[name] not in (None, "", (), False)]
+    if lost:
+        what = "a budget" if lost == ["--budget-usd"] else " and ".join(lost)
+        raise Failure(
+            f"with identity: open runs have no tokens, and {what} would bind nothing; start "
+            f"the proxy with --identity token, or leave {', '.join(lost)} out",
+            UNABLE,
+        )
+    if more["parent"] or more["release"]:
+        warn("with identity: open no call carries a parent or a release")
 
 
 def new_run(now_us: int) -> str:

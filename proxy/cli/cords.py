@@ -186,7 +186,7 @@ def _named(level: str, scope: str, name: str) -> "tuple[Level, Scope, str]":
 
 def _seconds(text: str) -> int:
     """As the policy writes lengths of time. Raises click.BadParameter."""
-    from policies.schema import duration_us
+    from policies.schema_parts import duration_us
 
     try:
         return duration_us(text) // 1_000_000

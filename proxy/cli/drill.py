@@ -35,7 +35,7 @@ def drill(every: str | None, everyone: bool, as_json: bool, data: str | None) ->
 
     Exits with 3 when one passes or a level cannot be proven, with 5 when no proxy answers.
     """
-    pause_seconds = None if every is None else float(seconds(every))
+    pause_seconds = None if every is None else float(seconds(every, "--every"))
     drills = _Drills(data_directory(data), everyone, as_json)
     raise click.exceptions.Exit(asyncio.run(drills.run(pause_seconds)))
 

@@ -7,7 +7,19 @@ from typing import Any
 
 import click
 
-from proxy.cli import agents, cords, drill, records, rules, serving, status, tokens, trust
+from proxy.cli import (
+    agents,
+    budget,
+    cords,
+    drill,
+    holds,
+    records,
+    rules,
+    serving,
+    status,
+    tokens,
+    trust,
+)
 from proxy.cli.terminal import Failure
 
 OK, UNUSABLE, NOT_FOUND, UNREACHABLE = 0, 2, 4, 5
@@ -80,6 +92,8 @@ for _command in (
     records.ledger,
     rules.policy,
     tokens.token,
+    budget.budget,
+    holds.hold,
     trust.ca,
 ):
     cli.add_command(_command)

@@ -148,6 +148,8 @@ def say_released(answer: Answer) -> None:
     say(said)
     if answer["still"] is not None:
         say(f"still stands: {told_cord(answer['still'])}")
+    if "full" in answer:
+        say(loud(escaped(answer["full"])))
     if "warning" in answer:
         warn(answer["warning"])
 

@@ -2,11 +2,12 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from proxy.cli import exporting, filtering, keeping, resolving
 from proxy.cli.places import data_directory, data_option
 from proxy.cli.reading import reader
 from proxy.cli.terminal import Failure, escaped, loud, say, say_json, say_table, warn
@@ -23,47 +24,30 @@ CALLS = 50  # how many, unless told otherwise
 
 Row = dict[str, Any]
 
-# `-run:r1` is a filter, not a handful of options; `_no_options` tells the one from the other.
-_FILTERS = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
-
-
-def _no_options(
-    ctx: click.Context, parameter: click.Parameter, filters: tuple[str, ...]
-) -> tuple[str, ...]:
-    """What looks like an option and has no `:` was meant as one."""
-    from difflib import get_close_matches
-
-    for term in filters:
-        if term == "-h":
-            click.echo(ctx.get_help())
-            ctx.exit()
-        if term.startswith("-") and ":" not in term:
-            name, known = term.partition("=")[0], [o for p in ctx.command.params for o in p.opts]
-            near = get_close_matches(name, [option for option in known if option[0] == "-"])
-            raise click.NoSuchOption(name, possibilities=near, ctx=ctx)
-    return filters
-
-
-_filters = click.argument("filters", nargs=-1, metavar="[FILTER]...", callback=_no_options)
-
 
 @click.group()
 def ledger() -> None:
-    """Read the record of calls: query, show, tail."""
+    """Read the record of calls, settle what is unknown in it, keep it."""
 
 
-@ledger.command(context_settings=_FILTERS)
-@_filters
+@ledger.command(context_settings=filtering.SETTINGS)
+@filtering.argument
 @click.option(
     "--limit",
     type=click.IntRange(1, CALLS_MAX),
     help=f"At most so many calls; {CALLS} if left out.",
 )
+@click.option("--after", metavar="ID", help="Go on behind this call: the next page.")
 @click.option("--sql", metavar="SELECT", help="A query of your own; it can only read.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @data_option
 def query(
-    filters: tuple[str, ...], limit: int | None, sql: str | None, as_json: bool, data: str | None
+    filters: tuple[str, ...],
+    limit: int | None,
+    after: str | None,
+    sql: str | None,
+    as_json: bool,
+    data: str | None,
 ) -> None:
     """Calls that the filters let through, newest first.
 
@@ -74,24 +58,22 @@ def query(
 
     if sql is not None and filters:
         raise click.UsageError("--sql stands alone; put the filters into its WHERE")
-    if sql is not None and limit is not None:
+    if sql is not None and (limit is not None or after is not None):
         raise click.UsageError("--sql stands alone; write LIMIT into it")
     limit = limit or CALLS
     with reader(data_directory(data)) as connection:
         if sql is not None:
             _say_rows(list(queries.sql(connection, sql)), as_json)
             return
-        rows = list(queries.calls(connection, _parsed(filters), limit))
+        if after is not None:
+            after = _known(connection, after)
+        rows = list(queries.calls(connection, filtering.parsed(filters), limit, after))
     if as_json:
         _say_rows(rows, as_json)
         return
-    metered = any(row["input_tokens"] is not None for row in rows)
-    say_table(
-        (*_TITLES, *(_METERED if metered else ())),
-        [_call_cells(row) + (_metered_cells(row) if metered else ()) for row in rows],
-    )
+    _say_calls(rows)
     if len(rows) == limit:
-        warn(f"the newest {limit}; there may be more: --limit N")
+        warn(f"there may be more; the next {limit}: --after {rows[-1]['id']}")
 
 
 @ledger.command()
@@ -105,7 +87,7 @@ def show(call_id: str, as_json: bool, data: str | None) -> None:
     with reader(data_directory(data)) as connection:
         row = call(connection, call_id)
     if row is None:
-        raise Failure(f"the ledger has no call {call_id!r}; pullcord ledger query lists them", 4)
+        raise _no_such(call_id)
     if as_json:
         say_json(row)
         return
@@ -117,14 +99,15 @@ def show(call_id: str, as_json: bool, data: str | None) -> None:
         say(_event_line(event))
 
 
-@ledger.command(context_settings=_FILTERS)
-@_filters
+@ledger.command(context_settings=filtering.SETTINGS)
+@filtering.argument
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @data_option
 def tail(filters: tuple[str, ...], as_json: bool, data: str | None) -> None:
     """Follow the record until Ctrl-C: the last rows, then each new one.
 
-    Filters choose calls; a cord that is pulled or released is always shown.
+    Filters choose calls, and what else is told of the same run, tenant, tool or rule. A cord that
+    is pulled or released is always shown, unless it is another run's than those named.
     """
     with reader(data_directory(data)) as connection, contextlib.suppress(KeyboardInterrupt):
         for row in _followed(connection, filters):
@@ -134,17 +117,24 @@ def tail(filters: tuple[str, ...], as_json: bool, data: str | None) -> None:
                 say(_event_line(row))
 
 
-def _parsed(filters: Sequence[str]) -> Any:
-    from ledger.filters import parse
-    from proxy.clock import SystemClock
+def _known(connection: "sqlite3.Connection", name: str) -> str:
+    """The id that begins so. Raises Failure."""
+    from ledger.queries import call
 
-    return parse(filters, SystemClock().now_us())
+    row = call(connection, name)
+    if row is None:
+        raise _no_such(name)
+    return str(row["id"])
+
+
+def _no_such(name: str) -> Failure:
+    return Failure(f"the ledger has no call {name!r}; pullcord ledger query lists them", NOT_FOUND)
 
 
 def _followed(connection: "sqlite3.Connection", filters: tuple[str, ...]) -> Iterator[Row]:
     from ledger import queries
 
-    _parsed(filters)  # a mistake is told before the first row
+    filtering.parsed(filters)  # a mistake is told before the first row
     newest = queries.last_events(connection, LOOKED_BACK)
     seq = newest[0]["seq"] if newest else 0
     wanted = [row for row in newest if _is_wanted(connection, row, filters)]
@@ -163,12 +153,17 @@ def _is_wanted(connection: "sqlite3.Connection", row: Row, filters: tuple[str, .
     from ledger import queries
     from ledger.filters import of_call
 
-    if not filters or row["type"].startswith("cord."):
+    if not filters:
         return True
+    if row["type"].startswith("cord."):
+        named = [term for term in filters if term.startswith("run:")]
+        if not named or row["run"] is None:
+            return True
+        return queries.family_passes(connection, row["run"], filtering.parsed(named))
     if row["id"] is None:
-        return False
+        return queries.act_passes(connection, row["seq"], filtering.parsed(filters))
     # Both rows of a call are wanted when the call as it is now passes.
-    chosen = of_call(_parsed(filters), row["id"])
+    chosen = of_call(filtering.parsed(filters), row["id"])
     return next(queries.calls(connection, chosen, 1), None) is not None
 
 
@@ -181,7 +176,20 @@ def _say_rows(rows: list[Row], as_json: bool) -> None:
 
 
 _TITLES = ("id", "at", "run", "tool", "effect", "decision", "reason", "state", "status", "ms")
+_STOPPED = ("refuse", "hold")  # where a call was, the rule that did it is shown
 _METERED = ("in", "out", "usd")  # shown where a call's answer told its tokens
+
+
+def _say_calls(rows: list[Row]) -> None:
+    metered = any(row["input_tokens"] is not None for row in rows)
+    stopped = any(row["decision"] in _STOPPED for row in rows)
+
+    def cells(row: Row) -> tuple[object, ...]:
+        rule = (row["rule"] if row["decision"] in _STOPPED else None,) if stopped else ()
+        return (*_call_cells(row), *rule, *(_metered_cells(row) if metered else ()))
+
+    titles = (*_TITLES, *(("rule",) if stopped else ()), *(_METERED if metered else ()))
+    say_table(titles, [cells(row) for row in rows])
 
 
 def _metered_cells(row: Row) -> tuple[object, ...]:
@@ -214,3 +222,7 @@ def _event_line(row: Row) -> str:
     shown = "  ".join(escaped(str(word)) for word in (*words, *more) if word not in (None, ""))
     line = f"{_when(row)}  {shown}"
     return loud(line) if row["type"] == "cord.pulled" else line
+
+
+for _command in (resolving.resolve, exporting.export, keeping.backup, keeping.check):
+    ledger.add_command(_command)

@@ -12,10 +12,14 @@ from proxy.cli.terminal import counted, escaped, loud, say, say_json
 from proxy.cli.tokens import DEFAULT_TENANT
 
 if TYPE_CHECKING:
-    from policies.call import Request, ToolCall
+    from policies.call import Identity, Request, ToolCall
     from policies.ceilings import Ceiling
     from policies.policy import Policy
     from policies.verdict import Verdict
+
+    Drawn = list[tuple[Ceiling, str, int]]
+
+Asked = list[tuple[str, str]]
 
 FOUND_PROBLEMS = 3
 ANY_RUN = "any-run"
@@ -41,11 +45,21 @@ def check(file: Path | None, config: str | None) -> None:
     except PolicyError as error:
         say(escaped(str(error), keep="\n"))
         raise click.exceptions.Exit(FOUND_PROBLEMS) from None
-    parts = ((read.tools, "tool"), (read.ceilings, "ceiling"), (read.tenants, "tenant"))
-    counts = ", ".join(counted(len(part), word) for part, word in parts)
+    own = [ceiling for ceiling in read.ceilings if not ceiling.shipped]
+    shipped = len(read.ceilings) - len(own)
+    parts = (
+        (len(read.tools), "tool"),
+        (len(own), "ceiling"),
+        (shipped, "shipped ceiling"),
+        (len(read.tenants), "tenant"),
+        (len(read.agents), "agent"),
+    )
+    counts = ", ".join(counted(*part) for part in parts)
     say(f"{escaped(read.source)}: OK  {read.digest[:12]}  {counts}")
     for cord in read.pulls.values():
         say(f"{loud(cord.level)} {escaped(f'{cord.scope} {cord.subject}'.strip())} ({cord.reason})")
+    for removed in read.unbounded:
+        say(f"{loud('unbounded')} {removed}")
 
 
 @policy.command()
@@ -62,6 +76,8 @@ def schema() -> None:
 @click.option("--tenant", default=DEFAULT_TENANT, metavar="T", help="Whom the call is for.")
 @click.option("--run", default=ANY_RUN, metavar="R", help="The run that makes it.")
 @click.option("--release", default="", metavar="L", help="The release of that run.")
+@click.option("--agent", default="", metavar="A", help="The agent of that run.")
+@click.option("--read-only", is_flag=True, help="As a run that may only read.")
 @click.option("--body", type=click.File("rb"), metavar="FILE", help="The request body; - is stdin.")
 @click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Repeat it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -73,6 +89,8 @@ def explain(
     tenant: str,
     run: str,
     release: str,
+    agent: str,
+    read_only: bool,
     body: Any,
     headers: tuple[str, ...],
     as_json: bool,
@@ -82,8 +100,10 @@ def explain(
     """Say which tool METHOD URL is, its effect, and which line decides.
 
     Judged with the cords that are pulled now, and as if nothing had been called before: no
-    window is filled and no write is claimed. What MCP and GraphQL do stands in the --body.
+    window is filled and no write is claimed. What MCP and GraphQL do stands in the --body, and so
+    do the arguments that conditions ask for.
     """
+    from policies.bounds import drawn_on
     from policies.call import Facts, Identity
     from policies.decide import decide
     from policies.load import load_file
@@ -98,17 +118,18 @@ def explain(
         _say_own(read, request, as_json)
         return
     call = identify(read, request)
-    identity = Identity(run=run, tenant=tenant, release=release)
+    identity = Identity(run=run, tenant=tenant, agent=agent, release=release, read_only=read_only)
     cords = [pull_from_json(cord) for cord in standing(data_directory(data, config))]
     stored = [cord for cord in cords if not cord.actor.startswith("policy:")]
     pulls = {(cord.level, cord.scope, cord.subject): cord for cord in stored}
     now_us = SystemClock().now_us()
     verdict = decide(read, call, Facts(now_us=now_us, identity=identity, pulls=pulls))
-    ceilings = [ceiling for ceiling, _ in read.bounds(call, identity)]
+    drawn = list(drawn_on(read, call, identity))
+    asked = _asked(read, call, identity)
     if as_json:
-        say_json(_as_json(read, call, verdict, ceilings))
+        say_json(_as_json(read, call, verdict, drawn, asked))
     else:
-        _say(read, call, verdict, ceilings)
+        _say(read, call, verdict, drawn, asked)
         _say_cure(request, call, verdict)
 
 
@@ -163,7 +184,30 @@ def _request(method: str, url: str, headers: tuple[str, ...], body: bytes) -> "R
     )
 
 
-def _say(read: "Policy", call: "ToolCall", verdict: "Verdict", ceilings: "list[Ceiling]") -> None:
+def _asked(read: "Policy", call: "ToolCall", identity: "Identity") -> list[tuple[str, str]]:
+    """The conditions that stand over the call: who asks, and what."""
+    from policies.policy import covers
+
+    asked = [(f"tool:{call.tool}", str(one)) for one in read.tool(call.tool).where]
+    holders = (
+        (f"tenant:{identity.tenant}", read.tenants.get(identity.tenant)),
+        (f"agent:{identity.agent}", read.agents.get(identity.agent)),
+    )
+    for rule, holder in holders:
+        for grant in (holder.allow or ()) if holder else ():
+            if grant.where and covers((grant.tool,), call.tool):
+                by = f", by {', '.join(sorted(grant.methods))}" if grant.methods else ""
+                told = " and ".join(map(str, grant.where))
+                asked.append((rule, f"{told}{by}"))
+    return asked
+
+
+def _say(
+    read: "Policy", call: "ToolCall", verdict: "Verdict", drawn: "Drawn", asked: Asked
+) -> None:
+    from policies.ceilings import spelled
+
+    tool = read.tool(call.tool)
     line = read.tools[call.tool].line if call.tool in read.tools else None
     where = f"{read.source}:{line}" if line else f"{read.source}, unlisted: {read.unlisted}"
     say(f"tool       {escaped(call.tool)}  ({escaped(where)})")
@@ -172,22 +216,31 @@ def _say(read: "Policy", call: "ToolCall", verdict: "Verdict", ceilings: "list[C
     action = verdict.action if verdict.action == "allow" else loud(verdict.action)
     detail = f"  {escaped(verdict.detail)}" if verdict.detail else ""
     say(f"verdict    {action}: {verdict.reason}, by {escaped(verdict.rule)}{detail}")
-    for ceiling in ceilings:
-        say(f"ceiling    {_ceiling_words(ceiling)}")
-    if not ceilings:
+    for rule, condition in asked:
+        say(f"condition  {escaped(condition)} ({escaped(rule)})")
+    if tool.body_bytes_max is not None:
+        say(f"body       at most {tool.body_bytes_max} bytes")
+    if tool.hold:
+        waits = spelled(tool.hold_seconds * 1_000_000)
+        say(f"hold       each write waits {waits} for a person")
+    for ceiling, subject, amount in drawn:
+        say(f"ceiling    {escaped(_ceiling_words(ceiling, subject, amount))}")
+    if not drawn:
         say("ceiling    none applies")
 
 
-def _ceiling_words(ceiling: "Ceiling") -> str:
-    within = "" if ceiling.within_us is None else f" within {ceiling.within_us / 1e6:g} s"
-    tools = "" if ceiling.tools == ("*",) else f" of {', '.join(ceiling.tools)}"
-    bound = f"{ceiling.count}{tools} per {ceiling.per} at most {ceiling.at_most}{within}"
-    return f"{bound}, then {ceiling.then or 'throttle'} ({ceiling.id})"
+def _ceiling_words(ceiling: "Ceiling", subject: str, amount: int) -> str:
+    whose = "(any run)" if subject == ANY_RUN else f"({ceiling.per} {subject})"
+    whose = f" {whose}" if subject else ""
+    shipped = ", shipped" if ceiling.shipped else ""
+    takes = f"takes {ceiling.told(amount)}"
+    return f"{ceiling}{whose}, then {ceiling.then}; {takes} ({ceiling.id}{shipped})"
 
 
 def _as_json(
-    read: "Policy", call: "ToolCall", verdict: "Verdict", ceilings: "list[Ceiling]"
+    read: "Policy", call: "ToolCall", verdict: "Verdict", drawn: "Drawn", asked: Asked
 ) -> dict[str, Any]:
+    tool = read.tool(call.tool)
     return {
         "tool": call.tool,
         "line": read.tools[call.tool].line if call.tool in read.tools else None,
@@ -197,16 +250,29 @@ def _as_json(
         "reason": verdict.reason,
         "rule": verdict.rule,
         "detail": verdict.detail,
+        "conditions": [{"rule": rule, "asks": condition} for rule, condition in asked],
+        "hold_seconds": tool.hold_seconds if tool.hold else None,
+        "body_bytes_max": tool.body_bytes_max,
         "ceilings": [
             {
                 "id": ceiling.id,
                 "per": ceiling.per,
+                "of": subject,
                 "count": ceiling.count,
-                "at_most": ceiling.at_most,
+                "at_most": _amount(ceiling, ceiling.at_most),
                 "within_seconds": ceiling.within_us and ceiling.within_us / 1e6,
-                "then": ceiling.then or "throttle",
+                "then": ceiling.then,
+                "takes": _amount(ceiling, amount),
+                "shipped": ceiling.shipped,
             }
-            for ceiling in ceilings
+            for ceiling, subject, amount in drawn
         ],
         "policy": read.digest,
     }
+
+
+def _amount(ceiling: "Ceiling", amount: int) -> int | str:
+    """Money is a text of dollars, exactly."""
+    from policies.ceilings import Count, usd
+
+    return usd(amount) if ceiling.count is Count.SPEND else amount

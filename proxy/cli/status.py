@@ -15,6 +15,7 @@ PULLED = 10
 PROBLEMS = 3
 UNREACHABLE = 5
 CALLS_SHOWN_MAX = 20
+LIMITS_SHOWN_MAX = 5
 BESIDE = (
     "an agent of this proxy's own Unix user is not contained: pullcord run --user NAME or --contain"
 )
@@ -70,7 +71,10 @@ def _say_dead(data: Path, dead: Unreachable, as_json: bool) -> None:
         say(loud(f"ledger  cannot be read, so what is pulled is not known: {escaped(failure)}"))
     if state["pulled"] or not failure:
         _say_cords(state)
+    _say_holds(state["holds"])
+    _say_limits(state["limits"])
     _say_drill(state["drill"])
+    _say_bounds(state["bounds"])
 
 
 def _say_up(state: dict[str, Any]) -> None:
@@ -79,7 +83,7 @@ def _say_up(state: dict[str, Any]) -> None:
     verdict = f"{loud('INVALID')}, the last good one is in force" if policy["error"] else "OK"
     health = loud("FAILS, nothing passes") if ledger["error"] else "ok"
     say(
-        f"proxy   up {span(state['up_seconds'])}  pid {state['pid']}  {listening}  "
+        f"proxy   up {span(state['up_seconds'])}  pid {state['proxy_pid']}  {listening}  "
         f"policy {policy['digest'][:12]} ({escaped(policy['source'])}, {verdict})  "
         f"ledger {health}  prices of {escaped(state['prices']['date'])}"
     )
@@ -96,7 +100,10 @@ def _say_up(state: dict[str, Any]) -> None:
     if state["identity"] == "open":
         say(f"{loud('identity open')}: callers name their own run and tenant, unchecked")
     _say_cords(state)
+    _say_holds(state["holds"])
+    _say_limits(state["limits"])
     _say_drill(state["drill"])
+    _say_bounds(state["bounds"])
     say(f"note    {BESIDE}")
     _say_calls(state["calls"])
 
@@ -112,6 +119,38 @@ def _say_fleet(fleet: dict[str, Any]) -> None:
     )
 
 
+def _say_bounds(bounds: dict[str, Any] | None) -> None:
+    """What the policy left open."""
+    if bounds and bounds["unbounded"]:
+        said = ", ".join(map(escaped, bounds["unbounded"]))
+        say(f"bounds  {loud(f'UNBOUNDED: {said}')}, by the policy's own word")
+
+
+def _say_limits(limits: dict[str, Any]) -> None:
+    """Which ceilings bind now, and what only tells. Nothing where nothing does."""
+    refusing = limits["refused_per_minute"] or []  # None where it cannot be told in time
+    for each in refusing[:LIMITS_SHOWN_MAX]:
+        rule, run = escaped(each["rule"]), escaped(each["run"])
+        whose = f"run {run}" if each["runs"] == 1 else counted(each["runs"], "run")
+        what = f"{each['calls']} refused by {rule} {escaped(each['ceiling'])} ({whose})"
+        say(f"limits  {loud(what)} in the last minute: pullcord ledger query rule:{rule}")
+    if len(refusing) > LIMITS_SHOWN_MAX:
+        more = counted(len(refusing) - LIMITS_SHOWN_MAX, "more ceiling")
+        say(f"limits  {more}: pullcord ledger query 'rule:ceiling:*' since:1m")
+    if limits["waiting"]:
+        say(f"limits  {counted(limits['waiting'], 'call')} waiting for room under a ceiling")
+    for key, kind, what in _TOLD:
+        if limits[key]:
+            say(f"limits  {counted(limits[key], what)} in the last hour: {_LOOK.format(kind)}")
+
+
+_LOOK = """pullcord ledger query --sql "SELECT run, tool, detail FROM event WHERE type = '{}'\""""
+_TOLD = (
+    ("crossed_per_hour", "ceiling.crossed", "ceiling alert"),
+    ("unpriced_per_hour", "model.unpriced", "unpriced model"),
+)
+
+
 def _say_cords(state: dict[str, Any]) -> None:
     if not state["pulled"]:
         say("pulled  nothing")
@@ -123,6 +162,12 @@ def _say_cords(state: dict[str, Any]) -> None:
         say(f"pulled  {told_cord(cord)}{blocked}{waits}{idle}")
     if state["halt_file"]:
         say(f"file    {escaped(state['halt_file'])} is there; what it pulled, a release takes out")
+
+
+def _say_holds(holds: dict[str, Any]) -> None:
+    if holds["waiting"]:
+        wait = "1 call waits" if holds["waiting"] == 1 else f"{holds['waiting']} calls wait"
+        say(f"holds   {loud(f'{wait} for a person')}: pullcord hold list")
 
 
 def _say_drill(drill: dict[str, Any] | None) -> None:

@@ -74,9 +74,9 @@ class Agent:
                         raise
 
     def _stop(self, refusal: Refused) -> int:
-        """Forbidden: look whether reading and thinking still work, then give up."""
-        self._say("I may not refund any more. Can I still read, or ask the model?")
-        for act in (lambda: self._get(ISSUES), self._ask_model):
+        """Forbidden: look whether anything still works, then give up."""
+        self._say("I am stopped. Can I still refund, read, or ask the model?")
+        for act in (lambda: self._refund(CHARGE), lambda: self._get(ISSUES), self._ask_model):
             try:
                 act()
             except Refused as another:

@@ -23,7 +23,8 @@ from proxy.engines import handles, mitm_answers
 from proxy.engines.mitm_client import Handler
 from proxy.engines.mitm_events import CutFlow, Unended
 from proxy.engines.mitm_exchange import CUT_SECONDS, Arriving, Bodies, Exchange
-from proxy.gate import Gate, Live
+from proxy.gate import Gate
+from proxy.live import Live
 
 log = structlog.get_logger()
 
@@ -111,6 +112,8 @@ class MitmEngine:
     async def _cut(self, exchange: Exchange, reason: str) -> None:
         """The hook that follows settles it; one that does not come in time is gone without."""
         exchange.stop_sending()
+        if exchange.drawing is not None:
+            exchange.drawing.cancel()
         await exchange.handler.server_event(CutFlow(exchange.flow, reason))
         await _all_set([exchange.ended], CUT_SECONDS)
         if not exchange.ended.is_set():

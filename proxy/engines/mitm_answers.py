@@ -1,5 +1,6 @@
 """What the hooks of an answer do: judge nothing, count and hold what must be, settle the call."""
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from mitmproxy import http
@@ -12,6 +13,7 @@ from proxy.engines import mitm_wire as wire
 from proxy.engines.mitm_exchange import Exchange
 from proxy.held import HeldResult
 from proxy.refuse import Refusal
+from proxy.usage_asked import WithoutUsage
 
 if TYPE_CHECKING:
     from proxy.engines.mitm_client import Handler
@@ -36,8 +38,14 @@ def response_headers(handler: "Handler", flow: http.HTTPFlow) -> None:
     if upgraded:
         return
     kind = response.headers.get("content-type", "")
-    handler.engine.gate.answering(live, kind)
+    coding = response.headers.get("content-encoding", "")
+    handler.engine.gate.answering(live, kind, coding)
     events = kind.startswith("text/event-stream")
+    if live.spending is not None:
+        flow.metadata["take"] = exchange.take
+    if flow.metadata.get("usage_asked") and events and not coding:
+        exchange.held = WithoutUsage()
+        _of_any_length(flow.request, response)
     if live.is_write and (events or kind.startswith(_ENDED_BY_TRAILERS)):
         flow.metadata["settle_last"] = True
         plain = "content-encoding" not in response.headers
@@ -47,6 +55,32 @@ def response_headers(handler: "Handler", flow: http.HTTPFlow) -> None:
         flow.metadata["settle_first"] = True  # read by the layer if it outgrows the buffer
         return
     response.stream = exchange.tee
+
+
+def _of_any_length(request: http.Request, response: http.Response) -> None:
+    """Its length cannot be told any more, since something is taken out of it."""
+    if response.headers.pop("content-length", None) is None or request.is_http2:
+        return
+    if request.http_version == "HTTP/1.1":
+        response.headers["transfer-encoding"] = "chunked"
+    else:
+        wire.closing(response)
+
+
+async def draw(handler: "Handler", flow: http.HTTPFlow) -> None:
+    """A stream came to more than it was granted: more is granted, or it is cut."""
+    exchange: Exchange = flow.metadata["exchange"]
+    engine, live = handler.engine, exchange.live
+    try:
+        exchange.drawing = engine.spawn(engine.gate.draw(live))
+        await asyncio.wait({exchange.drawing})  # a cut ends it
+        rule = exchange.cut_by or exchange.drawing.result()
+    finally:
+        exchange.release()
+    if rule:
+        engine.cut([live], rule)
+    else:
+        del flow.metadata["denied"]
 
 
 async def answered(handler: "Handler", flow: http.HTTPFlow) -> None:
@@ -150,7 +184,7 @@ async def message(handler: "Handler", flow: http.HTTPFlow) -> None:
     if not said.from_client:
         handler.engine.gate.body(exchange.live, said.content)
         return
-    stop = await handler.engine.gate.message(exchange.live)
+    stop = await handler.engine.gate.message(exchange.live, len(said.content))
     if stop is not None:
         said.drop()
         handler.engine.cut([exchange.live], stop)

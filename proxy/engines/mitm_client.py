@@ -11,8 +11,8 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from mitmproxy import options
-from mitmproxy.connection import Server
+from mitmproxy import http, options
+from mitmproxy.connection import ConnectionState, Server
 from mitmproxy.proxy import commands, mode_servers, mode_specs
 from mitmproxy.proxy import server as mserver
 from mitmproxy.proxy.layers import modes
@@ -21,6 +21,7 @@ from policies.addresses import IPNetwork
 from proxy.dial import NotDialled
 from proxy.engines import mitm_hooks
 from proxy.engines.mitm_exchange import Exchange
+from proxy.engines.mitm_pace import PacedReader
 from proxy.engines.mitm_wire import Tunnel
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Handler(mode_servers.ProxyConnectionHandler):
         self.engine.exchanges.pop(exchange.live.call_id, None)
         self.engine.forget(exchange.flow)
         self.calls.discard(exchange)
+        exchange.release()
         exchange.ended.set()
         connection = exchange.flow.server_conn
         if connection in self.transports and not exchange.live.is_write:
@@ -141,6 +143,12 @@ class Handler(mode_servers.ProxyConnectionHandler):
         idle_seconds = now_seconds - self.heard_seconds
         return not busy and idle_seconds > self.engine.timeouts.client_idle_seconds
 
+    def is_gone(self, flow: http.HTTPFlow) -> bool:
+        """Whether this client, or the stream of this flow, has ended what it sends: then it does
+        not wait for an answer any more."""
+        reads = self.client.state & ConnectionState.CAN_READ
+        return not reads or flow.metadata.get("client_left", False)
+
     def log(self, message: str, level: int = 20, exc_info: Any = None) -> None:
         """mitmproxy's log, of which only a crash matters: it would leave the client hanging."""
         if exc_info:
@@ -172,13 +180,14 @@ class _DialledHere:
 
     async def open_connection(
         self, host: str, port: int, *, local_addr: Any = None
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    ) -> tuple[PacedReader, asyncio.StreamWriter]:
         handler = mitm_hooks.DIALLING.get()
         try:
             allow = handler.allowed[host, port]  # a KeyError here is a dial nobody judged
             if not handler.engine.has_room_upstream():
                 raise OSError("too many connections to upstreams are open here; try again later")
-            return await handler.engine.dialer.open_connection(host, port, allow)
+            reader, writer = await handler.engine.dialer.open_connection(host, port, allow)
+            return PacedReader(reader), writer
         except NotDialled as refused:
             handler.not_dialled[host, port] = refused
             raise

@@ -51,6 +51,14 @@ class DialledHook(commands.StartHook):
 
 
 @dataclass
+class DrawHook(commands.StartHook):
+    """A stream came to more than it was granted; the hook leaves in the flow whether it may go on
+    (`denied`)."""
+
+    flow: http.HTTPFlow
+
+
+@dataclass
 class SettleHook(commands.StartHook):
     """A write's answer is about to flow, or the end of it: its outcome must be durable first."""
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from mitmproxy import http
 
 from policies.verdict import Reason
-from proxy.gate import Live
+from proxy.engines.mitm_pace import PacedReader, reader_of
 from proxy.head import Fault
 from proxy.held import HeldResult
+from proxy.live import Live
+from proxy.usage_asked import WithoutUsage
 
 if TYPE_CHECKING:
     from proxy.engines.mitm_client import Handler
@@ -110,7 +112,9 @@ class Exchange:
     cut_by: str = ""
     cutting: asyncio.Task[None] | None = None
     status: int | None = None
-    held: HeldResult | None = None
+    held: HeldResult | WithoutUsage | None = None
+    drawing: asyncio.Task[str] | None = None
+    paused: PacedReader | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def touch(self, wait_seconds: float) -> None:
@@ -144,15 +148,33 @@ class Exchange:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.ended.wait(), left)
 
+    def take(self, chunk: bytes) -> bool:
+        """Count one chunk of the answer. True if more has to be granted before it flows on; until
+        `release` nothing more is read from its upstream."""
+        self.touch(self.handler.engine.timeouts.idle_seconds)
+        if not self.handler.engine.gate.body(self.live, chunk):
+            return False
+        self.flow.metadata["denied"] = True  # whatever fails before more is granted
+        if self.paused is None:
+            self.paused = reader_of(self.handler.transports.get(self.flow.server_conn))
+            if self.paused is not None:
+                self.paused.hold()
+        return True
+
+    def release(self) -> None:
+        """Read on."""
+        paused, self.paused = self.paused, None
+        if paused is not None:
+            paused.release()
+
     def tee(self, chunk: bytes) -> bytes | list[bytes]:
         """Each chunk of a streamed answer, and at its end an empty one; gives what may flow.
 
         Nothing must be a list: an empty chunk would end a chunked body.
         """
         flows = chunk
-        if chunk:
-            self.handler.engine.gate.body(self.live, chunk)
-            self.touch(self.handler.engine.timeouts.idle_seconds)
+        if chunk and self.live.spending is None:  # else the layer has asked
+            self.take(chunk)
         if self.held is not None:
             flows = self.held.feed(chunk) if chunk else self.held.rest()
         return flows or []

@@ -5,6 +5,7 @@ The table HOOKS is closed: a hook that is not in it raises, and so refuses.
 
 import contextvars
 from collections.abc import Awaitable, Callable
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +18,16 @@ from mitmproxy.proxy.layers import tls as mtls
 from mitmproxy.proxy.layers import websocket as mwebsocket
 
 from policies.addresses import refused_block
-from policies.call import Effect, Request
+from policies.call import Request
 from policies.verdict import Reason
 from proxy import head
 from proxy.dial import AddressRefused
 from proxy.engines import mitm_answers as answers
 from proxy.engines import mitm_wire as wire
-from proxy.engines.mitm_events import CallerHook, DialledHook, SettleHook, UnendedHook
+from proxy.engines.mitm_events import CallerHook, DialledHook, DrawHook, SettleHook, UnendedHook
 from proxy.engines.mitm_exchange import Arriving, Exchange, arriving
 from proxy.engines.mitm_layers import HttpLayer
-from proxy.gate import Live
+from proxy.live import Live
 from proxy.refuse import Refusal
 
 if TYPE_CHECKING:
@@ -186,7 +187,9 @@ async def _request(handler: "Handler", flow: http.HTTPFlow) -> None:
     elif awaited.no_room:
         full = "so many requests are held here that there is no room for it now; send it again"
         request = head.Fault(Reason.BODY_TOO_LARGE, full)
-    answer = await engine.gate.ask(request, flow.metadata["credentials"], engine, wire.seen(flow))
+    gate, credentials = engine.gate, flow.metadata["credentials"]
+    gone = partial(handler.is_gone, flow)
+    answer = await gate.ask(request, credentials, engine, wire.seen(flow), gone)
     if not isinstance(answer, Refusal) or answer.status != 407:
         handler.is_stranger = False
     if isinstance(answer, Refusal):
@@ -210,6 +213,14 @@ def _forward(handler: "Handler", flow: http.HTTPFlow, live: Live) -> None:
     flow.metadata["tee"] = exchange.tee
     flow.metadata["own_connection"] = flow.metadata["finish_alone"] = live.is_write
     handler.allowed[request.host, request.port] = live.tool.allow_addresses
+    body = engine.gate.outgoing(live)
+    if body is not None:
+        request.raw_content = body
+        flow.metadata["usage_asked"] = True
+    content = request.raw_content or b""
+    if "content-length" in request.headers or (request.is_http2 and content):
+        # HTTP/2 needs none, but without one an HTTP/1 upstream would read the body as a request.
+        request.headers["content-length"] = str(len(content))
     request.headers = http.Headers(
         head.upstream_headers(
             request.headers.fields,
@@ -217,7 +228,7 @@ def _forward(handler: "Handler", flow: http.HTTPFlow, live: Live) -> None:
             engine.gate.tag_headers,
             tagged=live.tool.tags,
             http2=request.is_http2,
-            uncoded=live.call.effect is Effect.MODEL,
+            uncoded=live.is_read_here,
         )
     )
     request.trailers = None
@@ -321,6 +332,7 @@ HOOKS: dict[type[commands.StartHook], Hook] = {
     UnendedHook: _unended,
     DialledHook: _dialled,
     mhttp.HttpResponseHeadersHook: answers.response_headers,
+    DrawHook: answers.draw,
     SettleHook: answers.settle_before,
     mhttp.HttpResponseHook: answers.answered,
     mhttp.HttpErrorHook: answers.failed,

@@ -22,6 +22,7 @@ from proxy.engines.mitm_events import (
     CallerHook,
     CutFlow,
     DialledHook,
+    DrawHook,
     SettleHook,
     Unended,
     UnendedHook,
@@ -49,6 +50,12 @@ class Stream(mhttp.HttpStream):
         super().__init__(context, stream_id)
         self.body_bytes_max = body_bytes_max
         self.body_bytes = 0
+
+    def handle_event(self, event: events.Event) -> Commands:
+        """While a hook is awaited events queue; a call that waits must know of this one now."""
+        if isinstance(event, mhttp.RequestProtocolError) and hasattr(self, "flow"):
+            self.flow.metadata["client_left"] = True
+        return super().handle_event(event)
 
     def _handle_event(self, event: events.Event) -> Commands:
         if isinstance(event, CutFlow):
@@ -169,6 +176,12 @@ class Stream(mhttp.HttpStream):
         yield from super().start_response_stream()
 
     def state_stream_response_body(self, event: events.Event) -> Commands:
+        known = self.flow.metadata
+        take = None if "denied" in known else known.get("take")
+        if take and isinstance(event, mhttp.ResponseData) and take(event.data):
+            yield DrawHook(self.flow)
+        if "denied" in known:
+            return  # the cut that follows ends it
         last = isinstance(event, mhttp.ResponseEndOfMessage)
         if last and self.flow.metadata.get("settle_last"):
             yield SettleHook(self.flow)

@@ -3,6 +3,7 @@
 Each round takes every cell (plain or TLS, read or write, 1, 16 or 64 clients) in a new order, and
 in it the variants in a new order. The proxies have CPU 0; the load and the upstream have CPU 1.
 Exits 1 when a gate is missed or anything but the expected answer came back. Linux only.
+At the end, alone and in this process: what the checks of ceilings cost (`ceilings.py`).
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from ledger.connection import open_reader
 from ledger.states import EventType
-from tests.bench import callgrind, machine, variants
+from tests.bench import callgrind, ceilings, machine, variants
 from tests.bench.certificates import write_certificates
 from tests.bench.figures import CELLS, CLIENTS, Cell, Measured, gates, table
 from tests.bench.load import Result, Task, calls_seen
@@ -42,7 +43,7 @@ def main() -> int:
                 callgrind.check()
                 return count(Path(folder))
             return measure(Path(folder), options.rounds, options.seconds, options.clients)
-    except (Wrong, variants.NotStarted, callgrind.Unusable) as error:
+    except (Wrong, ceilings.Wrong, variants.NotStarted, callgrind.Unusable) as error:
         sys.exit(f"bench: {error}")
 
 
@@ -83,7 +84,9 @@ def measure(folder: Path, rounds: int, seconds: float, clients: list[int] | None
         print(_recorded(folder / "data", made))
     lines, held = gates(measured)
     print("\n".join(lines))
-    return 0 if held else 1
+    lines, held_too = ceilings.report(ceilings.measure(folder))
+    print("\n".join(lines))
+    return 0 if held and held_too else 1
 
 
 def _rounds(

@@ -162,8 +162,13 @@ def policy(behind: Upstream) -> dict[str, object]:
     tenants = {f"tenant{n}": {"allow": ["plain.*", "tls.*", "other.t1*"]} for n in range(TENANTS)}
     bounds = [("run", "calls"), ("run", "writes"), ("tenant", "calls"), ("tenant", "writes")]
     bounds += [("tool", "calls"), ("tool", "writes"), ("global", "calls"), ("global", "writes")]
-    ceilings = [
+    ceilings: list[dict[str, object]] = [
         {"per": per, "count": count, "at_most": _NO_LIMIT, "within": "1m"} for per, count in bounds
+    ]
+    ceilings += [  # in place of the shipped ones: what they cost, without their limits
+        {"per": per, "count": count, "at_most": _NO_LIMIT}
+        for per in ("run", "tenant")
+        for count in ("in_flight", "spend_usd")
     ]
     return {
         "version": 1,

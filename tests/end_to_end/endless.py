@@ -21,6 +21,11 @@ tools:
   refunds: {match: {host: api.origin.example, path: "/refunds/**"}, allow_addresses: [127.0.0.0/8]}
   streams: {match: {host: api.origin.example}, allow_addresses: [127.0.0.0/8]}
   deaf: {match: {host: deaf.origin.example}, allow_addresses: [127.0.0.0/8]}
+ceilings:
+  - {per: run, count: calls, unbounded: true}
+  - {per: tenant, count: calls, unbounded: true}
+  - {per: run, count: in_flight, unbounded: true}
+  - {per: tenant, count: in_flight, unbounded: true}
 """
 
 

@@ -51,7 +51,8 @@ class Sdk:
 
 
 SDKS = {
-    # The whole answer, then a stream, which of OpenAI tells its usage only when it is asked to.
+    # The whole answer, then a stream, which of OpenAI tells its usage only when it is asked to:
+    # pullcord asks where the client does not.
     # Worked out by hand from the list: 3 x $1.25 + 2 x $10 a million, rounded up; 3 x $5 + 2 x $25.
     "openai": Sdk(
         ["Hello"] * 3,
@@ -59,7 +60,7 @@ SDKS = {
         "model",
         calls=3,
         refused=3,
-        metered=((3, 2, 0.000024), (None, None, None), (3, 2, 0.000024)),
+        metered=((3, 2, 0.000024),) * 3,
     ),
     "anthropic": Sdk(
         ["Hello"] * 2, "anthropic", "model", calls=2, refused=2, metered=((3, 2, 0.000065),) * 2

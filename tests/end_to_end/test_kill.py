@@ -29,6 +29,9 @@ tools:
   orders.create:
     match: {host: api.origin.example, method: POST, path: "/orders/{number}"}
     allow_addresses: [127.0.0.0/8]
+ceilings:
+  - {per: run, count: calls, unbounded: true}
+  - {per: tenant, count: calls, unbounded: true}
 """
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))

@@ -43,6 +43,8 @@ tools:
   looks: {{match: {{host: api.origin.example, method: GET}}, allow_addresses: [127.0.0.0/8]}}
 ceilings:
   - {{per: tool, tool: tickets, count: writes, at_most: {TICKETS}, within: 1h}}
+  - {{per: run, count: calls, unbounded: true}}
+  - {{per: tenant, count: calls, unbounded: true}}
 """
 
 ROUNDS = min(int(os.environ.get("ROUNDS", "3")), 20)

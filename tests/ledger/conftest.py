@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ledger.world import World
+from policies.ceilings import Count, Then
+from tests.ledger.world import World, a_ceiling, a_policy
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +26,10 @@ def world(tmp_path: Path, template: Path) -> Iterator[World]:
     made = World(data)
     yield made
     made.store.close()
+
+
+@pytest.fixture
+def held(world: World) -> World:
+    """Every write is held: the ceiling has no room at all."""
+    world.policy = a_policy(a_ceiling(0, count=Count.WRITES, then=Then.HOLD))
+    return world

@@ -7,12 +7,14 @@ from itertools import count
 import pytest
 
 from ledger import activity
-from ledger.activity import Activity
+from ledger.activity import Activity, Refusing
 from ledger.connection import open_reader
 from ledger.errors import LedgerUnavailable
 from ledger.sqlite import sqlite3
+from ledger.states import EventType
 from policies.call import Identity
-from tests.ledger.world import World, a_pull
+from policies.ceilings import Per
+from tests.ledger.world import World, a_ceiling, a_policy, a_pull
 
 
 @pytest.fixture
@@ -91,3 +93,36 @@ def test_a_read_that_takes_too_long_is_given_up(world: World, reader: sqlite3.Co
     with pytest.raises(LedgerUnavailable), activity.limited(reader, 0.5, lambda: next(clock)):
         activity.activity(reader, 0)
     assert activity.activity(reader, 0).calls == 2_000
+
+
+def test_the_ceilings_that_refused_are_told_with_whose_calls_they_were(
+    world: World, reader: sqlite3.Connection
+) -> None:
+    tight = a_ceiling(1)
+    world.policy = a_policy(tight, a_ceiling(2, Per.TENANT))
+    world.decided(world.read("old"))
+    world.decided(world.read("old2"))
+    world.wait(70)
+    since_us = world.now_us
+    for name in "abc":
+        world.decided(world.read(name))
+    world.decided(world.read("d", claimant=Identity("r2", "acme")))
+    for name in "ef":
+        world.decided(world.read(name, claimant=Identity(f"run-{name}", "acme")))
+    rule, other = "ceiling:run-calls-1", "ceiling:tenant-calls-2"
+    assert activity.refusing(reader, since_us) == [
+        Refusing(rule, str(tight), 2, 1, "r1"),
+        Refusing(other, "at most 2 calls per tenant within 60 s", 2, 2, "run-f"),
+    ]
+    assert activity.refusing(reader, world.now_us + 1) == []
+
+
+def test_acts_of_one_kind_are_counted_since_a_time(
+    world: World, reader: sqlite3.Connection
+) -> None:
+    for kind in (EventType.CROSSED, EventType.CROSSED, EventType.UNPRICED):
+        world.store.note(kind, actor="pullcord", at_us=world.now_us, detail="x")
+        world.wait(60)
+    assert activity.told(reader, EventType.CROSSED, 0) == 2
+    assert activity.told(reader, EventType.CROSSED, world.now_us - 120 * 1_000_000) == 1
+    assert activity.told(reader, EventType.UNPRICED, world.now_us) == 0

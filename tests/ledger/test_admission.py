@@ -236,8 +236,9 @@ def test_the_facts_are_those_of_the_transaction(world: World) -> None:
     world.admit(world.read("a"), world.read("b"))
     assert [facts.identity for facts in seen] == [R1, R1]
     assert [facts.now_us for facts in seen] == [world.now_us] * 2
-    (_, subject, window) = seen[1].windows["run-calls-5"]
-    assert (subject, sum(window.counts)) == ("r1", 1)
+    (draw,) = seen[1].drawn
+    assert (draw.ceiling.id, draw.subject, draw.amount) == ("run-calls-5", "r1", 1)
+    assert sum(draw.window.counts) == 1
 
 
 def test_every_policy_that_judged_is_kept(world: World) -> None:

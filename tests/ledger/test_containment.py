@@ -61,7 +61,7 @@ def read(world: World, name: str, claimant: Claimant) -> None:
 
 def minted(world: World, grant: Grant) -> Bearer:
     secret = hashlib.sha256(grant.run.encode()).digest()
-    world.store.mint(grant, secret, actor="ann", at_us=world.now_us)
+    world.store.mint(grant, secret, actor="ann", at_us=world.now_us, policy=world.policy)
     return Bearer(grant.run, secret)
 
 

@@ -14,6 +14,7 @@ from ledger.filters import parse
 from ledger.queries import CALL_COLUMNS, QueryError
 from ledger.sqlite import sqlite3
 from ledger.tokens import Grant
+from policies.ceilings import Then
 from policies.verdict import Action, Level
 from tests.ledger.world import START_US, World, a_ceiling, a_policy, a_pull
 
@@ -117,7 +118,7 @@ def test_the_start_of_an_id_must_name_one_call(world: World, reader: sqlite3.Con
 def test_a_call_is_shown_with_the_cord_that_it_pulled(
     world: World, reader: sqlite3.Connection
 ) -> None:
-    world.policy = a_policy(a_ceiling(0, then=Level.HALT))
+    world.policy = a_policy(a_ceiling(0, then=Then.HALT))
     world.decided(world.read("a"))
     row = queries.call(reader, "a")
     assert row is not None

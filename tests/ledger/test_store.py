@@ -8,6 +8,7 @@ import pytest
 from ledger.errors import LedgerError
 from ledger.records import OwnState
 from ledger.states import CallState, ClaimAfter
+from policies.ceilings import Per, Then
 from policies.verdict import Action, Level, Scope
 from tests.ledger.world import R1, World, a_ceiling, a_policy, a_pull
 
@@ -180,7 +181,7 @@ def test_what_must_last_is_made_durable_whatever_was_asked(world: World, act: st
         elif act == "pull":
             world.store.pull(a_pull())
         elif act == "ceiling":
-            policy = a_policy(a_ceiling(0, then=Level.HALT))
+            policy = a_policy(a_ceiling(0, then=Then.HALT))
             world.store.admit(world.read("a"), policy, world.judge)
         else:
             world.store.record_policy("d9", "text", "policy.yaml", 1)
@@ -268,9 +269,9 @@ def test_a_policy_is_kept_once_and_noted_each_time(world: World) -> None:
 def test_a_run_sees_its_own_state(world: World) -> None:
     world.policy = a_policy(
         a_ceiling(5),
-        a_ceiling(9, Scope.TENANT),
-        a_ceiling(2, Scope.GLOBAL),
-        a_ceiling(1, Scope.TOOL),
+        a_ceiling(9, Per.TENANT),
+        a_ceiling(2, Per.GLOBAL),
+        a_ceiling(1, Per.TOOL),
     )
     world.decided(world.read("a"))
     for pull in (a_pull(), a_pull(Scope.TENANT, "bolt"), a_pull(Scope.TOOL, "pay")):

@@ -3,11 +3,19 @@
 import hashlib
 from typing import Any
 
+import orjson
 import pytest
 
 from ledger.errors import LedgerError
 from ledger.records import Bearer
-from ledger.tokens import ANCESTORS_MAX, Grant, Token
+from ledger.tokens import (
+    ANCESTORS_MAX,
+    TOOL_CHARACTERS_MAX,
+    TOOL_STARS_MAX,
+    TOOLS_MAX,
+    Grant,
+    Token,
+)
 from policies.call import Identity
 from policies.verdict import Action, Scope
 from tests.ledger.world import World, a_pull
@@ -19,7 +27,12 @@ def hashed(secret: str) -> bytes:
 
 def mint(world: World, run: str, secret: str = "", by: Bearer | None = None, **rest: Any) -> Token:
     return world.store.mint(
-        Grant(run, **rest), hashed(secret or run), actor="ann", at_us=world.now_us, by=by
+        Grant(run, **rest),
+        hashed(secret or run),
+        actor="ann",
+        at_us=world.now_us,
+        by=by,
+        policy=world.policy,
     )
 
 
@@ -141,6 +154,9 @@ def test_a_child_has_the_tenant_and_the_tree_of_its_parent(world: World) -> None
         ({"run": "r2", "tenant": "acme", "tools": ("a?",)}, "the only wildcard"),
         ({"run": "r2", "tenant": "acme", "tools": ("[ab]",)}, "the only wildcard"),
         ({"run": "r2", "tenant": "acme", "tools": ("",)}, "the only wildcard"),
+        ({"run": "r2", "tenant": "acme", "tools": ("a",) * 65}, "at most 64 tools"),
+        ({"run": "r2", "tenant": "acme", "tools": ("a" * 129,)}, "at most 128 characters"),
+        ({"run": "r2", "tenant": "acme", "tools": ("a*b*c*d*e*",)}, r"and 4 `\*`"),
     ],
 )
 def test_what_cannot_be_minted_writes_nothing(
@@ -168,6 +184,37 @@ def test_runs_do_not_nest_without_end(world: World) -> None:
         mint(world, f"r{depth + 1}", parent=f"r{depth}")
     with pytest.raises(LedgerError, match="32 deep"):
         mint(world, "more", parent=f"r{ANCESTORS_MAX}")
+
+
+def test_a_run_that_is_a_child_is_not_taken_for_a_root(world: World) -> None:
+    """Its name may be one that another run chose for it."""
+    mint(world, "evil", tenant="acme")
+    mint(world, "nightly", by=bearer("evil"))
+    for tenant in ("", "acme", "bolt"):
+        with pytest.raises(LedgerError, match=r"is a child of run evil.*: --parent evil; if not"):
+            mint(world, "nightly", "the operator's", tenant=tenant)
+    assert len(world.store.tokens()) == 2
+    mint(world, "nightly", "the operator's", tenant="acme", parent="evil")
+    mint(world, "evil", "another", tenant="acme")
+
+
+def test_a_token_names_so_many_tools_and_no_more(world: World) -> None:
+    longest = "*" * TOOL_STARS_MAX + "a" * (TOOL_CHARACTERS_MAX - TOOL_STARS_MAX)
+    tools = ("pay", *[longest] * (TOOLS_MAX - 1))
+    assert mint(world, "r1", tenant="acme", tools=tools).identity.tools == tools
+    assert mint(world, "child", by=bearer("r1"), tools=tools).identity.tools == tools
+    with pytest.raises(LedgerError, match="at most 64 tools"):
+        mint(world, "child", "two", by=bearer("r1"), tools=(*tools, "pay"))
+
+
+def test_a_token_from_before_there_were_such_limits_works(world: World) -> None:
+    mint(world, "r1", tenant="acme", tools=("read",))
+    older = ["*a" * 30_000, *("x" for _ in range(200)), "read"]
+    world.conn.execute("UPDATE token SET tools = ?", (orjson.dumps(older).decode(),))
+    world.reopen()
+    assert told(world, bearer("r1"))[0] == "allowed"
+    assert len(mint(world, "child", by=bearer("r1")).identity.tools or ()) == 202
+    assert told(world, bearer("child"))[0] == "allowed"
 
 
 # Another release of a run

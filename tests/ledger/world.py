@@ -14,8 +14,8 @@ from ledger.recovery import load
 from ledger.sqlite import sqlite3
 from ledger.states import CallState, ClaimAfter, outcome_of
 from ledger.store import Store
-from policies.call import Effect, Identity, Request, ToolCall
-from policies.ceilings import Ceiling, Count
+from policies.call import NOTHING, Effect, Identity, Request, ToolCall, Worth
+from policies.ceilings import Ceiling, Count, Per, Then
 from policies.decide import decide
 from policies.policy import KeyRule, Policy, Tool
 from policies.verdict import Level, Pull, Scope
@@ -28,13 +28,14 @@ HEADERS = (("content-type", "application/json"), ("x-odd", "caf\udce9"))
 
 def a_ceiling(
     at_most: int,
-    per: Scope = Scope.RUN,
+    per: Per = Per.RUN,
     count: Count = Count.CALLS,
     within_seconds: int | None = 60,
-    then: Level | None = None,
+    then: Then = Then.THROTTLE,
+    **rest: Any,
 ) -> Ceiling:
     within_us = None if within_seconds is None else within_seconds * 1_000_000
-    return Ceiling(f"{per}-{count}-{at_most}", per, count, at_most, within_us, then)
+    return Ceiling(f"{per}-{count}-{at_most}", per, count, at_most, within_us, then, **rest)
 
 
 def a_policy(*ceilings: Ceiling, digest: str = "d1", **key_rule: Any) -> Policy:
@@ -53,6 +54,7 @@ def a_policy(*ceilings: Ceiling, digest: str = "d1", **key_rule: Any) -> Policy:
         tenants={},
         ceilings=ceilings,
         ceilings_of=dict.fromkeys(tools, ceilings),
+        windows={one.window or one.id: (one,) for one in ceilings},
     )
 
 
@@ -100,13 +102,15 @@ class World:
         target: str = "/v1/charges",
         may_wait: bool = False,
         worker: str = "",
+        host: str = "api.example",
+        worth: Worth = NOTHING,
     ) -> Ask:
         """An ask under a name, which is also its call id. Equal bodies have equal fingerprints."""
         method = "GET" if effect == "read" else "POST"
-        request = Request(method, "https", "api.example", 443, target)
+        request = Request(method, "https", host, 443, target)
         fingerprint = hashlib.sha256(body.encode()).digest()
         operation = f"{method} /v1/charges"
-        call = ToolCall(tool, Effect(effect), operation, fingerprint, key)
+        call = ToolCall(tool, Effect(effect), operation, fingerprint, key, host=host, worth=worth)
         self.asks[name] = Ask(name, self.now_us, claimant, request, call, may_wait, worker)
         return self.asks[name]
 
@@ -189,6 +193,7 @@ class World:
         assert dict(memory.pulls) == dict(loaded.pulls)
         assert dict(memory.workers) == dict(loaded.workers)
         assert memory.open_calls == loaded.open_calls
+        assert memory.in_flight == loaded.in_flight
 
     # What a second connection sees
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from policies.bounds import drawn_on
 from policies.call import Effect, Facts, Identity, Request
 from policies.decide import decide
 from policies.load import PolicyError, load
@@ -63,7 +64,7 @@ def test_only_the_drill_may_use_it_and_nothing_else(a_policy: Build, text: str) 
 def test_no_ceiling_counts_it_and_no_claim_is_taken(a_policy: Build) -> None:
     policy = a_policy(GREEDY)
     call = identify(policy, Request("POST", "http", CANARY_HOST, 80, "/x"))
-    assert policy.bounds(call, DRILL) == []
+    assert list(drawn_on(policy, call, DRILL)) == []
     assert (CANARY_TOOL.key.missing, CANARY_TOOL.key.header) == ("off", None)
 
 

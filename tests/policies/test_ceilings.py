@@ -14,14 +14,18 @@ from policies.ceilings import (
     EMPTY,
     Ceiling,
     Count,
+    Per,
     Window,
     charge,
     limit,
+    oldest,
+    pack,
+    settle,
     unpack,
+    usd,
     used,
     wait_seconds,
 )
-from policies.verdict import Scope
 
 ROWS: list[dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parents[1] / "cases" / "ceilings.yaml").read_text()
@@ -37,7 +41,7 @@ def microseconds(seconds: float) -> int:
 
 
 def a_ceiling(at_most: int, within_us: int | None) -> Ceiling:
-    return Ceiling("c", Scope.RUN, Count.CALLS, at_most, within_us)
+    return Ceiling("c", Per.RUN, Count.CALLS, at_most, within_us)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=named)
@@ -125,10 +129,19 @@ def test_a_clock_that_steps_about_loses_nothing_within_the_window(steps: list[in
 
 def test_a_window_is_packed_and_unpacked() -> None:
     window = Window(12, tuple(range(BUCKETS + 1)))
-    assert unpack(window.pack()) == window
-    assert unpack(EMPTY.pack()) == EMPTY
-    with pytest.raises(struct.error):
-        unpack(b"short")
+    for count in Count:
+        ceiling = Ceiling("c", Per.RUN, count, 5, 60_000_000)
+        assert unpack(ceiling, pack(ceiling, window)) == window
+        assert unpack(ceiling, pack(ceiling, EMPTY)) == EMPTY
+        with pytest.raises(struct.error):
+            unpack(ceiling, b"short")
+
+
+@pytest.mark.parametrize("count", [Count.SPEND, Count.TOKENS, Count.BYTES_UP])
+def test_amounts_are_not_cut_to_four_bytes(count: Count) -> None:
+    ceiling = Ceiling("c", Per.RUN, count, 10**15)
+    window = charge(ceiling, EMPTY, 0, 10**14)
+    assert used(ceiling, unpack(ceiling, pack(ceiling, window)), 0) == 10**14
 
 
 def test_a_limit_tells_what_remains() -> None:
@@ -148,3 +161,92 @@ def test_several_may_be_charged_at_once() -> None:
 def test_buckets_never_fall_short_of_the_window() -> None:
     for within_us in (1, 59, 60, 61, 1_000_000, 7_000_000, 86_400_000_001):
         assert a_ceiling(1, within_us).bucket_us * BUCKETS >= within_us
+
+
+HOUR_US = 3_600_000_000
+
+# Reserved at, used, settled at (seconds), what it came to -> what the window of an hour holds then.
+SETTLED = [
+    ("less is given back", 0, 100, 30, 40, 40),
+    ("nothing used gives all back", 0, 100, 30, 0, 0),
+    ("as much as reserved changes nothing", 0, 100, 30, 100, 100),
+    ("more is charged", 0, 100, 30, 250, 250),
+    ("less is given back in the last bucket, too", 0, 100, 3_600, 40, 40),
+    ("a bucket that has passed gives nothing back", 0, 100, 3_700, 40, 0),
+    ("more is charged though the bucket has passed", 0, 100, 3_700, 250, 150),
+]
+
+
+@pytest.mark.parametrize("row", SETTLED, ids=lambda row: row[0])
+def test_a_reservation_becomes_what_was_used(row: tuple[str, int, int, int, int, int]) -> None:
+    _, at, reserved, later, actual, holds = row
+    ceiling = a_ceiling(1000, HOUR_US)
+    window = charge(ceiling, EMPTY, microseconds(at), reserved)
+    settled = settle(ceiling, window, microseconds(later), window.newest, reserved, actual)
+    assert used(ceiling, settled, microseconds(later)) == holds
+
+
+def test_what_grew_in_later_buckets_is_given_back_there() -> None:
+    """A stream reserved 10, drew 90 half an hour later and used 20."""
+    ceiling = a_ceiling(1000, HOUR_US)
+    first = charge(ceiling, EMPTY, 0, 10)
+    grown = charge(ceiling, first, HOUR_US // 2, 90)
+    settled = settle(ceiling, grown, HOUR_US // 2, first.newest, 100, 20)
+    assert used(ceiling, settled, HOUR_US // 2) == 20
+    assert used(ceiling, settled, HOUR_US + HOUR_US // 30) == 20  # the newer part stays longer
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(0, 80)), min_size=1, max_size=20),
+    st.lists(st.floats(0, 0.05), min_size=20, max_size=20),
+)
+def test_settled_calls_hold_exactly_what_they_used(
+    calls: list[tuple[int, int]], gaps: list[float]
+) -> None:
+    """As long as nothing slides out, whatever the order of reservations and settlements."""
+    ceiling, window, now_us = a_ceiling(10**6, HOUR_US), EMPTY, 0
+    open_calls: list[tuple[int, int, int]] = []
+    for (reserved, actual), gap in zip(calls, gaps, strict=False):
+        now_us += int(gap * HOUR_US)
+        window = charge(ceiling, window, now_us, reserved)
+        open_calls.append((window.newest, reserved, actual))
+    for bucket, reserved, actual in reversed(open_calls):
+        window = settle(ceiling, window, now_us, bucket, reserved, actual)
+    assert used(ceiling, window, now_us) == sum(actual for _, actual in calls)
+
+
+def test_taking_off_by_hand_begins_with_the_oldest() -> None:
+    ceiling = a_ceiling(1000, HOUR_US)
+    window = charge(ceiling, charge(ceiling, EMPTY, 0, 30), HOUR_US // 2, 50)
+    less = settle(ceiling, window, HOUR_US // 2, oldest(ceiling, window), 45, 0)
+    assert used(ceiling, less, HOUR_US // 2) == 35
+    none = settle(ceiling, window, HOUR_US // 2, oldest(ceiling, window), 1000, 0)
+    assert used(ceiling, none, HOUR_US // 2) == 0
+
+
+def test_more_than_the_limit_never_fits_by_waiting() -> None:
+    ceiling = a_ceiling(5, 60_000_000)
+    assert wait_seconds(ceiling, EMPTY, 0, 6) is None
+    full = charge(ceiling, EMPTY, 0, 3)
+    assert wait_seconds(ceiling, full, 0, 2) == 1
+    assert (wait_seconds(ceiling, full, 0, 3) or 0) >= 60
+
+
+@pytest.mark.parametrize(
+    "microusd, told",
+    [
+        (5_000_000, "5.00"),
+        (1_500_000, "1.50"),
+        (12, "0.000012"),
+        (0, "0.00"),
+        (10**12, "1000000.00"),
+    ],
+)
+def test_money_is_told_exactly(microusd: int, told: str) -> None:
+    assert usd(microusd) == told
+
+
+def test_a_ceiling_is_told_in_its_own_unit() -> None:
+    spend = Ceiling("c", Per.TENANT, Count.SPEND, 20_000_000, 300_000_000)
+    assert str(spend) == "at most 20.00 USD per tenant within 5 min"
+    assert str(Ceiling("c", Per.RUN, Count.IN_FLIGHT, 4)) == "at most 4 calls in flight per run"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from policies.call import Claim, ClaimState, Facts, Identity, ToolCall
-from policies.ceilings import Ceiling, Count, Window
+from policies.call import Claim, ClaimState, Draw, Facts, Identity, ToolCall
+from policies.ceilings import Ceiling, Count, Per, Then, Window
 from policies.decide import ORDER, decide
 from policies.load import load
 from policies.verdict import Action, Level, Pull, Pulls, Reason, Scope, Verdict
@@ -30,6 +30,7 @@ ANSWERS = {
     Reason.PROTOCOL_UNSUPPORTED, Reason.HALTED, Reason.FROZEN, Reason.DESTINATION_UNLISTED,
     Reason.DESTINATION_READ_ONLY, Reason.TOOL_NOT_ALLOWED, Reason.KEY_REQUIRED, Reason.KEY_REUSED,
     Reason.IN_FLIGHT, Reason.OUTCOME_UNKNOWN, Reason.DONE_BUT_NOT_STORED, Reason.OVER_CEILING,
+    Reason.READ_ONLY, Reason.ARGUMENT_REFUSED, Reason.HELD,
 }  # fmt: skip
 
 
@@ -53,23 +54,22 @@ def claim_of(state: str, key: str, body: str, answer: str) -> Claim:
     return Claim("call-1", ClaimState(state), fingerprint, key == "same_key", answer == "answer")
 
 
-def windows_of(
-    ceilings: list[tuple[str, int, int, str]],
-) -> dict[str, tuple[Ceiling, str, Window]]:
-    windows = {}
+def drawn_of(ceilings: list[tuple[str, int, int, str]]) -> tuple[Draw, ...]:
+    """What is drawn on, one of each; windows of a minute and counted per run."""
+    drawn = []
     for place, (count, at_most, used, then) in enumerate(ceilings):
-        level = None if then == "throttle" else Level(then)
-        name = f"c{place}"
-        ceiling = Ceiling(name, Scope.RUN, Count(count), at_most, 60_000_000, level)
+        ceiling = Ceiling(f"c{place}", Per.RUN, Count(count), at_most, 60_000_000, Then(then))
         window = Window(ceiling.bucket(NOW_US), (0,) * 60 + (used,))
-        windows[name] = (ceiling, "r1", window)
-    return windows
+        drawn.append(Draw(ceiling, "r1", window, 1))
+    return tuple(drawn)
 
 
 def judged(row: dict[str, Any], a_call: Build, an_identity: Build) -> Verdict:
     call = dict(row.get("call", {}))
     if "fault" in call:
         call["fault"] = Reason(call["fault"])
+    if "arguments" in call:
+        call["arguments"] = tuple((path, tuple(v)) for path, v in call["arguments"].items())
     who = row.get("who", {})
     if who is not None:
         who = {key: tuple(v) if isinstance(v, list) else v for key, v in who.items()}
@@ -79,7 +79,8 @@ def judged(row: dict[str, Any], a_call: Build, an_identity: Build) -> Verdict:
         refused=Reason(row["refused"]) if "refused" in row else None,
         pulls=pulls_of(row.get("pulls", []), row.get("but", [])),
         claim=claim_of(*row["claim"]) if "claim" in row else None,
-        windows=windows_of(row.get("ceilings", [])),
+        drawn=drawn_of(row.get("ceilings", [])),
+        approved=row.get("approved", False),
     )
     return decide(POLICIES[row.get("policy", "house")], a_call(**call), facts)
 
@@ -88,6 +89,8 @@ def judged(row: dict[str, Any], a_call: Build, an_identity: Build) -> Verdict:
 def test_a_call_is_judged(row: dict[str, Any], a_call: Build, an_identity: Build) -> None:
     verdict = judged(row, a_call, an_identity)
     assert [verdict.action, verdict.reason, verdict.rule] == row["expect"]
+    assert row.get("says", verdict.detail) == verdict.detail
+    assert row.get("waits", verdict.wait_seconds) == verdict.wait_seconds
     if "pulls_cord" in row:
         assert (verdict.pull and verdict.pull.rule) == row["pulls_cord"]
     if verdict.reason in (Reason.KEY_REUSED, Reason.IN_FLIGHT, Reason.REPLAYED):
@@ -108,9 +111,12 @@ OBSTACLES: list[tuple[dict[str, Any], Reason]] = [
     ({"fault": "batch_of_writes"}, Reason.BATCH_OF_WRITES),
     ({"tool": "unlisted"}, Reason.DESTINATION_UNLISTED),
     ({"tenant": "none"}, Reason.TOOL_NOT_ALLOWED),
+    ({"agent": "reader"}, Reason.READ_ONLY),
+    ({"arguments": {"amount": []}}, Reason.ARGUMENT_REFUSED),
     ({"freeze": "freeze:global:"}, Reason.FROZEN),
     ({"claim": ["pending", "same_key", "same_body", "none"]}, Reason.IN_FLIGHT),
     ({"ceilings": [["calls", 1, 1, "halt"]]}, Reason.OVER_CEILING),
+    ({"tool": "refunds", "arguments": {"amount": [5]}}, Reason.HELD),
 ]
 
 
@@ -119,11 +125,11 @@ def test_each_line_wins_over_all_later_ones(first: int, a_call: Build, an_identi
     """With every obstacle from one on in the way, that one is named."""
     assert len(OBSTACLES) == len(ORDER)
     standing: dict[str, Any] = {}
-    for obstacle, _ in OBSTACLES[first:]:
+    for obstacle, _ in reversed(OBSTACLES[first:]):
         standing |= obstacle
     row: dict[str, Any] = {
-        "call": {key: standing[key] for key in ("fault", "tool") if key in standing},
-        "who": {"tenant": standing.get("tenant", "acme")},
+        "call": {key: standing[key] for key in ("fault", "tool", "arguments") if key in standing},
+        "who": {"tenant": standing.get("tenant", "acme"), "agent": standing.get("agent", "")},
         "pulls": [standing[key] for key in ("halt", "freeze") if key in standing],
         **{key: standing[key] for key in ("claim", "ceilings") if key in standing},
     }

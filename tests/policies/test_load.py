@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.call import Effect
-from policies.ceilings import Count
 from policies.document import BYTES_MAX
 from policies.load import PolicyError, load, load_file
+from policies.load_bounds import SHIPPED
 from policies.policy import KeyRule, Policy
 from policies.verdict import Level, Scope
 
@@ -169,7 +169,7 @@ def test_an_empty_policy_refuses_what_is_unlisted(a_policy: Build) -> None:
     policy = a_policy("")
     assert (policy.unlisted, dict(policy.tools), dict(policy.pulls)) == ("refuse", {}, {})
     assert policy.tag_headers == ("X-Run-Id", "X-Tenant-Id")
-    assert policy.ceilings_of["unlisted"] == ()
+    assert policy.ceilings_of["unlisted"] == tuple(SHIPPED.values())
 
 
 def test_the_digest_is_that_of_the_text() -> None:
@@ -274,28 +274,3 @@ def test_releases_are_known_good_or_refused(a_policy: Build) -> None:
         ("halt:release:v1", "policy.yaml:7", f"policy:{policy.digest[:12]}"),
     ]
     assert a_policy("").known_good == frozenset()
-
-
-def test_a_ceiling_is_its_content_not_its_place(a_policy: Build) -> None:
-    one = "{per: run, count: calls, at_most: 5, within: 1m}"
-    other = "{per: tenant, count: writes, at_most: 5}"
-    first = a_policy(f"ceilings:\n  - {one}\n  - {other}\n")
-    again = a_policy(f"ceilings:\n  - {other}\n  - {one.replace('1m', '60s')}\n")
-    assert {c.id for c in first.ceilings} == {c.id for c in again.ceilings}
-    changed = a_policy(f"ceilings:\n  - {one.replace('5', '6')}\n")
-    assert changed.ceilings[0].id not in {c.id for c in first.ceilings}
-
-
-def test_a_ceiling_is_all_that_its_rule_says(a_policy: Build) -> None:
-    policy = a_policy("""
-    tools: {t.a: {match: {host: a.example}}}
-    ceilings:
-      - {per: tool, tool: t.*, count: writes, at_most: 0, within: 2h, then: freeze}
-      - {per: global, count: calls, at_most: 9}
-    """)
-    windowed, life = policy.ceilings
-    assert (windowed.per, windowed.count, windowed.at_most) == (Scope.TOOL, Count.WRITES, 0)
-    assert (windowed.within_us, windowed.then) == (7_200_000_000, Level.FREEZE)
-    assert windowed.tools == ("t.*",)
-    assert (life.within_us, life.then, life.tools) == (None, None, ("*",))
-    assert policy.ceilings_of == {"t.a": (windowed, life), "unlisted": (life,)}

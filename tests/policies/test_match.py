@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -94,19 +95,87 @@ def test_every_protocol_condition_of_a_tool_has_its_matcher() -> None:
 
 
 def test_a_plain_call_is_judged_without_its_body() -> None:
-    """A body that must not be touched: any look at it raises."""
+    """A body that must not be touched: any look at it raises, but for its length."""
 
     class Untouchable(bytes):
         def _touched(self, *_: object) -> Any:
             raise AssertionError("the body was read")
 
-        __len__ = __iter__ = __getitem__ = __contains__ = _touched
+        __iter__ = __getitem__ = __contains__ = _touched
         decode = split = _touched  # type: ignore[assignment]
 
-    for ask in ("GET https://api.github.com/x", "POST https://api.anthropic.com/v1/messages"):
+    for ask in ("GET https://api.github.com/x", "POST https://search.example/search"):
         request = request_of({"ask": ask})
         call = identify(POLICIES["house"], replace(request, body=Untouchable(b"x")))
         assert call.fault is None
+
+
+GUARDED = """
+tools:
+  refunds: {match: {host: pay.example, path: /refunds}, where: {amount: {at_most: 5}}}
+  small: {match: {host: pay.example, path: /small}, body_bytes_max: 3}
+  held: {match: {host: pay.example, path: /held}, hold: true}
+  watched: {match: {host: pay.example, path: /watched}, hold: true, websocket: read}
+  crm.add: {match: {host: mcp.example, mcp_tool: add}, body_bytes_max: 200}
+  crm: {match: {host: mcp.example, mcp_tool: "*"}, where: {count: {at_most: 3}}}
+"""
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+
+
+def guarded(a_policy: Any, ask: str, **row: Any) -> ToolCall:
+    return identify(a_policy(GUARDED), request_of({"ask": ask, **row}))
+
+
+def test_a_call_has_what_conditions_ask_for_and_its_method_and_host(a_policy: Any) -> None:
+    ask = "POST https://pay.example/refunds"
+    call = guarded(a_policy, ask, body="amount=5&x=1", headers=FORM)
+    assert (call.method, call.host) == ("POST", "pay.example")
+    assert (call.arguments, call.unread) == ((("amount", ("5",)),), ())
+    hidden = guarded(a_policy, ask, body="amount=5&Amount=6", headers=FORM)
+    assert hidden.arguments == ()
+    assert [path for path, _ in hidden.unread] == ["amount"]
+    assert hidden.fault is None
+    other = guarded(a_policy, "POST https://pay.example/held", body="amount=5", headers=FORM)
+    assert (other.arguments, other.unread) == ((), ())
+
+
+def test_arguments_are_those_of_an_mcp_call_and_housekeeping_has_none(a_policy: Any) -> None:
+    def asked(method: str, **params: Any) -> ToolCall:
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        return guarded(a_policy, "POST https://mcp.example/mcp", json=message)
+
+    call = asked("tools/call", name="x", arguments={"count": 2})
+    assert (call.tool, call.arguments, call.own) == ("crm", (("count", (Decimal(2),)),), False)
+    own = asked("tools/list")
+    assert (own.own, own.arguments, own.unread) == (True, (), ())
+
+
+def test_a_body_longer_than_its_tool_allows_is_refused(a_policy: Any) -> None:
+    fits = guarded(a_policy, "POST https://pay.example/small", body="123")
+    assert fits.fault is None
+    for method in ("POST", "GET"):
+        call = guarded(a_policy, f"{method} https://pay.example/small", body="1234")
+        assert (call.tool, call.fault) == ("small", Reason.BODY_TOO_LARGE)
+        line = a_policy(GUARDED).tools["small"].line
+        assert call.detail == f"4 bytes, at most 3 for small; line {line} of the policy"
+    assert guarded(a_policy, "POST https://pay.example/refunds", body="1234").fault is None
+    for name, size, fault in (
+        ("add", 300, Reason.BODY_TOO_LARGE),
+        ("add", 1, None),
+        ("x", 300, None),
+    ):
+        params = {"name": name, "arguments": {"note": "x" * size}}
+        message = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
+        call = guarded(a_policy, "POST https://mcp.example/mcp", json=message)
+        assert (call.fault, call.rpc_id) == (fault, 7)
+
+
+def test_a_socket_to_a_tool_that_is_held_cannot_be_approved(a_policy: Any) -> None:
+    socket = {"headers": {"upgrade": "websocket"}}
+    call = guarded(a_policy, "GET https://pay.example/held", **socket)
+    assert (call.tool, call.fault) == ("held", Reason.PROTOCOL_UNSUPPORTED)
+    assert guarded(a_policy, "GET https://pay.example/watched", **socket).fault is None
+    assert guarded(a_policy, "GET https://pay.example/held").fault is None
 
 
 def test_the_order_of_the_file_decides_not_the_kind_of_host(a_policy: Any) -> None:

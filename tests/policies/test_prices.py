@@ -14,11 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.meter.usage import TOKENS_MAX, Usage
-from policies.prices import PriceListError, Prices, UnknownModelError, cost_at, flat_rates
+from policies.prices import (
+    PriceListError,
+    Prices,
+    UnknownModelError,
+    cost_at,
+    flat_rates,
+    shipped_prices,
+)
 
 SHIPPED_PATH = Path(__file__).parents[2] / "policies" / "prices.json"
 SHIPPED_TEXT = SHIPPED_PATH.read_bytes()
-SHIPPED = Prices.load(SHIPPED_TEXT)
+SHIPPED = shipped_prices()
 
 
 def a_list(*models: dict[str, Any], **provider: Any) -> dict[str, Any]:
@@ -189,7 +196,20 @@ def test_embeddings_are_estimated_by_their_input() -> None:
     assert prices.estimate_microusd("shop", "m", 300, 4096) == 200
 
 
+def test_pictures_and_speech_are_estimated_at_their_own_price() -> None:
+    """Nobody can say before what a model will answer with that makes them."""
+    prices = {"input": 0, "output": 2_000_000, "output_image": 30_000_000}
+    assert load(a_list(a_model(prices=prices))).estimate_microusd("shop", "m", 0, 10) == 300
+    prices = {"input": 0, "output_audio": 8_000_000}
+    assert load(a_list(a_model(prices=prices))).estimate_microusd("shop", "m", 0, 10) == 80
+
+
 # ---------------------------------------------------------------------------- the list
+
+
+def test_the_shipped_list_is_loaded_once() -> None:
+    assert shipped_prices() is shipped_prices()
+    assert shipped_prices().date == Prices.load(SHIPPED_TEXT).date
 
 
 @pytest.mark.parametrize(

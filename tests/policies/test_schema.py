@@ -1,11 +1,14 @@
 """The schema: durations, and the JSON Schema for editors that is made from it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from policies.schema import duration_us, json_schema
+from policies.policy import Policy
+from policies.schema import json_schema
+from policies.schema_parts import duration_us
 
 CONFIG = Path(__file__).parents[2] / "config"
 
@@ -21,8 +24,8 @@ def test_the_json_schema_speaks_of_every_key_and_allows_no_other() -> None:
         if part.get("type") == "object":
             assert part["additionalProperties"] is False
     assert list(schema["properties"]) == [
-        "version", "unlisted", "frozen", "halted", "releases", "tools", "tenants", "ceilings",
-        "alerts", "tags",
+        "version", "unlisted", "frozen", "halted", "releases", "tools", "tenants", "agents",
+        "ceilings", "alerts", "prices", "tags",
     ]  # fmt: skip
     assert next(iter(schema["$defs"]["PulledRule"]["properties"])) == "global"
 
@@ -52,3 +55,10 @@ def test_a_duration_is_a_number_and_a_unit(text: str, seconds: int) -> None:
 def test_anything_else_is_not_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match=r"must be"):
         duration_us(text)
+
+
+@pytest.mark.parametrize("method", ["COPY", "PROPFIND", "PURGE", "FETCH", "list", "FORGET", "BIND"])
+def test_a_method_of_its_own_is_one(method: str, a_policy: Callable[[str], Policy]) -> None:
+    """Only what is hardly anything else is taken for a usual method misspelt."""
+    policy = a_policy(f"tools: {{t: {{match: {{host: a.example, method: {method}}}}}}}")
+    assert policy.tools["t"].methods == frozenset({method.upper()})

@@ -20,8 +20,9 @@ from proxy.control_access import Role
 from proxy.control_client import SOCKET, Refused, ask
 from proxy.deciding import PolicyFile, Service
 from proxy.fleet import InProcess
-from proxy.gate import Gate, Live
+from proxy.gate import Gate
 from proxy.identity import Credentials
+from proxy.live import Live
 from proxy.settings import Settings
 
 NOW_US = 1_800_000_000_000_000
@@ -169,7 +170,7 @@ async def controlled(root: Path, policy: str = POLICY) -> AsyncIterator[Controll
     file = PolicyFile(settings.policy_file, "keep")
     service = Service(settings, clock, file, store)
     service.listening = "127.0.0.1:8640"
-    gate = Gate(service.decider, clock, "open", prices=service.prices)
+    gate = Gate(service.decider, clock, "open")
     await service.fleet.join(InProcess(gate, Worker("w1", 1, "", clock.us)))
     at_socket = await control.serve(control.build(service), data / SOCKET)
     at_port = await control.serve_port(service, f"127.0.0.1:{port}")

@@ -18,7 +18,7 @@ from proxy.settings import DEFAULT_DATA, NAMES
 
 COMMANDS = (
     *("up", "demo", "env", "run", "status", "halt", "freeze", "resume", "thaw"),
-    *("ledger", "policy", "token", "ca"),
+    *("ledger", "policy", "token", "budget", "ca"),
 )
 
 POLICY = """\

@@ -1,16 +1,23 @@
 """`ledger query|show|tail`: what is typed, and what is told when there is nothing to read."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from ledger import queries
+from ledger.connection import open_reader
+from ledger.states import EventType
 from ledger.store import Store
+from ledger.tokens import Grant
+from policies.verdict import Scope
 from proxy import environment, operations
 from proxy.cli.main import cli
-from tests.ledger.world import World
+from proxy.cli.records import _is_wanted
+from tests.ledger.world import World, a_ceiling, a_policy, a_pull
 
 POLICY = "version: 1\n"
 
@@ -40,6 +47,57 @@ def test_a_ledger_that_was_removed_is_not_one_that_never_was(root: Path) -> None
     assert told.exit_code == 2
     assert f"the ledger {root}/data/ledger.db is gone" in told.stderr
     assert "pullcord up makes it" not in told.stderr
+
+
+def test_the_rule_is_shown_where_a_call_was_refused(root: Path) -> None:
+    world = World(root / "data")
+    world.policy = a_policy(a_ceiling(1))
+    world.admit(world.read("a"))
+    assert "rule" not in typed("ledger", "query").stdout.split()
+    world.admit(world.read("b"))
+    title, refused, allowed = typed("ledger", "query").stdout.splitlines()
+    assert title.split()[-1] == "rule"
+    assert refused.split()[-1] == "ceiling:run-calls-1"
+    assert "rule" not in allowed
+    for term in ("rule:run-calls-1", "rule:ceiling:run-calls-1"):
+        found = typed("ledger", "query", term, "--json").stdout.splitlines()
+        assert [line[:10] for line in found] == ['{"id":"b",']
+    world.store.close()
+
+
+def test_tail_shows_all_that_carries_the_run_and_no_cord_of_another(root: Path) -> None:
+    world = World(root / "data")
+
+    def note(kind: EventType, run: str) -> None:
+        world.store.note(kind, actor="ann", at_us=world.now_us, detail=f"{kind} {run}", run=run)
+
+    for parent, run in (("", "r1"), ("", "r2"), ("r1", "kid")):
+        tenant = "" if parent else "acme"
+        grant = Grant(run, tenant, parent=parent)
+        world.store.mint(grant, run.encode(), actor="ann", at_us=world.now_us, policy=world.policy)
+        note(EventType.CROSSED, run)
+        note(EventType.ADJUSTED, run)
+        note(EventType.UNPRICED, run)
+        world.store.pull(a_pull(Scope.RUN, run))
+    world.store.pull(a_pull(Scope.TENANT, "acme"))
+    with closing(open_reader(root / "data")) as reader:
+        rows = queries.last_events(reader, 100)
+
+        def shown(*filters: str) -> list[tuple[str, str]]:
+            wanted = [row for row in rows if _is_wanted(reader, row, filters)]
+            return [(row["type"], row["run"]) for row in reversed(wanted)]
+
+        kinds = ("token.minted", "ceiling.crossed", "budget.adjusted", "model.unpriced")
+        tenants = ("cord.pulled", None)
+        assert shown("run:r2") == [*((kind, "r2") for kind in (*kinds, "cord.pulled")), tenants]
+        above = ("cord.pulled", "r1")  # it stops the child, too
+        assert shown("run:kid") == [
+            above,
+            *((kind, "kid") for kind in (*kinds, "cord.pulled")),
+            tenants,
+        ]
+        assert shown("state:unknown") == [("cord.pulled", run) for run in ("r1", "r2", "kid", None)]
+    world.store.close()
 
 
 def test_tokens_and_cost_are_shown_beside_calls_where_there_are_any(root: Path) -> None:

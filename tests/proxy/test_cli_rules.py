@@ -110,6 +110,72 @@ def test_policy_explain_of_a_call_whose_body_decides_asks_for_the_body(root: Pat
     assert "--body" not in told.stdout
 
 
+GUARDED = """\
+version: 1
+tools:
+  refunds:
+    match: {host: pay.example, method: POST}
+    where: {amount: {at_most: 5000}}
+    body_bytes_max: 100
+    hold: true
+    hold_seconds: 600
+tenants:
+  acme: {allow: [{tool: refunds, method: POST, where: {currency: {equals: usd}}}]}
+agents:
+  reader: {read_only: true}
+ceilings:
+  - {per: run, count: calls, unbounded: true}
+  - {per: run, count: spend_usd, at_most: 1.50}
+  - {per: tool, count: bytes_up, at_most: 1000, then: alert}
+"""
+FORM = ("--header", "content-type: application/x-www-form-urlencoded")
+
+
+def test_policy_explain_tells_conditions_holds_and_ceilings(root: Path) -> None:
+    (root / "config" / "policy.yaml").write_text(GUARDED, "utf-8")
+    (root / "body").write_text("amount=5&currency=usd")
+    explain = ("policy", "explain", "POST", "https://pay.example/", "--body", "body", *FORM)
+    (told,) = objects(typed(*explain, "--tenant", "acme", "--json"))
+    assert (told["decision"], told["rule"], told["hold_seconds"]) == ("hold", "tool:refunds", 600)
+    assert told["conditions"] == [
+        {"rule": "tool:refunds", "asks": "amount must be at most 5000"},
+        {"rule": "tenant:acme", "asks": "currency must be usd, by POST"},
+    ]
+    drawn = {(c["per"], c["count"]): (c["of"], c["at_most"], c["takes"]) for c in told["ceilings"]}
+    assert drawn["tool", "bytes_up"] == ("refunds", 1000, 21)
+    assert drawn["run", "in_flight"] == ("any-run", 64, 1)
+    assert ("run", "calls") not in drawn
+    words = typed(*explain).stdout
+    assert "hold: held, by tool:refunds" in words
+    assert "condition  amount must be at most 5000 (tool:refunds)" in words
+    assert "hold       each write waits 10 min for a person" in words
+    assert "body       at most 100 bytes" in words
+    assert "at most 64 calls in flight per run (any run), then throttle; takes 1 call in" in words
+    assert "per tenant within 60 s (tenant default), then throttle; takes 1 call (" in words
+    assert "(run r7), then throttle; takes 1 call (" not in words
+    assert "per run (run r7), then" in typed(*explain, "--run", "r7").stdout
+
+
+def test_policy_explain_is_for_an_agent_and_for_who_may_only_read(root: Path) -> None:
+    (root / "config" / "policy.yaml").write_text(GUARDED, "utf-8")
+    (root / "body").write_text("amount=5&currency=usd")
+    explain = ("policy", "explain", "POST", "https://pay.example/", "--body", "body", *FORM)
+    for words, rule in ((("--agent", "reader"), "agent:reader"), (("--read-only",), "token:")):
+        (told,) = objects(typed(*explain, "--json", *words))
+        assert told["reason"] == "read_only"
+        assert told["rule"].startswith(rule)
+    (root / "body").write_text("amount=9999")
+    (told,) = objects(typed(*explain, "--json"))
+    assert (told["reason"], told["detail"]) == ("argument_refused", "amount must be at most 5000")
+
+
+def test_policy_check_tells_what_has_no_bound(root: Path) -> None:
+    (root / "config" / "policy.yaml").write_text(GUARDED, "utf-8")
+    told = typed("policy", "check").stdout
+    assert "1 tool, 2 ceilings, 5 shipped ceilings, 1 tenant, 1 agent" in told
+    assert "unbounded calls per run" in told
+
+
 def test_policy_explain_of_the_agents_own_view_says_who_answers_it(root: Path) -> None:
     explain = ("policy", "explain", "GET", f"http://{own.HOST}/self")
     assert "pullcord answers it itself" in typed(*explain).stdout

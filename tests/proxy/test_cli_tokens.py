@@ -83,6 +83,23 @@ def test_a_token_is_for_a_run_or_for_an_operator(data: Path, words: list[str]) -
     assert listed() == []
 
 
+def test_a_tool_that_the_policy_does_not_name_is_warned_of(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is minted all the same: the policy may name the tool tomorrow."""
+    monkeypatch.setenv("PULLCORD_CONFIG", str(tmp_path))
+    mint = ("token", "mint", "--run", "r1", "--tool", "mail.*", "--tool")
+    assert "no tool" not in typed(*mint, "nosuch").stderr  # there is no policy to know better
+    policy = "version: 1\ntools: {mail.read: {match: {host: mail.example}}}\n"
+    (tmp_path / "policy.yaml").write_text(policy, "utf-8")
+    told = typed(*mint, "mail.raed")
+    assert (told.exit_code, len(told.stdout.strip())) == (0, 48)
+    (warning,) = [line for line in told.stderr.splitlines() if "no tool" in line]
+    assert "is named 'mail.raed'; did you mean 'mail.read'?" in warning
+    for known in ("mail.read", "unlisted", "*"):
+        assert "no tool" not in typed(*mint, known).stderr
+
+
 async def test_the_running_proxy_does_the_same(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from policies.verdict import Level, Pull, Scope
 from proxy import control, control_access, control_service, operations
 from proxy.control_client import SOCKET, Unreachable, ask
 from proxy.control_socket import ControlError, bound, peer_uid, user_name
-from proxy.gate import Live
+from proxy.live import Live
 from tests.proxy.controlled import NOW_US, Controlled, controlled
 
 ME = user_name(os.geteuid())

@@ -18,6 +18,7 @@ from policies.match import identify
 from policies.verdict import Action, Level, Pull, Reason, Scope
 from proxy.clock import SystemClock, new_id
 from proxy.decider import Decider
+from proxy.judging import NotJudged
 
 KEY = b"k" * 32
 R1 = Identity("r1", "acme")
@@ -67,6 +68,30 @@ async def test_many_callers_are_answered_each_with_its_own_verdict(world):
     assert actions.count(Action.ALLOW) == 40
     assert [d.verdict.reason for d in decisions].count(Reason.IN_FLIGHT) == 40
     assert len(calls(data)) == 80
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_call_that_nobody_waits_for_any_more_is_settled_as_not_sent(world, method):
+    decider, policy, data = world
+    ask = an_ask(policy, method=method)
+    decider.admit(ask, policy).cancel()
+    await asyncio.sleep(0)
+    await decider.act(lambda store: None)
+    (row,) = calls(data)
+    assert (row["state"], row["reason"]) == ("not_sent", "not_sent")
+    again = await decider.admit(replace(ask, call_id=new_id(ask.at_us + 1)), policy)
+    assert again.verdict.action is Action.ALLOW
+
+
+async def test_a_message_of_a_tool_that_is_in_the_policy_no_more_fails_alone(world, a_policy):
+    decider, policy, _ = world
+    ask, other = an_ask(policy), "tools: {other: {match: {host: pay.test}}}\n"
+    decider.adopt(a_policy(other))
+    counted = decider.count(R1, ask.call, ask.at_us)
+    judged = decider.admit(ask, policy)
+    with pytest.raises(NotJudged):
+        await counted
+    assert (await judged).verdict.action is Action.ALLOW
 
 
 async def test_a_policy_adopted_while_a_call_waits_is_the_one_that_judges_it(world, a_policy):

@@ -58,8 +58,8 @@ def test_the_runaway_agent_is_contained_and_the_printed_ledger_command_shows_it(
     assert lines["calls"] == "35 asked for, 20 reached the upstream, all tagged"
     assert lines["refunds"] == "17 asked for, 5 made ($245.00), 0 made twice"
     assert lines["replays"] == "6 answered from the record, none sent again"
-    assert lines["refusals"] == "9 (3 halted, 6 over_ceiling)"
-    assert lines["time to contain"].endswith("(ceiling:c1ec2ea803)")
+    assert lines["refusals"] == "9 (4 halted, 5 over_ceiling)"
+    assert lines["time to contain"].endswith("(ceiling:e1c43c2d16)")
     assert "tagged X-Run-Id: demo-agent, X-Tenant-Id: acme, no token" in out
 
     *_, up, env, query, remove = (line.strip() for line in out.splitlines())

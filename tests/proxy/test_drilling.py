@@ -16,8 +16,8 @@ from policies.policy import CANARY_HOST
 from policies.verdict import Level, Pull, Scope
 from proxy import drilling
 from proxy.drilling import ACTOR, RUN
-from proxy.gate import Live
 from proxy.identity import Credentials
+from proxy.live import Live
 from tests.proxy.controlled import Controlled, controlled
 
 PORT = 31_337

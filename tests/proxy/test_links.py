@@ -20,12 +20,15 @@ from policies.call import Identity, Request
 from policies.match import identify
 from policies.verdict import Action, Level, Pull, Reason, Scope
 from proxy import fleet as fleet_module
+from proxy import gate as gate_module
 from proxy import process
 from proxy.clock import SystemClock, new_id
 from proxy.decider import Decider
 from proxy.fleet import Fleet
+from proxy.identity import Credentials
 from proxy.judging import NotJudged
 from proxy.links import SOCKET, Links
+from proxy.live import Live
 from proxy.remote import RemoteDecider
 from tests.proxy.test_decider import POLICY, an_ask
 
@@ -52,6 +55,11 @@ class Gate:
 
     def listing(self):
         return [{"id": "call-1", "seconds": 0.5}]
+
+
+class NoEngine:
+    async def cut(self, calls, reason):
+        """There is nothing to close."""
 
 
 class Place:
@@ -145,6 +153,19 @@ async def test_what_an_engine_has_metered_is_recorded(place):
     with closing(open_reader(place.data)) as reader:
         (row,) = queries.calls(reader)
     assert (row["input_tokens"], row["output_tokens"], row["cost_usd"]) == (1000, 200, 0.00325)
+
+
+async def test_the_messages_of_a_websocket_count_their_bytes(place, a_policy):
+    place.policy = a_policy(POLICY + "ceilings: [{per: run, count: bytes_up, at_most: 9}]\n")
+    async with place.deciding(), place.engine() as (remote, _):
+        await remote.ready.wait()
+        gate = gate_module.Gate(remote, place.clock, "open")
+        request = Request("GET", "https", "pay.test", 443, "/", (("upgrade", "websocket"),))
+        live = await gate.ask(request, Credentials("r1", "acme"), NoEngine())
+        assert isinstance(live, Live)
+        assert await gate.message(live, 5) is None
+        assert await gate.message(live, 4) is None
+        assert (await gate.message(live, 1) or "").startswith("ceiling:")
 
 
 async def test_of_a_request_only_its_names_are_sent(place, monkeypatch):
@@ -256,9 +277,9 @@ async def test_what_was_asked_and_not_answered_was_not_sent(place, monkeypatch):
         ask = an_ask(remote.policy)
         deliver = Decider._deliver
 
-        def gone(self, batch, answers, moved):
+        def gone(self, told, moved):
             remote._peer.close()
-            deliver(self, batch, answers, moved)
+            deliver(self, told, moved)
 
         with monkeypatch.context() as patch:
             patch.setattr(Decider, "_deliver", gone)

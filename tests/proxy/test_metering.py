@@ -19,8 +19,8 @@ from ledger import queries
 from ledger.connection import open_reader
 from policies.call import Request
 from policies.meter.meter import Meter
-from proxy.gate import Live
 from proxy.identity import Credentials
+from proxy.live import Live
 from tests.proxy.controlled import Controlled, controlled
 
 POLICY = """\
@@ -30,6 +30,9 @@ tools:
   anthropic: {match: {host: api.anthropic.com}, model_api: anthropic}
   gateway: {match: {host: models.acme.example}, model_api: openai}
   own: {match: {host: llama.acme.example}, effect: model}
+  maps: {match: {host: maps.acme.example}, effect: read, cost_usd: 0.02}
+  scans: {match: {host: scans.acme.example}, effect: read,
+          cost: {from: response.price, scale: 0.01, reserve_usd: 0.5}}
 """
 CHAT = "/v1/chat/completions"
 JSON = "application/json"
@@ -138,12 +141,13 @@ async def test_an_answer_that_names_no_listed_model_is_priced_as_asked(
 
 
 @pytest.mark.parametrize("host", ["api.openai.com", "llama.acme.example"])
-async def test_an_unknown_model_has_tokens_and_no_cost_and_is_named_in_the_log(
+async def test_an_unknown_model_costs_the_policys_rate_and_is_named_in_the_log(
     running: Controlled, host: str
 ) -> None:
     live = await begun(running, host, model="acme-7b")
     with capture_logs() as logs:
-        assert await ended(running, live, JSON, answer("acme-7b")) == (1000, 200, None)
+        # The rate is 100 USD for a million tokens where the policy states none.
+        assert await ended(running, live, JSON, answer("acme-7b")) == (1000, 200, 0.12)
     (line,) = [each for each in logs if each["event"] == "model.unpriced"]
     assert (line["call"], line["model"], line["log_level"]) == (live.call_id, "acme-7b", "warning")
 
@@ -194,3 +198,176 @@ async def test_a_call_that_got_no_answer_has_no_tokens(running: Controlled) -> N
     live = await begun(running, "api.openai.com", model="gpt-5.1")
     await running.gate.settle(live, status=None, complete=False, error="connection lost")
     assert await recorded(running, live) == (None, None, None)
+
+
+# What was reserved becomes what was used
+
+
+async def used(
+    running: Controlled, live: Live, kind: str, *chunks: bytes, **how: Any
+) -> tuple[int | None, int | None]:
+    """Tokens and micro-dollars that a call settles; None keeps what it reserved."""
+    with capture_logs() as logs:
+        await ended(running, live, kind, *chunks, **how)
+    (line,) = [each for each in logs if each["event"] == "call.settled"]
+    return line["tokens"], line["microusd"]
+
+
+async def test_what_was_told_was_used(running: Controlled) -> None:
+    live = await begun(running, "api.openai.com", model="gpt-5.1")
+    assert await used(running, live, JSON, answer("gpt-5.1")) == (1200, 3250)
+
+
+STARTED = {"model": "claude-opus-4-5", "usage": {"input_tokens": 100, "output_tokens": 1}}
+THOUGHT = [
+    {"type": "message_start", "message": STARTED},
+    {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Hello"}},
+]
+ENDED = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 40}}
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_of_a_stream_that_told_nothing_no_less_is_used_than_was_reserved(
+    running: Controlled, complete: bool
+) -> None:
+    """A provider may have thought unseen as much as was asked for."""
+    asked: dict[str, Any] = {
+        "model": "gpt-5.1",
+        "stream": True,
+        "max_completion_tokens": 1000,
+    }
+    live = await begun(running, "api.openai.com", **asked)
+    word = events({"choices": [{"delta": {"content": "x" * 300}}]})
+    taken = -(-len(live.request.body) // 3)
+    expected = (1000 + taken, 10_000 + -(-taken * 5 // 4))
+    assert await used(running, live, EVENTS, *word, complete=complete) == expected
+
+
+async def test_of_a_stream_that_told_nothing_what_was_seen_is_used_if_it_is_more(
+    running: Controlled,
+) -> None:
+    asked: dict[str, Any] = {
+        "model": "gpt-5.1",
+        "stream": True,
+        "max_completion_tokens": 10,
+    }
+    live = await begun(running, "api.openai.com", **asked)
+    word = events({"choices": [{"delta": {"content": "x" * 300}}]})
+    taken = -(-len(live.request.body) // 3)
+    assert await used(running, live, EVENTS, *word) == (100 + taken, 1000 + -(-taken * 5 // 4))
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_what_only_the_beginning_of_a_stream_told_keeps_the_reservation(
+    running: Controlled, complete: bool
+) -> None:
+    asked: dict[str, Any] = {"model": "claude-opus-4-5", "max_tokens": 2000}
+    live = await begun(running, "api.anthropic.com", "/v1/messages", **asked)
+    # 2,000 x 25 for the answer, and what was sent, whose size was estimated.
+    taken = -(-len(live.request.body) // 3)
+    expected = (2000 + taken, 50_000 + taken * 5)
+    assert await used(running, live, EVENTS, *events(*THOUGHT), complete=complete) == expected
+
+
+@pytest.mark.parametrize(
+    "last, kind",
+    [
+        (events(ENDED), "anthropic"),
+        ([*events({"choices": [], "usage": USAGE}), b"data: [DONE]\n\n"], "openai"),
+        (
+            events({"type": "response.completed", "response": {"usage": USAGE}}),
+            "openai",
+        ),
+    ],
+)
+async def test_an_agent_that_leaves_after_the_last_word_is_charged_by_what_was_told(
+    running: Controlled, last: list[bytes], kind: str
+) -> None:
+    model = {"anthropic": "claude-opus-4-5", "openai": "gpt-5.1"}[kind]
+    path = {"anthropic": "/v1/messages", "openai": CHAT}[kind]
+    live = await begun(running, f"api.{kind}.com", path, model=model, max_tokens=50_000)
+    first = THOUGHT if kind == "anthropic" else []
+    told = await used(running, live, EVENTS, *events(*first), *last, complete=False)
+    assert told == {"anthropic": (140, 1500), "openai": (1200, 3250)}[kind]
+
+
+async def test_usage_so_far_is_not_the_end_of_a_stream_that_was_left(running: Controlled) -> None:
+    """Google, and some who imitate OpenAI, tell usage with every word."""
+    live = await begun(running, "api.openai.com", model="gpt-5.1", stream=True, max_tokens=5000)
+    word = events({"choices": [{"delta": {"content": "x"}}], "usage": USAGE})
+    tokens, microusd = await used(running, live, EVENTS, *word, complete=False)
+    assert tokens is not None
+    assert tokens >= 5000
+    assert microusd is not None
+    assert microusd >= 50_000
+
+
+async def test_what_is_no_inference_of_a_model_api_is_charged_as_reserved(
+    running: Controlled,
+) -> None:
+    live = await begun(running, "api.openai.com", "/v1/batches", input_file_id="f1")
+    nothing = b'{"id": "b1", "usage": {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}}'
+    tokens, microusd = await used(running, live, JSON, nothing)
+    assert (tokens, microusd) == (live.call.worth.tokens, live.call.worth.spend_microusd)
+    assert microusd is not None
+    assert microusd > 10_000_000
+
+
+@pytest.mark.parametrize("status", [400, 429, 500, 529])
+async def test_a_refusal_of_the_provider_used_nothing(running: Controlled, status: int) -> None:
+    live = await begun(running, "api.openai.com", model="gpt-5.1")
+    assert await used(running, live, JSON, b'{"error": {}}', status=status) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "kind, told, complete",
+    [
+        (EVENTS, b"", False),  # cut before its first word
+        (EVENTS, b": keep-alive\n\n", False),
+        (JSON, gzip.compress(answer("gpt-5.1")), True),
+        ("audio/mpeg", b"\xff\xfb" * 50, True),
+    ],
+)
+async def test_what_nobody_can_tell_keeps_its_reservation(
+    running: Controlled, kind: str, told: bytes, complete: bool
+) -> None:
+    live = await begun(running, "api.openai.com", model="gpt-5.1")
+    assert await used(running, live, kind, told, complete=complete) == (None, None)
+
+
+async def test_a_call_that_got_no_answer_keeps_its_reservation(running: Controlled) -> None:
+    live = await begun(running, "api.openai.com", model="gpt-5.1")
+    with capture_logs() as logs:
+        await running.gate.settle(live, status=None, complete=False)
+    assert [(each["tokens"], each["microusd"]) for each in logs] == [(None, None)]
+
+
+@pytest.mark.parametrize("status, cost_usd", [(200, 0.02), (302, 0.02), (404, 0.0), (500, None)])
+async def test_a_tool_of_a_fixed_cost_costs_it_if_it_may_have_done_it(
+    running: Controlled, status: int, cost_usd: float | None
+) -> None:
+    live = await begun(running, "maps.acme.example", "/route", "GET")
+    told = await ended(running, live, JSON, b"{}", status=status)
+    assert told == (None, None, cost_usd)
+
+
+async def test_a_cost_is_read_from_the_answer(running: Controlled) -> None:
+    live = await begun(running, "scans.acme.example", "/scan", "GET")
+    assert await used(running, live, JSON, b'{"price": ', b"25}") == (None, 250_000)
+
+
+async def test_a_cost_that_the_answer_does_not_tell_stays_as_reserved(running: Controlled) -> None:
+    live = await begun(running, "scans.acme.example", "/scan", "GET")
+    told = await ended(running, live, JSON, b"{}")
+    assert told == (None, None, None)
+
+
+async def test_what_fails_while_it_is_settled_keeps_the_reservation(
+    running: Controlled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    live = await begun(running, "api.openai.com", model="gpt-5.1")
+    monkeypatch.setattr("policies.costs.settled", fails)
+    assert await used(running, live, JSON, answer("gpt-5.1")) == (None, None)

@@ -158,9 +158,9 @@ def test_a_known_run_keeps_its_tenant_when_none_is_named(store: Store) -> None:
     assert operations.mint(store, Grant("r1"), "ada", NOW_US).token.identity.tenant == "acme"
 
 
-def test_a_child_run_has_the_tenant_of_its_parent(store: Store) -> None:
+def test_a_child_run_has_the_tenant_of_its_parent(store: Store, policy: Policy) -> None:
     operations.mint(store, Grant("r1", tenant="acme"), "ada", NOW_US)
-    child = operations.mint(store, Grant("r2", parent="r1"), "ada", NOW_US).token
+    child = operations.mint(store, Grant("r2", parent="r1"), "ada", NOW_US, policy).token
     assert (child.identity.tenant, child.identity.ancestors) == ("acme", ("r1",))
 
 

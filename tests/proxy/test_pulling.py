@@ -18,9 +18,10 @@ from ledger.tokens import Grant
 from policies.call import Request
 from policies.verdict import Level, Pull, Scope
 from proxy import operations, process, pulling
-from proxy.gate import Gate, Live
+from proxy.gate import Gate
 from proxy.identity import Credentials
 from proxy.letterbox import post
+from proxy.live import Live
 from proxy.operations import NotFound, OperationError
 from proxy.refuse import Refusal
 from tests.proxy.controlled import NOW_US, POLICY, Controlled, controlled
@@ -248,8 +249,10 @@ class Agents:
     async def minted(self, run: str, parent: str = "", name: str = "") -> Credentials:
         """A new token of a run, for a release."""
         grant = Grant(run, parent=parent, release=name)
+        service = self._running.service
+        policy = service.decider.policy
         minted = await pulling.acted(
-            self._running.service, lambda store: operations.mint(store, grant, "ada", NOW_US)
+            service, lambda store: operations.mint(store, grant, "ada", NOW_US, policy)
         )
         return Credentials(run, minted.secret)
 

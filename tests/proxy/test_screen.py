@@ -73,6 +73,7 @@ async def test_a_store_that_fails_leaves_the_rest_of_the_screen(running: Control
     await asyncio.sleep(0)
     state = await screen.status_of(running.service)
     assert state["fleet"]["calls_per_minute"] is None
+    assert state["limits"]["refused_per_minute"] is None
     assert [(cord["rule"], cord["blocked"], cord["latched"]) for cord in state["pulled"]] == [
         ("halt:tenant:acme", None, False),
         ("halt:run:r1", None, True),

@@ -5,12 +5,14 @@ import os
 import pickle
 import socket
 import struct
+from decimal import Decimal
 
 import pytest
 
 from ledger.errors import Kind, LedgerError, LedgerUnavailable
-from ledger.records import Ask, Bearer
-from policies.call import Effect, Request, ToolCall
+from ledger.records import Ask, Bearer, OwnState
+from policies.call import Effect, Identity, Request, ToolCall
+from policies.ceilings import EMPTY, Ceiling, Count, Per, limit
 from policies.verdict import Reason
 from proxy.judging import NotJudged, PolicyMoved
 from proxy.wire import Peer, PeerGone
@@ -20,7 +22,14 @@ ASK = Ask(
     7,
     Bearer("r1", b"h" * 32),
     Request("POST", "https", "pay.test", 443, "/"),
-    ToolCall("pay", Effect.WRITE, "", b"f" * 32),
+    ToolCall(
+        "pay",
+        Effect.WRITE,
+        "",
+        b"f" * 32,
+        arguments=(("amount", (Decimal("5000.10"), "usd", True, None)),),
+        unread=(("note", "why"),),
+    ),
 )
 
 
@@ -53,6 +62,13 @@ async def test_our_values_arrive_as_they_were_sent(connected):
     peer, _ = await connected({"admit": heard.append})
     await peer.call("admit", ASK)
     assert heard == [ASK]
+
+
+async def test_what_a_run_may_know_of_its_ceilings_arrives(connected):
+    ceiling = Ceiling("c", Per.RUN, Count.CALLS, 3, 60_000_000)
+    state = OwnState(Identity("r1", "acme"), (), (limit(ceiling, EMPTY, 7),), ((ceiling, "r1"),))
+    peer, _ = await connected({"own_state": lambda: state})
+    assert await peer.call("own_state") == state
 
 
 async def test_calls_are_heard_in_order_and_replies_come_when_they_are_ready(connected):

@@ -11,6 +11,7 @@ from aiohttp import web
 from tests.end_to_end.upstreams.serving import gate
 
 WORDS = ("Hel", "lo")
+TEN_TOKENS = "abc" * 10  # as they are taken for where nothing is told
 
 Event = tuple[str | None, Any]
 """Name and data of a server-sent event; data that is a string is sent as it stands."""
@@ -49,6 +50,8 @@ def _completion(kind: str, choice: dict[str, Any], **more: Any) -> dict[str, Any
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     asked = await request.json()
+    if "push" in asked:
+        return await _pushed(request, asked)
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
     if not asked.get("stream"):
         message = {"role": "assistant", "content": "".join(WORDS)}
@@ -62,6 +65,22 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     if asked.get("stream_options", {}).get("include_usage"):
         rest.append((None, _completion("chat.completion.chunk", {}, choices=[], usage=usage)))
     return await _stream(request, [first], [*rest, (None, "[DONE]")])
+
+
+async def _pushed(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
+    """So many chunks of ten tokens each, as fast as they are taken, whatever was asked for."""
+    answer = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+    await answer.prepare(request)
+    for _ in range(asked["push"]):
+        delta = {"delta": {"content": TEN_TOKENS}}
+        await answer.write(_wire((None, _completion("chat.completion.chunk", delta))))
+    if asked.get("stream_options", {}).get("include_usage"):
+        given = 10 * asked["push"]
+        usage = {"prompt_tokens": 8, "completion_tokens": given, "total_tokens": 8 + given}
+        told = _completion("chat.completion.chunk", {}, choices=[], usage=usage)
+        await answer.write(_wire((None, told)))
+    await answer.write(_wire((None, "[DONE]")))
+    return answer
 
 
 def openai_app() -> web.Application:

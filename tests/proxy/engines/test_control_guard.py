@@ -214,7 +214,7 @@ WAYS: dict[str, Way] = {
 
 REASONS = {
     "reason=own_listener",
-    "reason=allowed",  # pullcord.invalid: the agent's view of itself
+    "reason=malformed_request",  # pullcord.invalid: the agent's view of itself has no such path
     "reason=not_sent",  # this machine resolves no such name
 }
 

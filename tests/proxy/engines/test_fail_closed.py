@@ -16,7 +16,7 @@ from proxy import gate as gate_module
 from proxy import head, logs
 from proxy.decider import Decider
 from proxy.engines import mitm_hooks
-from proxy.engines.mitm_events import CallerHook, DialledHook, SettleHook, UnendedHook
+from proxy.engines.mitm_events import CallerHook, DialledHook, DrawHook, SettleHook, UnendedHook
 
 GET = b"GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\n"
 INNER = b"GET / HTTP/1.1\r\nHost: api.test\r\n\r\n"
@@ -28,6 +28,7 @@ LATER = {
     mhttp.HttpResponseHeadersHook,
     mhttp.HttpResponseHook,
     mhttp.HttpErrorHook,
+    DrawHook,  # that it raises is tried in test_mitm_budgets.py
     SettleHook,
     mwebsocket.WebsocketStartHook,
     mwebsocket.WebsocketMessageHook,
@@ -144,7 +145,7 @@ async def test_a_step_that_raises_refuses_the_call(
 
 async def test_a_judge_that_raises_refuses_and_is_recorded(tls_upstream, serving, monkeypatch):
     async with serving(tls_upstream.port) as proxy:
-        monkeypatch.setattr("proxy.decider.decide", failing)
+        monkeypatch.setattr("proxy.sitting.decide", failing)
         assert await plain(proxy, tls_upstream) == b"503"
     assert [call["reason"] for call in proxy.calls()] == ["policy_failure"]
     assert tls_upstream.received == b""

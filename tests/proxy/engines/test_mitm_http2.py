@@ -111,3 +111,23 @@ async def test_an_upstream_that_nobody_vouches_for_gets_nothing(tls_upstream, se
         writer.close()
     assert [call["state"] for call in proxy.calls()] == ["not_sent"]
     assert tls_upstream.received == b""
+
+
+async def test_a_body_of_no_told_length_is_no_second_request_to_an_http1_upstream(
+    tls_upstream, serving
+):
+    hidden = b"POST /b HTTP/1.1\r\nHost: api.test\r\nContent-Length: 0\r\n\r\n"
+    async with serving(tls_upstream.port, upstream_ca=tls_upstream.ca) as proxy:
+        reader, writer = await proxy.tunnel("api.test", alpn=["h2"])
+        conn = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        conn.initiate_connection()
+        conn.send_headers(1, [(":method", "POST"), *h2_get("/a")[1:]])
+        conn.send_data(1, hidden, end_stream=True)
+        writer.write(conn.data_to_send())
+        async with asyncio.timeout(5):
+            while b"POST /a" not in tls_upstream.received or not proxy.calls():
+                await asyncio.sleep(0.01)
+            await reader.read(65536)
+        writer.close()
+    head, _, _ = bytes(tls_upstream.received).partition(b"\r\n\r\n")
+    assert b"\r\ncontent-length: %d" % len(hidden) in head.lower()

@@ -8,6 +8,7 @@ from ledger.store import Grant
 from proxy.clock import SystemClock
 from proxy.engines import mitm_websocket
 from proxy.identity import token_hash
+from tests.proxy.engines.conftest import POLICY
 from tests.proxy.engines.test_mitm_cords import (
     HANDSHAKE,
     frame,
@@ -77,6 +78,50 @@ async def test_a_message_in_fragments_passes_whole(upstream, serving):
         await reader.readuntil(b"\x81\x02ok")
         writer.close()
     assert b"".join(text for opcode, text in received(made) if opcode < 2) == b"hello"
+
+
+@pytest.mark.parametrize("at_most, passes", [(10, True), (9, False)])
+async def test_what_a_websocket_sends_is_counted_by_message(upstream, serving, at_most, passes):
+    made = await websocket_upstream(upstream)
+    policy = f"{POLICY}ceilings: [{{per: run, count: bytes_up, at_most: {at_most}}}]\n"
+    async with serving(made.port, policy) as proxy:
+        reader, writer, _ = await opened(proxy)
+        writer.write(frame(b"first"))
+        await reader.readuntil(b"\x81\x02ok")
+        writer.write(frame(b"other"))
+        told = await reader.readuntil(b"\x81\x02ok" if passes else b"\x88")
+        assert passes or not told.startswith(b"\x81")
+        writer.close()
+    sent = [text for opcode, text in received(made) if opcode == 1]
+    assert sent == [b"first", b"other"][: 1 + passes]
+
+
+async def test_after_an_edit_a_message_is_judged_as_the_policy_knows_it(upstream, serving):
+    """Here it knows nothing of such a call any more; elsewhere nobody notices."""
+    made = await websocket_upstream(upstream)
+    async with serving(made.port) as proxy:
+        reader, writer, _ = await opened(proxy)
+        writer.write(frame(b"before"))
+        await reader.readuntil(b"\x81\x02ok")
+        file = proxy.data.parent / "config" / "policy.yaml"
+        file.write_text(
+            POLICY.replace(
+                "api.socket: {match: {host: ws.test}",
+                "api.other: {match: {host: ws.test, method: GET}",
+            )
+        )
+        decider = proxy.service.decider
+        while "api.other" not in decider.policy.tools:
+            await asyncio.sleep(0.02)
+        writer.write(frame(b"between"))
+        await reader.readuntil(b"\x81\x02ok")
+        file.write_text("version: 1\n")
+        while decider.policy.tools:
+            await asyncio.sleep(0.02)
+        writer.write(frame(b"after"))
+        assert (await reader.read())[:1] in (b"", b"\x88")
+        writer.close()
+    assert [text for opcode, text in received(made) if opcode == 1] == [b"before", b"between"]
 
 
 @pytest.mark.parametrize("how", ["revoked", "expired"])

@@ -1,0 +1,40 @@
+"""The filters that several commands of the ledger take: `tool:stripe.* -run:r1 since:2h`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ledger.filters import Filter
+
+# `-run:r1` is a filter, not a handful of options; `_no_options` tells the one from the other.
+SETTINGS = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
+
+
+def _no_options(
+    ctx: click.Context, parameter: click.Parameter, filters: tuple[str, ...]
+) -> tuple[str, ...]:
+    """What looks like an option and has no `:` was meant as one."""
+    from difflib import get_close_matches
+
+    for term in filters:
+        if term == "-h":
+            click.echo(ctx.get_help())
+            ctx.exit()
+        if term.startswith("-") and ":" not in term:
+            name, known = term.partition("=")[0], [o for p in ctx.command.params for o in p.opts]
+            near = get_close_matches(name, [option for option in known if option[0] == "-"])
+            raise click.NoSuchOption(name, possibilities=near, ctx=ctx)
+    return filters
+
+
+argument = click.argument("filters", nargs=-1, metavar="[FILTER]...", callback=_no_options)
+
+
+def parsed(filters: Sequence[str]) -> "Filter":
+    """Raises FilterError."""
+    from ledger.filters import parse
+    from proxy.clock import SystemClock
+
+    return parse(filters, SystemClock().now_us())

@@ -1,0 +1,96 @@
+"""README lists every wait, queue and buffer of the code, each with its number."""
+
+import ast
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from itertools import pairwise
+
+import pytest
+
+from proxy.settings import Settings
+from tests.test_readme import ROOT, code, table
+
+UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "s": 1, "characters": 1, "commits": 1}
+LIMIT_NAME = re.compile(r"[A-Z][A-Z_]*(_MAX|_SECONDS|_THREADS|_BATCHES|_ATTEMPTS)")
+
+# What is no wait, queue or buffer.
+NO_LIMITS = {
+    "policies.pricing.MICROUSD_MAX",
+    "ledger.filters._UNITS_SECONDS",
+    # What may be written into a policy; its mistakes tell the bounds.
+    *("policies.document.INTEGER_DIGITS_MAX", "policies.schema_bounds.COUNT_MAX"),
+    *("policies.schema_bounds.AMOUNT_MAX", "policies.argument_paths.STEPS_MAX"),
+    *("policies.schema_grants.CONDITIONS_MAX", "policies.schema_grants.ONE_OF_MAX"),
+    "policies.schema_grants.TOOL_BODY_BYTES_MAX",
+    *("policies.schema_parts.KEEP_SECONDS_MAX", "policies.schema_parts.WINDOW_SECONDS_MAX"),
+    "policies.schema_parts.NAME_CHARACTERS_MAX",
+    # How much of a text is shown or told.
+    "ledger.checks.FOUND_MAX",
+    *("policies.match.HOST_CHARACTERS_MAX", "policies.match.OPERATION_CHARACTERS_MAX"),
+    *("proxy.sentences.TEXT_CHARACTERS_MAX", "proxy.cli.records.POLL_SECONDS"),
+    *("proxy.cli.status.CALLS_SHOWN_MAX", "proxy.cli.pulled.IDS_SHOWN_MAX"),
+    "proxy.cli.status.LIMITS_SHOWN_MAX",
+    # Which runs count as active, and over which time a rate is told.
+    *("proxy.pulling.ACTIVE_SECONDS", "proxy.screen.RATE_SECONDS"),
+}
+
+
+def limits() -> Iterator[tuple[str, float]]:
+    """Each name of the table with its number."""
+    for what, told, named, why in table("Limits"):
+        names = code(named)
+        numbers = [number for part in re.split(r", | x ", told) for number in [measured(part)]]
+        assert len(names) == len(numbers), what
+        assert why, what
+        yield from zip(names, numbers, strict=True)
+
+
+def measured(text: str) -> float:
+    number, _, unit = text.partition(" ")
+    return float(number.replace(",", "")) * UNITS[unit]
+
+
+def in_the_code(name: str) -> float:
+    """The number of a setting, a constant, a field's or an argument's default, or a literal."""
+    if name in Settings.model_fields:
+        return float(Settings.model_fields[name].default)
+    if ": " in name:
+        place, _, literal = name.partition(": ")
+        assert literal in (ROOT / place).read_text("utf-8")
+        return float(re.sub(r"\D", "", literal))
+    path, owner = name.split("."), None
+    for end in range(len(path) - 1, 0, -1):
+        if (ROOT / "/".join(path[:end])).with_suffix(".py").exists():
+            owner, path = import_module(".".join(path[:end])), path[end:]
+            break
+    for step, following in pairwise((*path, "")):
+        if dataclasses.is_dataclass(owner) and not following:
+            (owner,) = [f.default for f in dataclasses.fields(owner) if f.name == step]
+        elif inspect.isroutine(owner):
+            owner = inspect.signature(owner).parameters[step].default
+        else:
+            owner = getattr(owner, step)
+    assert isinstance(owner, int | float), name
+    return float(owner)
+
+
+@pytest.mark.parametrize("name, number", list(limits()))
+def test_a_limit_is_the_number_in_the_code(name: str, number: float) -> None:
+    assert in_the_code(name) == number
+
+
+def test_every_limit_in_the_code_is_in_readme() -> None:
+    found = set()
+    for path in [
+        p for name in ("policies", "ledger", "proxy") for p in (ROOT / name).rglob("*.py")
+    ]:
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.parse(path.read_text("utf-8")).body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            found |= {f"{module}.{name}" for name in names if LIMIT_NAME.fullmatch(name)}
+    found = {name for name in found if not name.startswith("proxy.demo.")}
+    assert not found - {name for name, _ in limits()} - NO_LIMITS
