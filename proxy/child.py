@@ -60,6 +60,7 @@ async def _decide(settings: Settings, listening: str) -> None:
         service.listening = listening
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR1, service.halt_all, "signal:SIGUSR1")
+        process.settle_heap()
         _say(READY)
         await stopping.wait()
 
@@ -91,6 +92,7 @@ async def _engine(settings: Settings, handle: int) -> None:
             return
         certificates = prepared(settings, clock)
         async with engine_running(gate, settings, listener, certificates):
+            process.settle_heap()
             _say(READY)
             await stopping.wait()
         await _left(remote)

@@ -86,6 +86,7 @@ async def _until_signalled(settings: Settings) -> None:
         loop.add_signal_handler(signal.SIGUSR1, service.halt_all, "signal:SIGUSR1")
         policy = service.decider.policy
         told = f"{policy.source} ({policy.digest[:12]})"
+        process.settle_heap()
         sys.stdout.write(greeting(service.listening or "", settings, told))
         sys.stdout.flush()
         await stopping.wait()
