@@ -292,11 +292,6 @@ def unsent(call_id: str, at_us: int, reason: Reason, why: str) -> Outcome:
         at_us=at_us,
         state=CallState.NOT_SENT,
         claim_after=ClaimAfter.KEPT,
-        status=None,
-        latency_us=0,
-        response_digest=None,
-        response_bytes=0,
-        answer=None,
         error=why,
         reason=reason.value,
     )

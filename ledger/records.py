@@ -77,11 +77,11 @@ class Outcome:
     at_us: int
     state: CallState
     claim_after: ClaimAfter
-    status: int | None
-    latency_us: int
-    response_digest: bytes | None
-    response_bytes: int
-    answer: Answer | None
+    status: int | None = None
+    latency_us: int = 0
+    response_digest: bytes | None = None
+    response_bytes: int = 0
+    answer: Answer | None = None
     error: str = ""
     reason: str = ""
     input_tokens: int | None = None

@@ -91,11 +91,6 @@ def end_unknown(batch: Batch, call_ids: list[str], at_us: int, why: str) -> int:
                 at_us=at_us,
                 state=CallState.UNKNOWN,
                 claim_after=ClaimAfter.UNKNOWN,
-                status=None,
-                latency_us=0,
-                response_digest=None,
-                response_bytes=0,
-                answer=None,
                 error=why,
             )
         )

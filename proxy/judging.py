@@ -102,11 +102,7 @@ def unsent(ask: Ask, at_us: int, reason: Reason, error: str) -> Outcome:
         at_us=at_us,
         state=CallState.NOT_SENT,
         claim_after=ClaimAfter.RELEASED,
-        status=None,
         latency_us=max(0, at_us - ask.at_us),
-        response_digest=None,
-        response_bytes=0,
-        answer=None,
         error=error,
         reason=reason.value,
     )

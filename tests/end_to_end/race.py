@@ -1,10 +1,12 @@
 """Many calls at one moment, and what the record says of their money afterwards."""
 
 import http.client
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -14,14 +16,33 @@ from policies import ceilings
 from policies.ceilings import EMPTY, Count, Per
 from policies.load import load
 from proxy import control_client
+from tests.end_to_end import origin
 from tests.end_to_end.line import ANSWER_SECONDS, Line, Refused, Told
 from tests.end_to_end.running import Proxy, Run
+from tests.end_to_end.test_kill_workers import World
 
 START_SECONDS = 60.0
 SETTLED_SECONDS = 10.0
 MICRO = 1_000_000
 
 LOST = "lost"
+
+
+@contextmanager
+def two_engines(folder: Path, policy: str) -> Iterator[World]:
+    """A proxy of two engines before an upstream of its own. It ends as it should, or is killed."""
+    for name in ("origin", "proxy"):
+        (folder / name).mkdir()
+    with origin.serving(folder / "origin") as upstream:
+        proxy = Proxy(folder / "proxy", policy, upstream.ca, upstream.routes, workers=2)
+        proxy.start()
+        try:
+            yield World(proxy, upstream, proxy.mint())
+            proxy.stop()
+            assert proxy.broken() == []
+        finally:
+            if proxy.process is not None:
+                proxy.end(signal.SIGKILL)
 
 
 def minted(proxy: Proxy, like: Run, name: str, tenant: str = "", **grant: Any) -> Run:

@@ -14,7 +14,7 @@ import pytest
 
 from ledger.connection import open_reader
 from policies.ceilings import Count, Per
-from tests.end_to_end import origin, race
+from tests.end_to_end import race
 from tests.end_to_end.race import LOST, charged_microusd, ends, minted, posted_at_once
 from tests.end_to_end.running import Proxy, Run
 from tests.end_to_end.test_kill_workers import World
@@ -52,18 +52,8 @@ ENGINE, DECIDER, ALL = "an engine", "the decider", "all of it"
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("race")
-    for name in ("origin", "proxy"):
-        (folder / name).mkdir()
-    with origin.serving(folder / "origin") as upstream:
-        proxy = Proxy(folder / "proxy", POLICY, upstream.ca, upstream.routes, workers=2)
-        proxy.start()
-        try:
-            yield World(proxy, upstream, proxy.mint())
-            proxy.stop()
-            assert proxy.broken() == []
-        finally:
-            if proxy.process is not None:
-                proxy.end(signal.SIGKILL)
+    with race.two_engines(folder, POLICY) as made:
+        yield made
 
 
 def spent_microusd(world: World, per: Per, subject: str) -> int:

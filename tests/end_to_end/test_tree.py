@@ -4,7 +4,6 @@ They mint their tokens themselves, at http://pullcord.invalid/self/tokens, and c
 """
 
 import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from policies.ceilings import Count, Per
-from tests.end_to_end import origin, race
+from tests.end_to_end import race
 from tests.end_to_end.race import charged_microusd, ends, minted, posted_at_once
-from tests.end_to_end.running import Proxy, Run
+from tests.end_to_end.running import Run
 from tests.end_to_end.test_kill_workers import World
 
 CHILDREN, GRANDCHILDREN = 8, 64
@@ -53,18 +52,8 @@ THREADS = 32
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("tree")
-    for name in ("origin", "proxy"):
-        (folder / name).mkdir()
-    with origin.serving(folder / "origin") as upstream:
-        proxy = Proxy(folder / "proxy", POLICY, upstream.ca, upstream.routes, workers=2)
-        proxy.start()
-        try:
-            yield World(proxy, upstream, proxy.mint())
-            proxy.stop()
-            assert proxy.broken() == []
-        finally:
-            if proxy.process is not None:
-                proxy.end(signal.SIGKILL)
+    with race.two_engines(folder, POLICY) as made:
+        yield made
 
 
 def spawned(world: World, parent: Run, name: str) -> Run | str:

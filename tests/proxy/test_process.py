@@ -1,5 +1,6 @@
 """Processes are known by number and start time, and only the one that is meant is killed."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -54,3 +55,13 @@ def test_a_process_that_is_long_gone_is_no_error():
         known = worker(child.pid)
     process.kill(known)
     assert not process.lives(known)
+
+
+def test_what_was_built_before_is_left_out_of_later_collections():
+    before = gc.get_freeze_count()
+    try:
+        process.settle_heap()
+        assert gc.get_freeze_count() > before + 1_000
+        assert len(gc.get_objects()) < 1_000
+    finally:
+        gc.unfreeze()
