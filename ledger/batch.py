@@ -12,7 +12,7 @@ from ledger import cords, tokens
 from ledger.cords import CordName
 from ledger.events import PROGRAM, Journal
 from ledger.records import Bearer, Claimant, Worker
-from ledger.redact import storable
+from ledger.redact import redact
 from ledger.sqlite import sqlite3
 from ledger.states import EventType
 from ledger.tokens import Resolved, Token
@@ -58,6 +58,7 @@ class Batch:
     def __init__(self, conn: sqlite3.Connection, memory: Memory, redact_key: bytes) -> None:
         self.conn = conn
         self.journal = Journal(redact_key)
+        self._redact_key = redact_key
         self.windows = Windows(conn, memory.windows, memory.in_flight)
         self.pulls: Pulls = memory.pulls
         self.workers: Mapping[str, Worker] = memory.workers
@@ -130,12 +131,13 @@ class Batch:
         return pull
 
     def tell(self, kind: EventType, text: str, who: Identity | None, tool: str, at_us: int) -> None:
-        """Something that stops nobody and that somebody should know."""
+        """Something that stops nobody and that somebody should know. Names in it may be an
+        agent's, so secrets among them are masked."""
         self.journal.noted(
             kind,
             at_us=at_us,
             actor=PROGRAM,
-            detail=storable(text),
+            detail=redact(text, self._redact_key),
             run=who.run if who else "",
             tenant=who.tenant if who else "",
             tool=tool,

@@ -11,7 +11,7 @@ import orjson
 import structlog
 
 from ledger.records import Ask, Decision, Hold, Outcome
-from ledger.redact import redact_host
+from ledger.redact import redact, redact_host
 
 if TYPE_CHECKING:
     from proxy.live import Live
@@ -117,3 +117,9 @@ def exhausted(live: "Live", rule: str, tokens: int, microusd: int) -> None:
         tokens=tokens,
         microusd=microusd,
     )
+
+
+def unpriced(call_id: str, model: str, asked: str) -> None:
+    """A model that nobody has a price for. Its names are the world's, so secrets are masked."""
+    names = {"model": redact(model, _MARKS), "asked": redact(asked, _MARKS)}
+    log.warning("model.unpriced", call=call_id, **names)

@@ -15,6 +15,7 @@ from ledger.states import CallState
 from policies import costs
 from policies.meter.meter import EVENT_STREAM, SERVER_SENT_EVENTS, TOKEN_BYTES, Meter
 from policies.meter.usage import TOKENS_MAX, Usage
+from proxy import logs
 
 if TYPE_CHECKING:
     from proxy.live import Live
@@ -170,8 +171,7 @@ def _warned(live: "Live", told: Usage | None, used: costs.Settled, status: int |
     if live.asked is None:
         return
     if not used.is_known:
-        names = {"model": told.model if told else "", "asked": live.asked.model}
-        log.warning("model.unpriced", call=live.call_id, **names)
+        logs.unpriced(live.call_id, told.model if told else "", live.asked.model)
     failed = live.metering is not None and live.metering.has_failed
     if told is None and not failed and status is not None and 200 <= status < 300:
         log.info("model.unmetered", call=live.call_id, host=live.request.host)

@@ -324,3 +324,10 @@ def test_a_model_is_news_again_when_its_telling_was_rolled_back(world: World) ->
         world.store.admit(ask, world.policy, world.judge)
     model(world, "b", unknown)
     assert world.rows("SELECT detail FROM event WHERE type = 'model.unpriced'") == [("new-model",)]
+
+
+def test_a_secret_in_the_place_of_a_models_name_is_not_recorded(world: World) -> None:
+    secret = "sk-proj-" + "Ab3dEf6hIj9kLm2n" * 2
+    model(world, "a", Worth(spend_microusd=5, model=secret, priced=False))
+    ((told,),) = world.rows("SELECT detail FROM event WHERE type = 'model.unpriced'")
+    assert secret[8:24] not in told

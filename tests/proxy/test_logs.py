@@ -19,3 +19,12 @@ def test_a_secret_in_a_host_name_is_not_logged():
         logs.decided(Ask("id", 1, None, request, call), refused)
     assert lines[0]["host"].endswith(".api.test")
     assert secret not in str(lines)
+
+
+def test_a_secret_in_the_place_of_a_models_name_is_masked() -> None:
+    secret = "sk-proj-" + "Ab3dEf6hIj9kLm2n" * 2
+    with capture_logs() as lines:
+        logs.unpriced("call-1", "house-1", secret)
+    (line,) = lines
+    assert (line["event"], line["model"]) == ("model.unpriced", "house-1")
+    assert secret[8:24] not in line["asked"]
