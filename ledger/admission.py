@@ -149,7 +149,13 @@ class Admission:
             status = MEANING[verdict.reason].status
         policy_id = batch.policy_id(self._policy, ask.at_us)
         batch.journal.decided(
-            ask, self._known, verdict, status=status, claim_key=claim_key, policy_id=policy_id
+            ask,
+            self._known,
+            verdict,
+            status=status,
+            claim_key=claim_key,
+            policy=self._policy,
+            policy_id=policy_id,
         )
         if verdict.pull is not None:
             batch.trip(verdict.pull, ask.call_id)

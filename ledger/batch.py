@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ledger import cords, tokens
+from ledger.chain import Head
 from ledger.cords import CordName
 from ledger.events import PROGRAM, Journal
 from ledger.records import Bearer, Claimant, Worker
@@ -50,6 +51,7 @@ class Memory:
     in_flight: InFlight = field(default_factory=dict)
     unpriced: set[str] = field(default_factory=set)
     workers: Mapping[str, Worker] = field(default_factory=dict)
+    head: Head = field(default_factory=Head)
 
 
 class Batch:
@@ -57,7 +59,7 @@ class Batch:
 
     def __init__(self, conn: sqlite3.Connection, memory: Memory, redact_key: bytes) -> None:
         self.conn = conn
-        self.journal = Journal(redact_key)
+        self.journal = Journal(redact_key, memory.head)
         self._redact_key = redact_key
         self.windows = Windows(conn, memory.windows, memory.in_flight)
         self.pulls: Pulls = memory.pulls
@@ -243,6 +245,7 @@ class Batch:
         memory = self._memory
         memory.pulls = self.pulls
         memory.workers = self.workers
+        memory.head = self.journal.head
         memory.open_calls |= self._opened
         memory.open_calls |= self._grown
         for call_id in self._closed:

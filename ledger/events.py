@@ -6,33 +6,37 @@ is recorded redacted or as a digest only; query strings, header values and bodie
 
 from itertools import groupby
 
+from ledger import seen
+from ledger.chain import Head, Value, link
 from ledger.errors import LedgerError
 from ledger.records import Ask, Outcome
 from ledger.redact import redact, redact_host
 from ledger.sqlite import sqlite3
 from ledger.states import NEXT, CallState, EventType
 from policies.call import Identity
+from policies.policy import Policy
 from policies.verdict import Action, Pull, Scope, Verdict
 
 PROGRAM = "pullcord"  # the actor of what nobody asked for
 
-Row = tuple[str | int | bytes | None, ...]
+Row = tuple[Value, ...]
+Columns = tuple[str, ...]
 
 
-def _insert(*columns: str) -> str:
-    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
-    return f"INSERT INTO event ({names}) VALUES ({marks})"  # noqa: S608 - column names of ours
+def _insert(columns: Columns) -> str:
+    names, marks = ", ".join(columns), ", ".join("?" * (len(columns) + 2))
+    return f"INSERT INTO event ({names}, seq, hash) VALUES ({marks})"  # noqa: S608 - ours
 
 
 # fmt: off
-_DECISION = _insert(
+_DECISION: Columns = (
     "type", "at_us", "call_id", "run", "tenant", "parent", "root", "agent", "release",
     "tool", "operation", "method", "host", "path", "effect",
     "decision", "reason", "rule", "detail", "state", "status", "key", "replay_of",
-    "request_digest", "policy",
+    "request_digest", "seen", "policy",
 )
 # fmt: on
-_OUTCOME = _insert(
+_OUTCOME: Columns = (
     "type",
     "at_us",
     "call_id",
@@ -47,10 +51,13 @@ _OUTCOME = _insert(
     "output_tokens",
     "cost_microusd",
 )
-_RESOLVED = _insert("type", "at_us", "call_id", "run", "tenant", "tool", "state", "actor", "detail")
-_ACT = _insert(
-    "type", "at_us", "call_id", "run", "tenant", "release", "tool", "rule", "actor", "detail"
+_RESOLVED: Columns = (
+    *("type", "at_us", "call_id", "run", "tenant", "tool", "state", "actor", "detail"),
 )
+_ACT: Columns = (
+    *("type", "at_us", "call_id", "run", "tenant", "release", "tool", "rule", "actor", "detail"),
+)
+_INSERTS = {columns: _insert(columns) for columns in (_DECISION, _OUTCOME, _RESOLVED, _ACT)}
 
 _TYPE_AND_STATE: dict[Action, tuple[str, str]] = {
     Action.ALLOW: (EventType.INTENT.value, CallState.PENDING.value),
@@ -63,10 +70,12 @@ _NOBODY = Identity(run="", tenant="")
 
 
 class Journal:
-    """The rows of one transaction, in order."""
+    """The rows of one transaction, in order. `head` is where the record ends with those that are
+    written."""
 
-    def __init__(self, redact_key: bytes) -> None:
-        self._rows: list[tuple[str, Row]] = []
+    def __init__(self, redact_key: bytes, head: Head) -> None:
+        self.head = head
+        self._rows: list[tuple[Columns, Row, str | None]] = []
         self._redact_key = redact_key
 
     def decided(
@@ -77,6 +86,7 @@ class Journal:
         *,
         status: int | None,
         claim_key: bytes | None,
+        policy: Policy,
         policy_id: int,
     ) -> None:
         """One judged call. `status` is what the caller is told unless it is let through."""
@@ -108,9 +118,10 @@ class Journal:
             None if claim_key is None else claim_key[:8].hex(),
             verdict.earlier_call or None,
             call.fingerprint,
+            seen.told(call, who, key),
             policy_id,
         )
-        self._rows.append((_DECISION, row))
+        self._rows.append((_DECISION, row, policy.digest))
 
     def ended(self, outcome: Outcome, *, by_cord: bool = False) -> None:
         """How an admitted call ended. Raises LedgerError for a state that cannot follow.
@@ -134,7 +145,7 @@ class Journal:
             outcome.output_tokens,
             outcome.cost_microusd,
         )
-        self._rows.append((_OUTCOME, row))
+        self._rows.append((_OUTCOME, row, None))
 
     def resolved(
         self,
@@ -157,7 +168,7 @@ class Journal:
             *(EventType.RESOLVED.value, at_us, call_id, run, tenant, tool),
             *(state.value, actor, detail),
         )
-        self._rows.append((_RESOLVED, row))
+        self._rows.append((_RESOLVED, row, None))
 
     def moved(
         self, kind: EventType, pull: Pull, *, actor: str, reason: str, at_us: int, call_id: str = ""
@@ -176,7 +187,7 @@ class Journal:
             actor,
             reason or None,
         )
-        self._rows.append((_ACT, row))
+        self._rows.append((_ACT, row, None))
 
     def noted(
         self,
@@ -204,10 +215,19 @@ class Journal:
             actor,
             detail or None,
         )
-        self._rows.append((_ACT, row))
+        self._rows.append((_ACT, row, None))
 
     def write(self, conn: sqlite3.Connection) -> None:
         """Write what waits. Early, where a read of the same transaction has to see it."""
-        for statement, rows in groupby(self._rows, key=lambda entry: entry[0]):
-            conn.executemany(statement, [row for _, row in rows])
+        for columns, rows in groupby(self._rows, key=lambda entry: entry[0]):
+            linked = [self._linked(columns, row, policy) for _, row, policy in rows]
+            conn.executemany(_INSERTS[columns], linked)
         self._rows.clear()
+
+    def _linked(self, columns: Columns, row: Row, policy: str | None) -> Row:
+        """The row with its number and its place in the chain."""
+        seq = self.head.seq + 1
+        told = dict(zip(columns, row, strict=True))
+        told["seq"], told["policy"] = seq, policy
+        self.head = Head(seq, link(self.head.hash, told))
+        return (*row, seq, self.head.hash)

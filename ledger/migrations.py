@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sqlite_utils.db import Database
 from sqlite_utils.migrations import Migrations
 
-from ledger import views
+from ledger import chain, views
 from ledger.errors import LedgerError
 
 # One row per thing that happened; rows are added, never changed. A call is one row when it is
@@ -294,6 +294,43 @@ _BOUNDS = (
 )
 
 
+_TRUST = (
+    # What `decide` saw of a call beside the columns, as JSON (ledger/seen.py); and the chain.
+    "ALTER TABLE event ADD COLUMN seen TEXT",
+    "ALTER TABLE event ADD COLUMN hash BLOB",
+    # Signed heads of the chain (ledger/seals.py). `trace_seq` and `trace_hash`: of the trace.
+    """
+    CREATE TABLE seal (
+        seq INTEGER PRIMARY KEY,
+        hash BLOB NOT NULL,
+        trace_seq INTEGER NOT NULL,
+        trace_hash BLOB NOT NULL,
+        at_us INTEGER NOT NULL,
+        previous BLOB NOT NULL,
+        key_id TEXT NOT NULL,
+        signature BLOB NOT NULL
+    ) STRICT
+    """,
+    # What `ledger prune` took out, signed: the rows from `first_seq` to `last_seq`, between the
+    # hash of the row before them and the hash of the last of them.
+    """
+    CREATE TABLE gap (
+        first_seq INTEGER PRIMARY KEY,
+        last_seq INTEGER NOT NULL,
+        before BLOB NOT NULL,
+        after BLOB NOT NULL,
+        rows INTEGER NOT NULL,
+        at_us INTEGER NOT NULL,
+        actor TEXT NOT NULL,
+        key_id TEXT NOT NULL,
+        signature BLOB NOT NULL
+    ) STRICT
+    """,
+    # An answer that is too long for a row: the name of its sealed file, and `sealed` is empty.
+    "ALTER TABLE answer ADD COLUMN file TEXT",
+)
+
+
 def _record(db: Database) -> None:
     for statement in _TABLES:
         db.execute(statement)
@@ -332,12 +369,19 @@ AND (d.type <> 'call.held' OR NOT EXISTS (
 """
 
 
+def _trust(db: Database) -> None:
+    for statement in _TRUST:
+        db.execute(statement)
+    chain.hash_all(db.conn)
+
+
 STEPS: tuple[tuple[str, Callable[[Database], None]], ...] = (
     ("0001_record", _record),
     ("0002_containment", _containment),
     ("0003_final_reason", _final_reason),
     ("0004_bounds", _bounds),
     ("0005_resolved", views.make),
+    ("0006_trust", _trust),
 )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ledger import cords, holds, workers
+from ledger import chain, cords, holds, workers
 from ledger.batch import Batch, Held, Memory
 from ledger.events import PROGRAM
 from ledger.records import Recovered, Worker
@@ -37,6 +37,7 @@ def load(conn: sqlite3.Connection) -> Memory:
         in_flight=occupied(one.leases for one in held.values()),
         policies=dict(conn.execute("SELECT digest, id FROM policy").fetchall()),
         workers={row[0]: Worker(*row) for row in found},
+        head=chain.head(conn),
     )
 
 

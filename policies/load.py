@@ -13,14 +13,14 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from policies import document, load_bounds, load_costs, load_grants, paths
+from policies import document, load_bounds, load_costs, load_grants, load_records, paths
 from policies.alerts import Alert
 from policies.ceilings import Ceiling
 from policies.document import Document, Location, Mistake, MistakenFileError
 from policies.mistakes import suggestion, validated
-from policies.policy import RESERVED, UNLISTED, Holder, KeyRule, Policy, Tool, covers
+from policies.policy import RESERVED, UNLISTED, Holder, Policy, Tool, covers
 from policies.pricing import Pricing
-from policies.schema import PolicyFile, PulledRule, ToolRule
+from policies.schema import PolicyFile, PulledRule
 from policies.verdict import Level, Pull, Pulls, Scope
 
 PolicyError = MistakenFileError
@@ -70,7 +70,8 @@ def load(text: str, source: str = "policy.yaml") -> Policy:
     read = replace(read, mistakes=tuple(mistakes))
     compiler = _Compiler(file, read, source, hashlib.sha256(text.encode()).hexdigest(), named)
     policy = compiler.policy(text)
-    mistakes += [*compiler.mistakes, *load_grants.mistakes(file, read)]
+    mistakes += compiler.mistakes
+    mistakes += [*load_grants.mistakes(file, read), *load_records.mistakes(file, read)]
     if mistakes:
         raise PolicyError(source, mistakes)
     return policy
@@ -119,6 +120,7 @@ class _Compiler:
             windows=_by_window(ceilings),
             unbounded=load_bounds.unbounded(file.ceilings),
             prices=self.prices(),
+            redaction=load_records.redaction(file.redact),
             alerts=tuple(self.alert(place) for place in range(len(file.alerts))),
         )
 
@@ -140,7 +142,7 @@ class _Compiler:
             model_api=rule.model_api,
             effect=rule.effect,
             websocket=rule.websocket,
-            key=_key_rule(rule),
+            key=load_records.key_rule(rule),
             allow_addresses=tuple(ip_network(block) for block in rule.allow_addresses),
             tags=rule.tags,
             cost=load_costs.tool_cost(rule),
@@ -150,6 +152,9 @@ class _Compiler:
             body_bytes_max=rule.body_bytes_max,
             hold=rule.hold,
             hold_seconds=load_grants.hold_seconds(rule),
+            stream=rule.stream,
+            trace=rule.trace,
+            verify=load_records.operator_call(rule.verify),
         )
 
     def named(self, glob: str, location: Location) -> list[str]:
@@ -240,17 +245,6 @@ class _Compiler:
                 self.mistakes.append(self.read.at(("ceilings", place), text))
             found[ceiling.id] = ceiling
         return (*found.values(), *load_bounds.shipped(self.file.ceilings))
-
-
-def _key_rule(rule: ToolRule) -> KeyRule:
-    key = rule.idempotency
-    return KeyRule(
-        header=key.header.lower(),
-        missing=key.missing,
-        same_body=key.same_body,
-        same_body_seconds=key.same_body_seconds,
-        keep_seconds=key.keep_seconds,
-    )
 
 
 def _by_host(

@@ -56,6 +56,30 @@ class KeyRule:
     same_body: Literal["replay", "allow"] = "replay"
     same_body_seconds: int = 600
     keep_seconds: int = 86_400
+    ignore: tuple[str, ...] = ()
+    per: Literal["run", "tenant"] = "run"
+    unauthorized: Literal["store", "release"] = "store"
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """What the policy masks in the trace: names in lower case, and regular expressions."""
+
+    headers: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorCall:
+    """A call that an operator makes, of which parts may name what is known of a call: `{...}`."""
+
+    tool: str
+    method: str | None = None
+    path: str | None = None
+    query: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    auth: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +130,9 @@ class Tool:
     body_bytes_max: int | None = None
     hold: bool = False
     hold_seconds: int = 0
+    stream: bool = False
+    trace: Literal["full", "digest", "none"] | None = None
+    verify: OperatorCall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +162,7 @@ class Policy:
     unbounded: tuple[str, ...] = ()
     agents: Mapping[str, Holder] = field(default_factory=dict)
     prices: Pricing = field(default_factory=Pricing)
+    redaction: Redaction = Redaction()
 
     def tool(self, name: str) -> Tool:
         """The tool of this name; the unlisted one when the policy has none."""

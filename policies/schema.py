@@ -15,6 +15,7 @@ from policies.schema_costs import CostRule, PricesRule, Usd
 from policies.schema_grants import (
     HOLD_SECONDS_MAX,
     TOOL_BODY_BYTES_MAX,
+    ArgumentPath,
     HolderRule,
     Where,
 )
@@ -34,6 +35,7 @@ from policies.schema_parts import (
     path_template,
     short_form,
 )
+from policies.schema_records import FIELDS_MAX, OperatorCallRule, RedactRule, Trace
 from policies.verdict import Level, Scope
 
 
@@ -76,6 +78,13 @@ class KeyRule(Part):
     same_body_seconds: Annotated[int, Field(ge=1, le=KEEP_SECONDS_MAX)] = 600
     keep_seconds: Annotated[int, Field(ge=1, le=KEEP_SECONDS_MAX)] = 86_400
     """How long a key that was sent protects."""
+    ignore: Annotated[list[ArgumentPath], Field(max_length=FIELDS_MAX)] = []
+    """Fields of the body, by their dotted paths, in which two requests may differ and still ask for
+    the same thing: a time, a nonce."""
+    per: Literal["run", "tenant"] = "run"
+    """Whose requests are compared by their bodies: those of one run, or of a whole tenant."""
+    unauthorized: Literal["store", "release"] = "store"
+    """After 401 and 407: the answer is kept and given again, or the write may be tried again."""
 
 
 class ToolRule(Part):
@@ -93,6 +102,13 @@ class ToolRule(Part):
     """Arguments that every call must have, by their dotted paths: `amount`, `metadata.kind`."""
     body_bytes_max: Annotated[int, Field(ge=0, le=TOOL_BODY_BYTES_MAX)] | None = None
     """Longer request bodies are refused unread. Left out: the proxy's own limit."""
+    stream: bool = False
+    """Whether its request bodies flow on as they come: judged by their heads, hashed on the way."""
+    trace: Trace | None = None
+    """What is kept of its bodies for people: all of it redacted, digests, or nothing. Left out: as
+    the setting `trace` says."""
+    verify: OperatorCallRule | None = None
+    """A read that shows what the upstream knows of one of its writes."""
     hold: bool = False
     """Whether each of its writes waits for a person."""
     hold_seconds: Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)] | None = None
@@ -110,6 +126,13 @@ class ToolRule(Part):
     def _one_cost(self) -> "ToolRule":
         if self.cost is not None and self.cost_usd is not None:
             raise ValueError("must hold 'cost' or 'cost_usd', not both")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_stream(self) -> "ToolRule":
+        asked = [name for name in ("where", "hold") if getattr(self, name)]
+        if self.stream and asked:
+            raise ValueError(f"must not hold {asked[0]!r} beside 'stream': its body is not read")
         return self
 
     @model_validator(mode="after")
@@ -200,6 +223,7 @@ class PolicyFile(Part):
     """Which alerts of Alertmanager may pull a cord. Left out: none."""
     prices: PricesRule = PricesRule()
     tags: TagNames = TagNames()
+    redact: RedactRule = RedactRule()
 
 
 def json_schema() -> dict[str, Any]:
