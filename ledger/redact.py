@@ -12,6 +12,8 @@ from urllib.parse import quote, unquote
 from ledger.errors import LedgerError
 
 TEXT_CHARS_MAX = 2048  # a longer path tells a person nothing more
+MARK = "[redacted:"
+"""How what stands in a secret's place begins."""
 
 # Credentials that services put into paths, or that people paste there. The generic rule below
 # catches most other long ones.
@@ -100,4 +102,4 @@ def _is_random(text: str) -> bool:
 def mark(secret: str, key: bytes) -> str:
     """What stands in a secret's place."""
     found = hmac.digest(key, secret.encode("utf-8", "surrogatepass"), hashlib.sha256)
-    return f"[redacted:{found[:4].hex()}]"
+    return f"{MARK}{found[:4].hex()}]"

@@ -2,17 +2,21 @@
 
 One JSON object that holds only what is not as usual: a plain read has none. Secrets in it are
 masked, and a long text is left out; a condition on such an argument cannot be judged again. The
-claim that a write met is told by `replay_of`, `reason` and the rows of that call; cords, tokens and
-windows by the rows before it.
+claim that a write met is told by `replay_of`, `reason` and the rows of that call; cords and windows
+by the rows before it.
 """
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 import orjson
 
-from ledger.redact import mask, storable
-from policies.call import Argument, Dialect, Identity, ToolCall
+from ledger.redact import MARK, mask, storable
+from policies.call import Argument, Dialect, Effect, Identity, ToolCall, Worth
+from policies.verdict import Reason
 
 TEXT_CHARS_MAX = 2_048  # of one argument; the conditions that people write look at short ones
 CUT = "[cut]"
@@ -32,17 +36,78 @@ def told(call: ToolCall, who: Identity, key: bytes) -> str | None:
         "tokens": worth.tokens,
         "spend_microusd": worth.spend_microusd,
         "model": worth.model and _text(worth.model, key),
+        "unpriced": not worth.priced,
         "arguments": {
             path: [_argument(value, key) for value in values] for path, values in call.arguments
         },
         "unread": dict(call.unread),
         "read_only": who.read_only,
         "ancestors": who.ancestors if len(who.ancestors) > 2 else (),  # the others have columns
+        "budgets": who.budgets,
     }
     found = {name: value for name, value in found.items() if value}
     if who.tools is not None:
         found["tools"] = who.tools
     return orjson.dumps(found).decode() if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A call as it was judged. `lost` are the paths of arguments that the record does not hold as
+    they were: what is asked of them cannot be judged again."""
+
+    call: ToolCall
+    identity: Identity
+    lost: frozenset[str]
+
+
+def recalled(row: Mapping[str, Any]) -> Seen:
+    """From the row of a decision: its columns, with `seen`. Which key was sent is not known any
+    more, only that one was; `key` then says what the record shows of its claim."""
+    told = json.loads(row["seen"] or "{}", parse_float=Decimal)
+    arguments = tuple((path, tuple(values)) for path, values in told.get("arguments", {}).items())
+    fault = told.get("fault")
+    worth = Worth(
+        told.get("tokens", 0),
+        told.get("spend_microusd", 0),
+        told.get("bytes_up", 0),
+        told.get("model", ""),
+        not told.get("unpriced", False),
+    )
+    call = ToolCall(
+        tool=row["tool"],
+        effect=Effect(row["effect"]),
+        operation=row["operation"] or "",
+        fingerprint=row["request_digest"] or b"",
+        key=(row["key"] or "") if told.get("keyed") else None,
+        dialect=Dialect(told.get("dialect", Dialect.HTTP)),
+        fault=None if fault is None else Reason(fault),
+        host=row["host"] or "",
+        worth=worth,
+        operations=told.get("operations", 1),
+        arguments=arguments,
+        unread=tuple(told.get("unread", {}).items()),
+        own=told.get("own", False),
+        method=row["method"] or "",
+    )
+    columns = tuple(dict.fromkeys(name for name in (row["parent"], row["root"]) if name))
+    columns = tuple(name for name in columns if name != row["run"])
+    tools = told.get("tools")
+    identity = Identity(
+        row["run"] or "",
+        row["tenant"] or "",
+        tuple(told.get("ancestors", columns)),
+        row["agent"] or "",
+        row["release"] or "",
+        None if tools is None else tuple(tools),
+        told.get("read_only", False),
+        tuple((run, microusd) for run, microusd in told.get("budgets", ())),
+    )
+    return Seen(call, identity, frozenset(path for path, values in arguments if _is_lost(values)))
+
+
+def _is_lost(values: tuple[Argument, ...]) -> bool:
+    return any(isinstance(value, str) and (value == CUT or MARK in value) for value in values)
 
 
 def _argument(value: Argument, key: bytes) -> Any:
