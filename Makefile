@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test demo check format-check lint types contracts format bench proof lock
+.PHONY: help setup up test demo check format-check lint types contracts format eval bench proof lock
 
 help:
 	@printf '%-12s %s\n' \
@@ -14,6 +14,7 @@ help:
 	  'make demo'   'a runaway agent, contained before your eyes, in about 30 seconds' \
 	  'make check'  'format, lint, types, import contracts, tests' \
 	  'make proof'  'the kills and races alone, 50 rounds, 20 of each halt (ROUNDS=n)' \
+	  'make eval'   'the detectors over real traces: false alerts, what is caught and when' \
 	  'make bench'  'direct, stock mitmdump and pullcord side by side, in one run' \
 	  'make format' 'rewrite the sources in the one format' \
 	  'make setup'  'make .venv; every target above does it when needed' \
@@ -48,6 +49,9 @@ contracts: setup
 format: setup
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+eval: setup
+	@$(BIN)/python -m tests.eval.run $(ARGS)
 
 bench: setup
 	@$(BIN)/python tests/bench/run.py $(ARGS)

@@ -27,6 +27,8 @@ NO_LIMITS = {
     "policies.schema_grants.TOOL_BODY_BYTES_MAX",
     *("policies.schema_parts.KEEP_SECONDS_MAX", "policies.schema_parts.WINDOW_SECONDS_MAX"),
     "policies.schema_parts.NAME_CHARACTERS_MAX",
+    *("policies.schema_records.PATTERNS_MAX", "policies.schema_records.PATTERN_CHARACTERS_MAX"),
+    *("policies.schema_records.FIELDS_MAX", "policies.schema_records.TEXT_CHARACTERS_MAX"),
     # How much of a text is shown or told.
     "ledger.checks.FOUND_MAX",
     *("policies.match.HOST_CHARACTERS_MAX", "policies.match.OPERATION_CHARACTERS_MAX"),
@@ -35,6 +37,14 @@ NO_LIMITS = {
     "proxy.cli.status.LIMITS_SHOWN_MAX",
     # Which runs count as active, and over which time a rate is told.
     *("proxy.pulling.ACTIVE_SECONDS", "proxy.screen.RATE_SECONDS"),
+    # The detectors judge no live call yet: only `make eval` asks them.
+    *("policies.detectors.progress.ACTIONS_MAX", "policies.detectors.progress.DESTINATIONS_MAX"),
+    *("policies.detectors.progress.MARKS_MAX", "policies.detectors.loop.ACTIONS_MAX"),
+    *("policies.detectors.loop.TOOLS_MAX", "policies.detectors.loop.EVIDENCE_MAX"),
+    *("policies.detectors.fan_out.LIVE_MAX", "policies.detectors.wrong.KNOWN_MAX"),
+    *("policies.detectors.releases.RELEASES_MAX", "policies.detectors.releases.TENANTS_MAX"),
+    *("policies.detectors.runs.RUNS_MAX", "policies.detectors.runs.TREES_MAX"),
+    "policies.detectors.volatile.HASHED_BYTES_MAX",
 }
 
 

@@ -1,0 +1,79 @@
+"""D4, the burn: money is spent and nothing comes of it.
+
+Two windows must agree, so that one dear call is no burn and one that is over no longer counts
+(notes/detection.md, section 3).
+"""
+
+from dataclasses import dataclass, field
+
+from policies.detectors.progress import Progress
+from policies.detectors.rate import Sums
+from policies.detectors.step import Finding, Severity, Step, Subject
+
+NAME = "burn"
+SHORT_US = 5_000_000  # 60 of these are five minutes, 12 one
+LONG_US = 300_000_000  # 24 of these are two hours, 3 a quarter of one
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`idle_*`: a slow burn through the night, with no write at all."""
+
+    trip_microusd: int = 2_000_000
+    trip_tokens: int = 1_000_000
+    trip_calls: int = 3  # one dear call alone is none
+    fast_trip_microusd: int = 10_000_000
+    fast_alert_microusd: int = 5_000_000
+    idle_alert_microusd: int = 2_000_000
+
+
+LIMITS = Limits()
+
+
+@dataclass(slots=True)
+class Burn:
+    """One run's."""
+
+    limits: Limits = LIMITS
+    _short: Sums = field(default_factory=lambda: Sums(SHORT_US, 60))
+    _long: Sums = field(default_factory=lambda: Sums(LONG_US, 24))
+    _credits: Sums = field(default_factory=lambda: Sums(SHORT_US, 60))
+    _written_us: int | None = None
+
+    def feed(self, step: Step, progress: Progress) -> Finding | None:
+        """`progress` has seen the step already."""
+        at_us, limits = step.at_us, self.limits
+        wrote = step.is_write and step.is_ok and progress.credit
+        if self._written_us is None or wrote or step.has_new_human_message:
+            self._written_us = at_us
+        self._credits.add(at_us, progress.credit)
+        if not step.spend_microusd and not step.tokens:
+            return None
+        self._short.add(at_us, step.spend_microusd)
+        self._long.add(at_us, step.spend_microusd)
+        since = progress.unearned
+        if since.calls + since.model_calls >= limits.trip_calls:
+            if since.spend_microusd >= limits.trip_microusd:
+                why = f"{_usd(since.spend_microusd)} since progress"
+                return self._found(step, Severity.TRIP, why)
+            if since.tokens >= limits.trip_tokens:
+                return self._found(step, Severity.TRIP, f"{since.tokens} tokens since progress")
+        five, one = self._short.within(at_us, 60), self._short.within(at_us, 12)
+        earned = self._credits.within(at_us, 60)
+        steady = one * 5 >= five // 2
+        if five >= limits.fast_trip_microusd and steady and earned * 1000 < five:
+            return self._found(step, Severity.TRIP, f"{_usd(five)} in 5 minutes, little progress")
+        if five >= limits.fast_alert_microusd and steady:
+            return self._found(step, Severity.ALERT, f"{_usd(five)} in 5 minutes")
+        idle_us = at_us - self._written_us
+        hours, quarter = self._long.within(at_us, 24), self._long.within(at_us, 3)
+        if idle_us >= 24 * LONG_US and hours >= limits.idle_alert_microusd and quarter * 8 >= hours:
+            return self._found(step, Severity.ALERT, f"{_usd(hours)} in 2 hours without a write")
+        return None
+
+    def _found(self, step: Step, severity: Severity, why: str) -> Finding:
+        return Finding(NAME, severity, Subject.RUN, step.run, why, (step.call_id,))
+
+
+def _usd(microusd: int) -> str:
+    return f"${microusd // 1_000_000}.{microusd // 10_000 % 100:02d}"

@@ -1,0 +1,114 @@
+"""D1, the tight loop: the same call with the same result, again and again, and nothing between.
+
+A stale repeat is a call whose tool and arguments this run has sent already, whose result is the one
+of last time, with no new distinct write between. Each takes T seconds of a bucket that drains with
+time, so polls slower than T never fill it (notes/detection.md, section 3). Calls that a model asked
+for at once count as one, if they came at once: a model that is not seen here asks for each. A
+second count finds what a nonce in the arguments hides: one tool that gives one result over and
+over, whatever it is asked, with no write between.
+"""
+
+from dataclasses import dataclass, field
+
+from policies.detectors.progress import Progress, Recent
+from policies.detectors.step import Finding, Kind, Severity, Step, Subject
+
+NAME = "loop"
+ACTIONS_MAX = 256
+TOOLS_MAX = 64
+AT_ONCE_US = 1_000_000
+EVIDENCE_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A bucket fires when it is `burst` repeats of `every_us` ahead of the clock. A trip takes
+    repeats that come faster than any poll does, or as many slower ones as have cost
+    `trip_microusd` since progress: for minutes a slow loop and a poll are the same."""
+
+    alert_every_us: int = 20_000_000
+    alert_burst: int = 5
+    fast_every_us: int = 4_500_000
+    fast_burst: int = 5
+    trip_every_us: int = 10_000_000
+    trip_burst: int = 8
+    trip_microusd: int = 2_000_000
+    same_result_every_us: int = 6_000_000
+    same_result_alert: int = 18
+    same_result_trip: int = 40
+
+
+LIMITS = Limits()
+
+
+@dataclass(slots=True)
+class Bucket:
+    """GCRA: the time up to which the repeats so far have taken the bucket."""
+
+    every_us: int
+    burst: int
+    until_us: int = 0
+
+    def take(self, at_us: int) -> bool:
+        self.until_us = max(at_us, self.until_us) + self.every_us
+        return self.until_us - at_us > self.burst * self.every_us
+
+
+@dataclass(slots=True)
+class Loop:
+    """One run's."""
+
+    limits: Limits = LIMITS
+    _last: Recent = field(default_factory=lambda: Recent(ACTIONS_MAX))
+    _of_tool: Recent = field(default_factory=lambda: Recent(TOOLS_MAX))
+    _batch: int = 0
+    _counted: tuple[int, int] = (-1, 0)
+    _alert: Bucket = field(init=False)
+    _fast: Bucket = field(init=False)
+    _trip: Bucket = field(init=False)
+    _same_alert: Bucket = field(init=False)
+    _same_trip: Bucket = field(init=False)
+    _evidence: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        limits = self.limits
+        self._alert = Bucket(limits.alert_every_us, limits.alert_burst)
+        self._fast = Bucket(limits.fast_every_us, limits.fast_burst)
+        self._trip = Bucket(limits.trip_every_us, limits.trip_burst)
+        self._same_alert = Bucket(limits.same_result_every_us, limits.same_result_alert)
+        self._same_trip = Bucket(limits.same_result_every_us, limits.same_result_trip)
+
+    def feed(self, step: Step, progress: Progress) -> Finding | None:
+        """`progress` has seen the step already."""
+        if step.kind is Kind.MODEL:
+            self._batch += 1
+        if step.kind is not Kind.TOOL:
+            return None
+        told = step.result + progress.epoch.to_bytes(8)
+        stale = self._last.put(step.action, told) == told
+        alike = self._of_tool.put(step.tool, told) == told
+        batch, counted_us = self._counted
+        at_once = batch == self._batch and step.at_us - counted_us < AT_ONCE_US
+        if not (stale or alike) or at_once:
+            return None
+        self._counted = (self._batch, step.at_us)
+        self._evidence = [*self._evidence, step.call_id][-EVIDENCE_MAX:]
+        return self._repeated(step, progress) if stale else self._varied(step)
+
+    def _repeated(self, step: Step, progress: Progress) -> Finding | None:
+        alerts, fast = self._alert.take(step.at_us), self._fast.take(step.at_us)
+        slow = self._trip.take(step.at_us)
+        dear = progress.unmoved.spend_microusd >= self.limits.trip_microusd
+        why = "the same call brought the same result again and again, with no write between"
+        return self._found(step, alerts, fast or (slow and dear), why)
+
+    def _varied(self, step: Step) -> Finding | None:
+        alerts, trips = self._same_alert.take(step.at_us), self._same_trip.take(step.at_us)
+        why = "one tool gave the same result to ever new arguments, with no write between"
+        return self._found(step, alerts, trips, why)
+
+    def _found(self, step: Step, alerts: bool, trips: bool, why: str) -> Finding | None:
+        if not alerts and not trips:
+            return None
+        severity = Severity.TRIP if trips else Severity.ALERT
+        return Finding(NAME, severity, Subject.RUN, step.run, why, tuple(self._evidence))

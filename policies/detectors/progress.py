@@ -1,0 +1,127 @@
+"""Progress of a run: what a call has brought that the run did not have, and for how long not.
+
+Credits are in thousandths: a distinct write that succeeded and a mark count one, a destination that
+is read for the first time a half, new information a fifth. What is only new information earns no
+more credit after CARRIED_CALLS calls or CARRIED_MICROUSD: an agent can page or vary its arguments
+for ever. Replays and refusals bring nothing. Marks can be forged, so they are rationed. State is
+bounded: what is forgotten counts as new again (notes/detection.md, section 4).
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from policies.detectors.step import Kind, Step
+
+WRITE, MARK, DESTINATION, INFORMATION = 1000, 1000, 500, 200
+CARRIED_CALLS = 50
+CARRIED_MICROUSD = 5_000_000
+MARK_US = 10_000_000  # one mark is accepted in so long
+MARKS_MAX = 3  # without a write between them
+ACTIONS_MAX = 256
+DESTINATIONS_MAX = 256
+
+Known = bytes | int
+
+
+@dataclass(slots=True)
+class Recent:
+    """The newest keys with what was last seen under them; the oldest are forgotten."""
+
+    size_max: int
+    known: OrderedDict[bytes | str, Known] = field(default_factory=OrderedDict)
+
+    def put(self, key: bytes | str, value: Known) -> Known | None:
+        """What stood under the key before."""
+        before = self.known.pop(key, None)
+        self.known[key] = value
+        if len(self.known) > self.size_max:
+            self.known.popitem(last=False)
+        return before
+
+
+@dataclass(slots=True)
+class Since:
+    """What a run did since it last got on."""
+
+    at_us: int
+    calls: int = 0
+    model_calls: int = 0
+    spend_microusd: int = 0
+    tokens: int = 0
+
+    def count(self, step: Step) -> None:
+        self.spend_microusd += step.spend_microusd
+        self.tokens += step.tokens
+        if step.kind is Kind.MODEL:
+            self.model_calls += 1
+        elif step.kind is Kind.TOOL:
+            self.calls += 1
+
+
+@dataclass(slots=True)
+class Progress:
+    """Fed with every step of one run, in order.
+
+    `is_new`: the last call was none that this run has made already with the same result; `credit`
+    is what it earned. `unmoved` counts since something was new, `unearned` since something earned,
+    `unwritten` since a write, a mark or a human's word, and `repeats` how many calls since then
+    asked what was asked before. `epoch` counts distinct writes.
+    """
+
+    unmoved: Since
+    unearned: Since
+    unwritten: Since
+    repeats: int = 0
+    is_new: bool = False
+    credit: int = 0
+    epoch: int = 0
+    _results: Recent = field(default_factory=lambda: Recent(ACTIONS_MAX))
+    _writes: Recent = field(default_factory=lambda: Recent(ACTIONS_MAX))
+    _destinations: Recent = field(default_factory=lambda: Recent(DESTINATIONS_MAX))
+    _marked_us: int = -MARK_US
+    _marks: int = 0
+
+    @classmethod
+    def begun(cls, at_us: int) -> "Progress":
+        return cls(Since(at_us), Since(at_us), Since(at_us))
+
+    def feed(self, step: Step) -> None:
+        for since in (self.unmoved, self.unearned, self.unwritten):
+            since.count(step)
+        if step.has_new_human_message:
+            self._marks = 0
+        self.is_new = False
+        self.credit = self._marked(step) if step.kind is Kind.MARK else self._earned(step)
+        moved = step.has_new_human_message or self.credit >= WRITE
+        if self.is_new or moved:
+            self.unmoved = Since(step.at_us)
+        if self.credit or moved:
+            self.unearned = Since(step.at_us)
+        if moved:
+            self.unwritten = Since(step.at_us)
+            self.repeats = 0
+
+    def _earned(self, step: Step) -> int:
+        if step.kind is not Kind.TOOL or step.replayed:
+            return 0
+        written = step.is_write and step.is_ok and self._writes.put(step.action, 1) is None
+        before = self._results.put(step.action, step.result)
+        self.repeats += before is not None
+        self.is_new = before != step.result or written
+        if written:
+            self.epoch += 1
+            self._marks = 0
+            return WRITE
+        known = not step.destination or self._destinations.put(step.destination, 1) is not None
+        carried = self.unwritten
+        over = carried.calls > CARRIED_CALLS or carried.spend_microusd > CARRIED_MICROUSD
+        if not self.is_new or over:
+            return 0
+        return INFORMATION if known else DESTINATION
+
+    def _marked(self, step: Step) -> int:
+        if step.at_us - self._marked_us < MARK_US or self._marks >= MARKS_MAX:
+            return 0
+        self._marked_us = step.at_us
+        self._marks += 1
+        return MARK

@@ -1,0 +1,78 @@
+"""What the detectors see of a run, and what they say. Plain frozen values.
+
+A step is one settled call, or an act of a run: it started another, it marked progress, it ended.
+Times are those of the record, so that the same steps give the same findings live, in a replay and
+in a simulation. Of arguments and results only keyed hashes come in.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    MODEL = "model"
+    TOOL = "tool"
+    SPAWN = "spawn"
+    MARK = "mark"
+    END = "end"
+
+
+class Subject(StrEnum):
+    """What a finding is about, and so what would be stopped by it."""
+
+    RUN = "run"
+    TREE = "tree"
+    TOOL = "tool"
+    RELEASE = "release"
+
+
+class Severity(StrEnum):
+    """An alert tells somebody; a trip is ground enough to stop something."""
+
+    ALERT = "alert"
+    TRIP = "trip"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`action` is the hash of tool and arguments, `result` that of the answer, both without what
+    changes by itself (volatile.py). `has_new_human_message`: a model was told something by a person
+    that it was not told before. A `replayed` write was answered from the record. `depth` is how
+    many runs stand above this one; `root` is the topmost of them. `recipient` is the hash of whom
+    a write is for, where its arguments say so.
+    """
+
+    at_us: int
+    kind: Kind
+    call_id: str
+    run: str
+    root: str
+    tenant: str = ""
+    agent: str = ""
+    release: str = ""
+    depth: int = 0
+    tool: str = ""
+    destination: str = ""
+    recipient: bytes = b""
+    action: bytes = b""
+    result: bytes = b""
+    is_write: bool = False
+    is_ok: bool = True
+    replayed: bool = False
+    has_new_human_message: bool = False
+    spend_microusd: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One detector's word over a step. `subject` names the smallest thing that would have to be
+    stopped; `why` is for people, with the numbers that convinced it; `evidence` are ids of the
+    calls that did, the newest last."""
+
+    detector: str
+    severity: Severity
+    subject: Subject
+    name: str
+    why: str
+    evidence: tuple[str, ...] = ()
