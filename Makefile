@@ -13,9 +13,10 @@ help:
 	  'make test'   'all tests, 3 rounds of each kill and race (ARGS="-k name")' \
 	  'make demo'   'a runaway agent, contained before your eyes, in about 30 seconds' \
 	  'make check'  'format, lint, types, import contracts, tests' \
-	  'make proof'  'the kills and races alone, 50 rounds, 20 of each halt (ROUNDS=n)' \
+	  'make proof'  'the kills and races alone, 50 rounds (ROUNDS=n), a million calls (CALLS=n)' \
 	  'make eval'   'the detectors over real traces: false alerts, what is caught and when' \
 	  'make bench'  'direct, stock mitmdump and pullcord side by side, in one run' \
+	  'make scale'  'admissions beside a sync of the disk, and a ledger of ten million rows' \
 	  'make format' 'rewrite the sources in the one format' \
 	  'make setup'  'make .venv; every target above does it when needed' \
 	  'make lock'   'resolve requirements.lock anew from pyproject.toml'
@@ -56,8 +57,11 @@ eval: setup
 bench: setup
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
+scale: setup
+	@$(BIN)/python -m tests.bench.scale $(ARGS)
+
 proof: setup
-	@ROUNDS=$${ROUNDS:-50} $(BIN)/python -m pytest -q -m proof $(ARGS)
+	@ROUNDS=$${ROUNDS:-50} CALLS=$${CALLS:-1000000} $(BIN)/python -m pytest -q -m proof $(ARGS)
 
 lock: setup
 	@.ci/lock

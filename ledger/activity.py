@@ -53,9 +53,9 @@ def refused_by(reader: sqlite3.Connection, rule: str, since_us: int) -> int:
     """How many calls a rule has refused since a time. Raises LedgerUnavailable."""
     (row,) = rows(
         reader,
-        "SELECT count(*) AS calls FROM event NOT INDEXED "
-        "WHERE seq >= ? AND at_us >= ? AND type = ? AND rule = ?",
-        (first_since(reader, since_us), since_us, EventType.REFUSED, rule),
+        "SELECT count(*) AS calls FROM event INDEXED BY event_stopped "
+        "WHERE decision <> 'allow' AND decision = ? AND seq >= ? AND rule = ?",
+        (Action.REFUSE, first_since(reader, since_us), rule),
     )
     return int(row["calls"])
 

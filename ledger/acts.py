@@ -74,6 +74,7 @@ class Acts(Transactions):
         run: str = "",
         tenant: str = "",
         tool: str = "",
+        call_id: str = "",
     ) -> None:
         """A row about an act. `detail` is redacted, and cut as a path is."""
         with self._joined() as batch:
@@ -85,6 +86,7 @@ class Acts(Transactions):
                 run=storable(run),
                 tenant=storable(tenant),
                 tool=storable(tool),
+                call_id=call_id,
             )
 
     # Tokens and policies

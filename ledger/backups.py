@@ -5,6 +5,7 @@ The file itself is never copied: that drops SQLite's locks, and misses what stan
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ledger.connection import open_file
 from ledger.errors import Kind, LedgerError, unavailable, was_interrupted
@@ -26,10 +27,17 @@ class Backup:
     at_us: int | None
 
 
-def backup(reader: sqlite3.Connection, path: Path, *, force: bool = False) -> Backup:
-    """Write the ledger to a file of its own, which is there whole or not at all.
+def backup(
+    reader: sqlite3.Connection,
+    path: Path,
+    *,
+    force: bool = False,
+    table: Literal["event", "message"] = "event",
+) -> Backup:
+    """Write the ledger to a file of its own, which is there whole or not at all; or the trace,
+    whose rows are its messages.
 
-    Whoever writes the ledger goes on. Raises LedgerError, and LedgerUnavailable when the ledger
+    Whoever writes it goes on. Raises LedgerError, and LedgerUnavailable when the ledger
     cannot be read.
     """
     path = path.absolute()
@@ -53,15 +61,16 @@ def backup(reader: sqlite3.Connection, path: Path, *, force: bool = False) -> Ba
             reader.set_progress_handler(None, 0)
             reader.execute("PRAGMA query_only=ON")
         size_bytes = unfinished.stat().st_size
-        events, at_us = _newest(unfinished)
+        events, at_us = _newest(unfinished, table)
     return Backup(path, size_bytes, events, at_us)
 
 
-def _newest(path: Path) -> tuple[int, int | None]:
+def _newest(path: Path, table: str) -> tuple[int, int | None]:
     """Read back from the copy, which also shows that it can be read."""
     copy = open_file(path)
     try:
-        found = list(rows(copy, "SELECT seq, at_us FROM event ORDER BY seq DESC LIMIT 1", ()))
+        newest = f"SELECT seq, at_us FROM {table} ORDER BY seq DESC LIMIT 1"  # noqa: S608 - ours
+        found = list(rows(copy, newest, ()))
     finally:
         copy.close()
     return (found[0]["seq"], found[0]["at_us"]) if found else (0, None)

@@ -68,6 +68,26 @@ def hash_all(conn: sqlite3.Connection) -> None:
         conn.executemany("UPDATE event SET hash = ? WHERE seq = ?", hashed)
 
 
+class Stored(NamedTuple):
+    """A row as it stands in the record: `columns` is what its hash covers, if it is untouched."""
+
+    seq: int
+    hash: bytes | None
+    columns: dict[str, Value]
+
+
+def stored(conn: sqlite3.Connection, after_seq: int, to_seq: int, limit: int) -> list[Stored]:
+    """The rows behind a number, up to another one, in order."""
+    cursor = conn.execute(
+        "SELECT e.*, p.digest AS policy_digest FROM event e LEFT JOIN policy p ON p.id = e.policy "
+        "WHERE e.seq > ? AND e.seq <= ? ORDER BY e.seq LIMIT ?",
+        (after_seq, to_seq, limit),
+    )
+    names = [column[0] for column in cursor.description]
+    rows = [dict(zip(names, row, strict=True)) for row in cursor]
+    return [Stored(row["seq"], row["hash"], chained(row)) for row in rows]
+
+
 def chained(columns: Mapping[str, Value]) -> dict[str, Value]:
     """What is hashed of a stored row that was read with `policy_digest` beside its columns."""
     told = dict(columns)

@@ -1,7 +1,7 @@
 """Whether a ledger is whole and agrees with itself: a table of checks, each a read.
 
 On connections that cannot write, of one and the same state. Whether somebody has changed a row
-that still fits is not known here.
+that still fits is for verification.py to tell.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ledger.connection import MIGRATIONS_TABLE, open_file
-from ledger.errors import Kind, LedgerUnavailable, was_interrupted
+from ledger.errors import Kind, LedgerError, LedgerUnavailable, was_interrupted
 from ledger.migrations import STEPS
 from ledger.sqlite import sqlite3
 
 FOUND_MAX = 20  # of one check that are told; the first ones lead to the rest
 _STEPS_BETWEEN_SIGNALS = 100_000
+_OLDER = "an older pullcord made it; it is brought up to date at the next start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ _SELECTS: dict[str, str] = {
     ),
     "every outcome has its intent": (
         "SELECT 'call ' || e.call_id FROM event e WHERE e.type = 'call.outcome' AND NOT EXISTS "
-        "(SELECT 1 FROM event d WHERE d.call_id = e.call_id AND d.type = 'call.intent' "
-        "AND d.seq < e.seq)"
+        "(SELECT 1 FROM event d WHERE d.call_id = e.call_id "
+        "AND d.type IN ('call.intent', 'call.held') AND d.seq < e.seq)"
     ),
     "no call has ended twice": (
         "SELECT 'call ' || e.call_id FROM event e WHERE e.type = 'call.outcome' AND EXISTS "
@@ -145,7 +146,7 @@ def checked(conn: sqlite3.Connection) -> Iterator[Finding]:
         conn.execute("BEGIN")
         for name, check in (*_FORM.items(), *_SENSE.items()):
             if name in _SENSE and not skipped and _missing(conn):
-                skipped = "an older pullcord made it; it is brought up to date at the next start"
+                skipped = _OLDER
             finding = Finding(name, skipped=skipped) if skipped else _made(conn, name, check)
             yield finding
             if name in _FORM and not finding.is_ok:
@@ -172,6 +173,15 @@ def checked_file(path: Path) -> Iterator[Finding]:
         yield from checked(conn)
     finally:
         conn.close()
+
+
+def check_current(conn: sqlite3.Connection) -> None:
+    """Raises LedgerError for what is no ledger, or not one of this version's schema."""
+    for check in (_is_ledger, _schema):
+        for wrong in check(conn):
+            raise LedgerError(f"it is no ledger that can be read here: {wrong}")
+    if _missing(conn):
+        raise LedgerError(_OLDER)
 
 
 def _made(conn: sqlite3.Connection, name: str, check: Check) -> Finding:

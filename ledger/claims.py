@@ -1,7 +1,8 @@
 """Claims: the one right to perform a write. Found, taken, settled, and dropped when they expire.
 
 The rules are in design.md section 5 and notes/store.md section 2. A claim is met by its key (the
-one that was sent, or one derived from the body), or by its body under any key of the same run.
+one that was sent, or one derived from the body), or by its body under any key of the same run (or
+of the same tenant, where the policy says so).
 `pending` and `unknown` claims never expire. Every function is called inside a transaction.
 """
 
@@ -20,10 +21,15 @@ _DIGEST_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where a write's claim belongs. `body_key` is None where the same body may be sent again."""
+    """Where a write's claim belongs. `body_key` is None where the same body may be sent again.
+
+    `other_key` is that of its body as the policy may have had it before an edit: a claim taken by
+    run still stands when bodies are compared over a tenant, and the other way round.
+    """
 
     key: bytes
     body_key: bytes | None
+    other_key: bytes | None
     keep_us: int
     same_body_us: int
 
@@ -49,27 +55,28 @@ def _bytes(text: str) -> bytes:
 
 def slot(call: ToolCall, identity: Identity, rule: KeyRule) -> Slot | None:
     """The claim that a write takes; None when the tool makes no claim for a write without a key,
-    or when the write has no fingerprint: no stored answer could stand for it (a WebSocket)."""
+    or when the write has no fingerprint: no stored answer could stand for it (a WebSocket).
+    Of a write whose body is not read only its key can say that it is the same."""
     if not call.fingerprint:
         return None
     tenant, tool = _bytes(identity.tenant), _bytes(call.tool)
     same_body_us = rule.same_body_seconds * 1_000_000
-    body_key = digest(b"derived", tenant, _bytes(identity.run), tool, call.fingerprint)
+    of_run = digest(b"derived", tenant, _bytes(identity.run), tool, call.fingerprint)
+    of_tenant = digest(b"of tenant", tenant, tool, call.fingerprint)
+    body_key, other = (of_run, of_tenant) if rule.per == "run" else (of_tenant, of_run)
+    replays = rule.same_body == "replay" and not call.streamed
+    met, met_before = (body_key, other) if replays else (None, None)
     if call.key is not None:
-        return Slot(
-            key=digest(b"sent", tenant, tool, _bytes(call.key)),
-            body_key=body_key if rule.same_body == "replay" else None,
-            keep_us=rule.keep_seconds * 1_000_000,
-            same_body_us=same_body_us,
-        )
-    if rule.missing != "derive":
+        sent = digest(b"sent", tenant, tool, _bytes(call.key))
+        return Slot(sent, met, met_before, rule.keep_seconds * 1_000_000, same_body_us)
+    if rule.missing != "derive" or call.streamed:
         return None
-    return Slot(body_key, body_key if rule.same_body == "replay" else None, 0, same_body_us)
+    return Slot(body_key, met, met_before, 0, same_body_us)
 
 
 _FIND = (
     "SELECT id, key, call_id, state, fingerprint, answered, used_us, expires_us FROM claim "
-    "WHERE key IN (?1, ?2) OR body_key = ?2"
+    "WHERE key IN (?1, ?2, ?3) OR body_key IN (?2, ?3)"
 )
 
 
@@ -80,7 +87,7 @@ def find(conn: sqlite3.Connection, slot: Slot, now_us: int) -> Met | None:
     """
     best: tuple[bool, int] | None = None
     met: Met | None = None
-    for row in conn.execute(_FIND, (slot.key, slot.body_key)).fetchall():
+    for row in conn.execute(_FIND, (slot.key, slot.body_key, slot.other_key)).fetchall():
         row_id, key, call_id, state, fingerprint, answered, used_us, expires_us = row
         done = state == "done"
         if key == slot.key:
@@ -154,6 +161,23 @@ def of_call(conn: sqlite3.Connection, call_id: str, key_start: bytes) -> tuple[i
         (key_start, key_start + b"\xff" * _DIGEST_BYTES, call_id),
     ).fetchone()
     return None if row is None else (int(row[0]), str(row[1]))
+
+
+_OF_SETTLED = "SELECT key FROM event WHERE call_id = ? AND type = 'call.intent' AND key IS NOT NULL"
+
+
+def settled(conn: sqlite3.Connection, call_id: str) -> tuple[int, ClaimAfter] | None:
+    """The row of the claim that a settled call holds, and what became of it."""
+    key = conn.execute(_OF_SETTLED, (call_id,)).fetchone()
+    found = of_call(conn, call_id, bytes.fromhex(key[0])) if key else None
+    if found is None or found[1] == "pending":
+        return None
+    return found[0], ClaimAfter(found[1])
+
+
+def answer(conn: sqlite3.Connection, row: int) -> None:
+    """From now on this claim's answer is kept."""
+    conn.execute("UPDATE claim SET answered = 1 WHERE id = ?", (row,))
 
 
 def resolve(conn: sqlite3.Connection, row: int, now_us: int, after: ClaimAfter) -> int | None:

@@ -5,9 +5,10 @@ are OR-ed, fields are AND-ed. `-` negates a term and always narrows, as times do
 text. Values become bound parameters, never SQL. Pure: the caller brings the time.
 """
 
+import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -18,6 +19,7 @@ from policies.call import Effect
 from policies.verdict import Action, Reason
 
 Value = str | int
+SEARCHED = "text"  # the field whose words are looked for in requests and answers
 
 
 class FilterError(LedgerError):
@@ -25,17 +27,30 @@ class FilterError(LedgerError):
 
 
 @dataclass(frozen=True, slots=True)
+class Lead:
+    """A condition that everything fulfils that a filter lets through, and that an index answers.
+    `is_few`: it leads to few calls, whatever else the filter says."""
+
+    where: str
+    values: tuple[Value, ...] = ()
+    is_few: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Filter:
     """A condition on the rows of the view `calls`, with the values bound to its marks.
 
     What it lets through was decided within `since_us` and `until_us` (UTC, the end is not in it),
-    as `where` says too: so a read may leave out rows that are too old or too new.
+    and fulfils each of the `leads`, as `where` says too: so a read may leave out rows that are too
+    old or too new, and follow one of the leads. `where` itself follows none (`+` before a column
+    keeps SQLite from its index): which one is best, the rows tell (queries.py).
     """
 
     where: str
     values: tuple[Value, ...]
     since_us: int | None = None
     until_us: int | None = None
+    leads: tuple[Lead, ...] = ()
 
 
 ALL = Filter("1", ())
@@ -62,13 +77,19 @@ _TEXTS = (
     *("path", "rule", "key", "replay_of", "policy"),
 )
 _LOWER = frozenset({"host", "id"})
+_INDEXED = frozenset({"id", "run", "tenant", "tool", "release"})
 _UPPER = frozenset({"method"})
 
 
-def parse(terms: str | Sequence[str], now_us: int) -> Filter:
-    """The condition that the terms make together. A string is split as a shell would.
+def parse(
+    terms: str | Sequence[str],
+    now_us: int,
+    searched: Callable[[str], Sequence[str]] | None = None,
+) -> Filter:
+    """The condition that the terms make together. A string is split as a shell would. `searched`
+    gives the ids of the calls in which the words of a `text:` stand.
 
-    Raises FilterError.
+    Raises FilterError, and what `searched` does.
     """
     if isinstance(terms, str):
         try:
@@ -78,7 +99,7 @@ def parse(terms: str | Sequence[str], now_us: int) -> Filter:
     named: dict[str, list[tuple[str, list[Value]]]] = {}
     times: dict[str, list[int]] = {"since": [], "until": []}
     for place, term in enumerate(terms):
-        field, where, bound = _term(term, now_us)
+        field, where, bound = _term(term, now_us, searched)
         narrows = term.startswith("-") or FIELDS[field] is _time
         if field in times and not term.startswith("-"):
             times[field] += [each for each in bound if isinstance(each, int)]
@@ -90,10 +111,58 @@ def parse(terms: str | Sequence[str], now_us: int) -> Filter:
         tuple(values),
         max(times["since"], default=None),
         min(times["until"], default=None),
+        tuple(_leads(named)),
     )
 
 
-def _term(term: str, now_us: int) -> tuple[str, str, list[Value]]:
+def _leads(named: dict[str, list[tuple[str, list[Value]]]]) -> Iterator[Lead]:
+    """Those that lead to few calls come first."""
+    for field in ("id", "run", SEARCHED, "state", "decision", "release", "tool", "tenant"):
+        same = named.get(field, [])
+        if not same or any("GLOB" in where for where, _ in same):
+            continue
+        values = tuple(value for _, bound in same for value in bound)
+        if field in ("id", "run"):
+            yield Lead(f"{field} IN ({', '.join('?' * len(values))})", values, is_few=True)
+        elif field == SEARCHED:
+            lists = " UNION ".join([_LISTED] * len(values))
+            yield Lead(f"id IN ({lists})", values, is_few=True)
+        elif field == "state":
+            states = {CallState(str(value)) for value in values}
+            if states == {CallState.UNKNOWN, CallState.NOT_SENT}:
+                states.remove(CallState.UNKNOWN)  # the other's lead leads to both
+            lead = _STATES.get(states.pop())
+            if lead is not None and not states:
+                yield lead
+        elif len(values) == 1 and field == "decision":
+            if values != (Action.ALLOW,):
+                yield _stopped(Action(str(values[0])))
+        elif len(values) == 1:
+            yield Lead(f"{field} = ?", values)
+
+
+_LISTED = "SELECT value FROM json_each(?)"
+
+
+def _stopped(action: Action) -> Lead:
+    return Lead("decision <> 'allow' AND decision = ?", (action.value,))
+
+
+# SQLite takes an index only when the condition on its rows stands in the question word by word.
+_TROUBLED = "id IN (SELECT call_id FROM event WHERE type = 'call.outcome' AND state <> 'done'"
+_STATES = {
+    CallState.UNKNOWN: Lead(f"{_TROUBLED} AND state = 'unknown')"),
+    CallState.NOT_SENT: Lead(f"{_TROUBLED})"),  # a person may have said so of an unknown one
+    CallState.PENDING: Lead("id IN (SELECT call_id FROM open_call)"),
+    CallState.REFUSED: _stopped(Action.REFUSE),
+    CallState.REPLAYED: _stopped(Action.REPLAY),
+    CallState.HELD: _stopped(Action.HOLD),
+}
+
+
+def _term(
+    term: str, now_us: int, searched: Callable[[str], Sequence[str]] | None
+) -> tuple[str, str, list[Value]]:
     bare = term.removeprefix("-")
     field, colon, value = bare.partition(":")
     if not colon or not value:
@@ -102,7 +171,10 @@ def _term(term: str, now_us: int) -> tuple[str, str, list[Value]]:
         near = get_close_matches(field, FIELDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(FIELDS))}"
         raise FilterError(f"no field {field!r} in {term!r}; {hint}")
-    where, bound = FIELDS[field](field, value, now_us)
+    if field == SEARCHED:
+        where, bound = _searched(value, searched)
+    else:
+        where, bound = FIELDS[field](field, value, now_us)
     # A row that lacks the value is not a row that has it: it passes a negation.
     return field, (f"coalesce({where}, 0) = 0" if bare != term else where), bound
 
@@ -117,11 +189,25 @@ def _text(field: str, value: str, now_us: int) -> tuple[str, list[Value]]:
         value = value.lower()
     elif field in _UPPER:
         value = value.upper()
+    if field in _INDEXED:
+        field = f"+{field}"
     if "*" in value:
         return f"{field} GLOB ?", [_only_stars(value)]
     if field == "rule" and ":" not in value:  # a ceiling is known by its id, too
         return f"{field} IN (?, ?)", [value, f"ceiling:{value}"]
     return f"{field} = ?", [value]
+
+
+def _no_trace(field: str, value: str, now_us: int) -> tuple[str, list[Value]]:
+    raise FilterError(f"{field}: is of the trace, which is not read here; give it to query")
+
+
+def _searched(
+    value: str, searched: Callable[[str], Sequence[str]] | None
+) -> tuple[str, list[Value]]:
+    if searched is None:
+        return _no_trace(SEARCHED, value, 0)
+    return f"+id IN ({_LISTED})", [json.dumps(list(searched(value)))]
 
 
 def _only_stars(glob: str) -> str:
@@ -164,5 +250,6 @@ FIELDS: dict[str, Callable[[str, str, int], tuple[str, list[Value]]]] = {
     "status": _status,
     "since": _time,
     "until": _time,
+    SEARCHED: _no_trace,
 }
 """Every field, and what turns its value into a condition."""

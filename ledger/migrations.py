@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sqlite_utils.db import Database
 from sqlite_utils.migrations import Migrations
 
-from ledger import chain, views
+from ledger import chain, indexes, views
 from ledger.errors import LedgerError
 
 # One row per thing that happened; rows are added, never changed. A call is one row when it is
@@ -382,6 +382,7 @@ STEPS: tuple[tuple[str, Callable[[Database], None]], ...] = (
     ("0004_bounds", _bounds),
     ("0005_resolved", views.make),
     ("0006_trust", _trust),
+    ("0007_search", indexes.make),
 )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ledger import cords
-from ledger.errors import Kind, LedgerError, unavailable
-from ledger.filters import ALL, Filter, Value
+from ledger.errors import Kind, LedgerError, LedgerUnavailable, unavailable
+from ledger.filters import ALL, Filter, Lead, Value
 from ledger.sqlite import sqlite3
 from policies.verdict import Pull
 
@@ -51,17 +51,67 @@ def calls(
     yield from rows(reader, statement, [*values, limit])
 
 
+def timely(
+    reader: sqlite3.Connection,
+    found: Iterator[Row],
+    monotonic_seconds: Callable[[], float] = time.monotonic,
+    seconds_max: float = QUERY_SECONDS_MAX,
+) -> Iterator[Row]:
+    """The same rows. Raises QueryError when they take longer than `seconds_max`: what no index
+    leads to is looked for from the newest call back to the first."""
+    deadline = monotonic_seconds() + seconds_max
+    reader.set_progress_handler(lambda: int(monotonic_seconds() > deadline), _STEPS_BETWEEN_CHECKS)
+    try:
+        yield from found
+    except LedgerUnavailable as error:
+        if monotonic_seconds() <= deadline:
+            raise
+        raise QueryError(
+            f"the query took longer than {seconds_max:g} s; narrow it by since:, run:, tenant:, "
+            "tool: or release:"
+        ) from error
+    finally:
+        reader.set_progress_handler(None, 0)
+
+
 def within(reader: sqlite3.Connection, chosen: Filter) -> tuple[str, list[Value]]:
     """The filter's condition and values. Where it names a time, the rows that are too old or too
-    new for it are left out by their numbers, so that they are not read one by one."""
-    where, values = f"({chosen.where})", list(chosen.values)
+    new for it are left out by their numbers, so that they are not read one by one; and one of its
+    leads is followed."""
+    bounds, ends = "", list[Value]()
     if chosen.since_us is not None:
-        where += " AND seq >= ?"
-        values.append(_first_decided(reader, chosen.since_us - DISORDER_US))
+        bounds += " AND seq >= ?"
+        ends.append(_first_decided(reader, chosen.since_us - DISORDER_US))
     if chosen.until_us is not None:
-        where += " AND seq < ?"
-        values.append(_first_decided(reader, chosen.until_us + DISORDER_US))
-    return where, values
+        bounds += " AND seq < ?"
+        ends.append(_first_decided(reader, chosen.until_us + DISORDER_US))
+    where, values = f"({chosen.where}){bounds}", [*chosen.values, *ends]
+    lead = _best(reader, chosen.leads, bounds, ends)
+    return (
+        (where, values) if lead is None else (f"{lead.where} AND {where}", [*lead.values, *values])
+    )
+
+
+def _best(
+    reader: sqlite3.Connection, leads: Sequence[Lead], bounds: str, ends: list[Value]
+) -> Lead | None:
+    """The lead to the fewest rows, as far as they are counted."""
+    if len(leads) < 2 or leads[0].is_few:
+        return leads[0] if leads else None
+
+    def count(lead: Lead) -> int:
+        statement = (
+            "SELECT count(*) AS rows FROM (SELECT 1 FROM "  # noqa: S608 - values are bound
+            "(SELECT call_id AS id, decision, release, tool, tenant, seq FROM event) "
+            f"WHERE {lead.where}{bounds} LIMIT {_COUNTED_MAX})"
+        )
+        (row,) = rows(reader, statement, [*lead.values, *ends])
+        return int(row["rows"])
+
+    return min(leads, key=count)
+
+
+_COUNTED_MAX = 2_000  # a lead to more is as good as any other such lead
 
 
 def _first_decided(reader: sqlite3.Connection, at_us: int) -> int:
@@ -234,7 +284,7 @@ def _events(
 ) -> Iterator[Row]:
     statement = (
         f"SELECT {_EVENT_COLUMNS} FROM event e LEFT JOIN event d "  # noqa: S608 - values are bound
-        "ON d.call_id = e.call_id AND d.type = 'call.intent' AND e.type = 'call.outcome' "
+        "ON d.call_id = e.call_id AND +d.type = 'call.intent' AND e.type = 'call.outcome' "
         f"WHERE {where} {rest}"
     )
     return rows(reader, statement, values)

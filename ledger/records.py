@@ -44,12 +44,24 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerFile:
+    """The body of a long answer: a file in DATA/answers, sealed with this key (answer_files.py).
+    `size_bytes` is the body's length."""
+
+    name: str
+    key: bytes = field(repr=False)
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to a write, kept to be given again byte for byte."""
+    """The answer to a write, kept to be given again byte for byte. A long body is in a `file`, and
+    `body` is empty."""
 
     status: int
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     body: bytes = field(repr=False)
+    file: AnswerFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,7 @@ class Decision:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How an admitted call ended. `answer` is kept while its claim lives; `error` is for people.
+    `request_digest` is of a body that was not read before the verdict: the SHA-256 of its bytes.
 
     `reason` is the code of what stopped it, as its caller was told; empty where nothing did.
     Tokens and cost are those of a model call, None where its answer told none.
@@ -89,6 +102,7 @@ class Outcome:
     cost_microusd: int | None = None
     used_tokens: int | None = None
     used_microusd: int | None = None
+    request_digest: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

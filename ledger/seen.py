@@ -31,6 +31,7 @@ def told(call: ToolCall, who: Identity, key: bytes) -> str | None:
         "dialect": "" if call.dialect is Dialect.HTTP else call.dialect.value,
         "fault": call.fault and call.fault.value,
         "own": call.own,
+        "streamed": call.streamed,
         "operations": 0 if call.operations == 1 else call.operations,
         "bytes_up": worth.bytes_up,
         "tokens": worth.tokens,
@@ -88,6 +89,7 @@ def recalled(row: Mapping[str, Any]) -> Seen:
         arguments=arguments,
         unread=tuple(told.get("unread", {}).items()),
         own=told.get("own", False),
+        streamed=told.get("streamed", False),
         method=row["method"] or "",
     )
     columns = tuple(dict.fromkeys(name for name in (row["parent"], row["root"]) if name))

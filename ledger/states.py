@@ -1,6 +1,7 @@
 """The life of a call and of a claim, as tables. Nothing here writes."""
 
 from enum import StrEnum
+from typing import Literal
 
 from policies.call import ClaimState, Effect
 
@@ -33,6 +34,7 @@ class EventType(StrEnum):
     HELD = "call.held"
     OUTCOME = "call.outcome"
     RESOLVED = "call.resolved"
+    VERIFIED = "call.verified"
     PULLED = "cord.pulled"
     RELEASED = "cord.released"
     NARROWED = "cord.narrowed"
@@ -57,6 +59,8 @@ class EventType(StrEnum):
     CROSSED = "ceiling.crossed"
     UNPRICED = "model.unpriced"
     ADJUSTED = "budget.adjusted"
+    PRUNED = "ledger.pruned"
+    TRACE_LOST = "trace.lost"
 
 
 # What a call may become. `unknown` ends only by a person's word, never by time.
@@ -103,17 +107,27 @@ HOLD_NEXT: dict[HoldState, frozenset[HoldState]] = {
 # Statuses by which an upstream says that it did nothing, so that the write may be tried again:
 # Misdirected Request, Too Early, Too Many Requests (RFC 9110 15.5.20, RFC 8470 5.2, RFC 6585 4).
 NOTHING_DONE = frozenset({421, 425, 429})
+# Credentials were refused (RFC 9110 15.5.2, 15.5.8): an answer like any other, unless the policy
+# says that the tool did nothing then.
+UNAUTHORIZED = frozenset({401, 407})
 CONFLICT = 409
 
 
 def outcome_of(
-    effect: Effect, *, sent: bool, status: int | None, complete: bool, forwarded_key: bool
+    effect: Effect,
+    *,
+    sent: bool,
+    status: int | None,
+    complete: bool,
+    forwarded_key: bool,
+    unauthorized: Literal["store", "release"] = "store",
 ) -> tuple[CallState, ClaimAfter]:
     """What a call has become, and its claim: rows 6 to 12 of notes/store.md, section 2.
 
     `sent` is True from the moment that a byte may have gone upstream, `complete` when the whole
     answer came. `status` is None when no answer came. `forwarded_key` is True when the upstream
-    was given an idempotency key: then a 409 may speak about an earlier attempt.
+    was given an idempotency key: then a 409 may speak about an earlier attempt. `unauthorized` is
+    what the tool's policy says of 401 and 407.
     """
     if effect is not Effect.WRITE:
         if not sent:
@@ -125,7 +139,7 @@ def outcome_of(
         return CallState.NOT_SENT, ClaimAfter.RELEASED
     if status is None or not complete or status >= 500:
         return CallState.UNKNOWN, ClaimAfter.UNKNOWN
-    if status in NOTHING_DONE:
+    if status in NOTHING_DONE or (status in UNAUTHORIZED and unauthorized == "release"):
         return CallState.DONE, ClaimAfter.RELEASED
     if status == CONFLICT and forwarded_key:
         return CallState.UNKNOWN, ClaimAfter.UNKNOWN

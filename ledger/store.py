@@ -12,7 +12,7 @@ from ledger.admission import Admission, Judge
 from ledger.batch import Batch
 from ledger.errors import LedgerBusy, LedgerError, LedgerUnavailable
 from ledger.events import PROGRAM
-from ledger.holding import Holding
+from ledger.keeping import Keeping
 from ledger.records import (
     Answer,
     Ask,
@@ -30,7 +30,7 @@ from ledger.redact import check_storable
 from ledger.states import CallState, EventType, may_be_replayed
 from ledger.tokens import Grant, Token
 from ledger.transactions import PROOF
-from ledger.windows import MESSAGES
+from ledger.windows import MESSAGES, PARTS
 from policies import bounds, ceilings
 from policies.call import Facts, ToolCall
 from policies.ceilings import Count
@@ -59,7 +59,10 @@ __all__ = [
 ]
 
 
-class Store(Holding):
+SWEEP_SECONDS = 60  # how often files of answers that are kept no more are looked for
+
+
+class Store(Keeping):
     """Made by `open`. Every change happens inside `transaction`, or in one of its own.
 
     LedgerError (but not LedgerUnavailable) is raised before anything is written: the transaction
@@ -67,6 +70,7 @@ class Store(Holding):
     """
 
     _reaped_to = ("", "")
+    _sweep_us = 0
 
     # Calls
 
@@ -86,8 +90,8 @@ class Store(Holding):
     def count(
         self, claimant: Claimant, call: ToolCall, policy: Policy, judge: Judge, now_us: int
     ) -> Verdict:
-        """One more message of a call that was admitted: who sends it is resolved again, and it is
-        judged and charged like a call of its own.
+        """One more message of a call that was admitted, or more of its body: who sends it is
+        resolved again, and it is judged and charged like a call of its own.
 
         It leaves no row and takes no claim.
         """
@@ -96,7 +100,8 @@ class Store(Holding):
             if refused is not None or identity is None:
                 reason = refused or Reason.CREDENTIALS_INVALID
                 return Verdict(Action.REFUSE, reason, reason)
-            drawn = batch.windows.draws(policy, call, identity, MESSAGES)
+            counts = PARTS if call.part else MESSAGES
+            drawn = batch.windows.draws(policy, call, identity, counts)
             facts = Facts(now_us, identity, None, batch.pulls, None, drawn)
             verdict = judge(policy, call, facts)
             if verdict.action is Action.ALLOW:
@@ -142,6 +147,21 @@ class Store(Holding):
         if answer is not None and may_be_replayed(after, answer.status):
             answered = self._vault.put(self._conn, claim, outcome.call_id, answer)
         claims.settle(self._conn, claim, outcome.at_us, after, answered=answered)
+
+    def keep(self, call_id: str, answer: Answer) -> bool:
+        """Keep the answer of a call that was settled before all of it had come. False: nothing
+        protects by it any more, or it is not one to give again."""
+        with self._joined() as batch:
+            found = claims.settled(self._conn, call_id)
+            if found is None:
+                return False
+            row, after = found
+            if not may_be_replayed(after, answer.status):
+                return False
+            if not self._vault.put(self._conn, row, call_id, answer):
+                return False
+            claims.answer(batch.conn, row)
+            return True
 
     def draw(self, call_id: str, tokens: int, microusd: int, policy: Policy, at_us: int) -> Drawn:
         """A running call asks for more than it reserved; it gets at most what is left of every
@@ -293,6 +313,9 @@ class Store(Holding):
         """
         at_us = self._clock()
         with self._joined() as batch:
+            if at_us >= self._sweep_us:
+                self._vault.sweep(self._conn)
+                self._sweep_us = at_us + SWEEP_SECONDS * 1_000_000
             count = claims.reap(self._conn, at_us, limit) + holds.reap(batch, at_us, limit)
             self._reaped_to, dropped = windows.reap(self._conn, self._reaped_to, at_us, limit)
             return count + dropped + operators.reap_alerts(self._conn, at_us, limit)

@@ -4,8 +4,6 @@ Whatever fails inside a transaction is rolled back, in the database and in memor
 written in one is not known here.
 """
 
-import hashlib
-import hmac
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Self
 
 from sqlite_utils.db import Database
 
+from ledger.answer_files import AnswerFiles
 from ledger.batch import Batch, Memory
 from ledger.connection import Writer
 from ledger.errors import LedgerError
@@ -20,6 +19,7 @@ from ledger.inspection import Inspection
 from ledger.migrations import migrate
 from ledger.records import Recovered
 from ledger.recovery import Alive, load, newest_us, nobody, recover
+from ledger.redact import redact_key
 from ledger.sqlite import sqlite3
 from ledger.vault import Vault
 from policies.verdict import Pulls
@@ -38,7 +38,7 @@ class Transactions:
         self._conn = writer.conn
         self._clock = clock
         self._vault = Vault(vault_key)
-        self._redact_key = hmac.digest(vault_key, b"pullcord redaction marks", hashlib.sha256)
+        self._redact_key = redact_key(vault_key)
         self._memory = Memory()
         self._batch: Batch | None = None
         self.recovered = Recovered()
@@ -72,6 +72,7 @@ class Transactions:
                 store.recovered = recover(store._open_batch(), store._memory, clock(), alive)
             writer.watch_files()
             store._inspection = Inspection(data)
+            store._vault.use(AnswerFiles(data), writer.conn)
         except BaseException:
             writer.close()
             raise

@@ -1,7 +1,8 @@
 """The replay vault: the exact answers of claimed writes, encrypted, for as long as a claim lives.
 
-The key is a file outside the database, so that a copied ledger shows no body. Not the trace:
-what people read of bodies is redacted and kept elsewhere.
+The key is a file outside the database, so that a copied ledger shows no body. Of a long answer the
+body is in a sealed file of its own (answer_files.py). Not the trace: what people read of bodies is
+redacted and kept elsewhere.
 """
 
 import hashlib
@@ -9,12 +10,14 @@ import hmac
 import json
 import os
 import zlib
+from dataclasses import replace
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from ledger.answer_files import AnswerFiles
 from ledger.errors import LedgerError
-from ledger.records import Answer
+from ledger.records import Answer, AnswerFile
 from ledger.sqlite import sqlite3
 
 KEY_BYTES = 32
@@ -27,30 +30,56 @@ _PLAIN, _COMPRESSED = b"\x01", b"\x02"
 class Vault:
     """Seals and opens answers by call id, and what a held call asks for. Holds no connection."""
 
+    _files: AnswerFiles | None = None
+
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise LedgerError(f"the vault key must have {KEY_BYTES} bytes, this one has {len(key)}")
         self._cipher = AESGCM(key)
         self._digest_key = hmac.digest(key, b"pullcord digests of requests", hashlib.sha256)
 
+    def use(self, files: AnswerFiles, conn: sqlite3.Connection) -> None:
+        """Keep long answers there; what a crash left of others goes."""
+        self._files = files
+        files.sweep(conn)
+
     def put(self, conn: sqlite3.Connection, claim: int, call_id: str, answer: Answer) -> bool:
-        """Keep the answer of a claim's call; False when it is too long to be kept."""
+        """Keep the answer of a claim's call; False when it is too long to be kept, or its file is
+        gone."""
         if len(answer.body) > BODY_BYTES_MAX:
             return False
+        name = None
+        if answer.file is not None:
+            name = self._files.adopt(answer.file, claim) if self._files else None
+            if name is None:
+                return False
+            answer = replace(answer, file=replace(answer.file, name=name))
         conn.execute(
-            "INSERT OR REPLACE INTO answer (claim, sealed) VALUES (?, ?)",
-            (claim, self.seal(call_id, answer)),
+            "INSERT OR REPLACE INTO answer (claim, sealed, file) VALUES (?, ?, ?)",
+            (claim, self.seal(call_id, answer), name),
         )
         return True
 
     def get(self, conn: sqlite3.Connection, claim: int, call_id: str) -> Answer | None:
-        """The kept answer; None when there is none or this key cannot open it."""
+        """The kept answer; None when there is none, this key cannot open it, or its file is not
+        there whole."""
         row = conn.execute("SELECT sealed FROM answer WHERE claim = ?", (claim,)).fetchone()
-        return self.open(call_id, row[0]) if row else None
+        answer = self.open(call_id, row[0]) if row else None
+        if answer is None or answer.file is None:
+            return answer
+        return answer if self._files and self._files.has(answer.file) else None
+
+    def sweep(self, conn: sqlite3.Connection) -> None:
+        """Remove the files of answers that are kept no more."""
+        if self._files is not None:
+            self._files.sweep(conn)
 
     def seal(self, call_id: str, answer: Answer) -> bytes:
         # The standard library's JSON: header values may hold bytes that are no UTF-8.
-        head = json.dumps([answer.status, answer.headers]).encode()
+        told: list[object] = [answer.status, answer.headers]
+        if answer.file is not None:
+            told += [answer.file.name, answer.file.key.hex(), answer.file.size_bytes]
+        head = json.dumps(told).encode()
         return self.lock(call_id, len(head).to_bytes(4) + head + answer.body)
 
     def open(self, call_id: str, sealed: bytes) -> Answer | None:
@@ -58,8 +87,12 @@ class Vault:
         if clear is None:
             return None
         end = 4 + int.from_bytes(clear[:4])
-        status, headers = json.loads(clear[4:end])
-        return Answer(status, tuple((name, value) for name, value in headers), clear[end:])
+        status, headers, *of_file = json.loads(clear[4:end])
+        file = None
+        if of_file:
+            name, key, size_bytes = of_file
+            file = AnswerFile(name, bytes.fromhex(key), size_bytes)
+        return Answer(status, tuple((name, value) for name, value in headers), clear[end:], file)
 
     def keyed(self, digest: bytes) -> bytes:
         """A digest against which no guess can be tried without the key."""
@@ -86,4 +119,5 @@ class Vault:
 
 
 def drop(conn: sqlite3.Connection, claim: int) -> None:
+    """With its row goes the key of its file; the file itself goes with the next sweep."""
     conn.execute("DELETE FROM answer WHERE claim = ?", (claim,))

@@ -8,7 +8,7 @@ from sqlite_utils.db import Database
 
 # A call that was held and then decided is told as it was decided. What a person said of a call of
 # unknown outcome (`call.resolved`) is its state from then on.
-_CALLS = """
+CALLS = """
 CREATE VIEW calls AS
 SELECT
     d.call_id AS id,
@@ -54,7 +54,7 @@ AND (d.type <> 'call.held' OR NOT EXISTS (
 ))
 """
 
-_EFFECTS = """
+EFFECTS = """
 CREATE VIEW effects AS
 SELECT
     c.id, c.at, c.tenant, c.run, c.root, c.agent, c.release, c.tool, c.method, c.host, c.path,
@@ -68,7 +68,7 @@ WHERE c.effect = 'write' AND c.decision = 'allow' AND c.state IN ('done', 'unkno
 """
 
 # `writes` are those that were let through; what was refused is only in `refused`.
-_RUNS = """
+RUNS = """
 CREATE VIEW runs AS
 SELECT
     run,
@@ -100,5 +100,5 @@ GROUP BY run, tenant
 
 def make(db: Database) -> None:
     db.execute("DROP VIEW calls")
-    for view in (_CALLS, _EFFECTS, _RUNS):
+    for view in (CALLS, EFFECTS, RUNS):
         db.execute(view)

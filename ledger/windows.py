@@ -34,6 +34,9 @@ _IN_FLIGHT, _DESTINATIONS = Count.IN_FLIGHT, Count.DESTINATIONS
 MESSAGES = frozenset({Count.CALLS, Count.WRITES, Count.STEPS, Count.BYTES_UP})
 """What one more message of a running call counts on."""
 
+PARTS = frozenset({Count.BYTES_UP})
+"""What more of its body counts on."""
+
 
 class Lease(NamedTuple):
     """What an open call holds of one window. `bucket` is where a reservation was charged."""

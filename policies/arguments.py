@@ -16,7 +16,7 @@ import orjson
 
 from policies.argument_paths import Place, UnreadError, check_spellings, squashed
 from policies.call import Argument, Request
-from policies.canonical import NotPlainJsonError, read_json, write_json
+from policies.canonical import NotPlainJsonError, is_json, read_json, write_json
 from policies.conditions import number
 from policies.content import FORM, UTF_8
 from policies.form import Form
@@ -24,8 +24,6 @@ from policies.head import Head
 
 VALUES_MAX = 100  # that stand at one path
 CHARACTERS_MAX = 16_384  # of all that is read of one call, since it is recorded
-
-_AMZ_JSON = "application/x-amz-json-"  # of AWS, with its version
 
 Values = tuple[Argument, ...]
 
@@ -114,7 +112,7 @@ class _Plain:
     def _may_hold_fields(self) -> bool:
         media_type = self._head.content.media_type
         kind = media_type.partition("/")[0]
-        return kind in ("", "text", "multipart") or media_type == FORM or _is_json(media_type)
+        return kind in ("", "text", "multipart") or media_type == FORM or is_json(media_type)
 
     @cached_property
     def _query(self) -> "Form | UnreadError":
@@ -131,7 +129,7 @@ class _Plain:
             return UnreadError(why)
         if content.media_type == FORM:
             return _tried(Form.read, body)
-        if not _is_json(content.media_type):
+        if not is_json(content.media_type):
             return UnreadError("the body is neither JSON nor a form by its content type")
         return _tried(_Json.read, body)
 
@@ -149,14 +147,6 @@ def _certain[T](part: T | UnreadError) -> T:
     if isinstance(part, UnreadError):
         raise UnreadError(str(part))
     return part
-
-
-def _is_json(media_type: str) -> bool:
-    return (
-        media_type in ("application/json", "text/json")
-        or media_type.endswith("+json")
-        or media_type.startswith(_AMZ_JSON)
-    )
 
 
 class _Json:

@@ -104,7 +104,8 @@ def is_over(draw: Draw, now_us: int) -> bool:
 def bounded(call: ToolCall, identity: Identity, facts: Facts) -> Verdict | None:
     """What the ceilings say; the one that stops most is heard. None: there is room.
 
-    What a person approved is not held for a person again.
+    What a person approved is not held for a person again; what nobody can look at, since its body
+    is still to come, is refused instead.
     """
     now_us = facts.now_us
     over = [
@@ -118,7 +119,7 @@ def bounded(call: ToolCall, identity: Identity, facts: Facts) -> Verdict | None:
         return None
     worst = max(over, key=lambda draw: (SEVERITY[draw.ceiling.then], _wait(draw, now_us) or inf))
     ceiling = worst.ceiling
-    if ceiling.then is Then.HOLD:
+    if ceiling.then is Then.HOLD and not call.streamed:
         rule = f"ceiling:{ceiling.id}"
         return Verdict(Action.HOLD, Reason.HELD, rule, str(ceiling), wait_seconds=HOLD_SECONDS)
     pull = _cord(worst, identity.run, call.tool, now_us)

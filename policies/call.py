@@ -40,7 +40,8 @@ class Request:
     """One request as read from the wire, after the consistency checks.
 
     `host` is lower case, without brackets or a trailing dot; `target` is path and query as sent;
-    header names are lower case, in the order sent.
+    header names are lower case, in the order sent. `streamed`: its body flows on unread after the
+    verdict, and `body` is empty.
     """
 
     method: str
@@ -50,6 +51,13 @@ class Request:
     target: str
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = field(default=b"", repr=False)
+    streamed: bool = False
+
+    @property
+    def body_bytes(self) -> int:
+        """The length of its body. Of one that is streamed, as its head tells; 0 if it does not."""
+        told = self.header("content-length") if self.streamed else None
+        return int(told) if told and told.isdecimal() else len(self.body)
 
     def header(self, name: str) -> str | None:
         """The first value of a header, by its lower-case name."""
@@ -116,7 +124,8 @@ class ToolCall:
     `arguments` are what the policy's conditions read of the body: each path with all values that
     stand there; `unread` are those that cannot be read for certain, each with why. `own` marks the
     housekeeping of a protocol, which has no arguments to judge. `host` is where it goes, `method`
-    how.
+    how. `streamed`: its fingerprint is of its head alone. `part`: these are more bytes of a call
+    that was let through.
     """
 
     tool: str
@@ -135,6 +144,8 @@ class ToolCall:
     unread: tuple[tuple[str, str], ...] = ()
     own: bool = False
     method: str = ""
+    streamed: bool = False
+    part: bool = False
 
 
 class ClaimState(StrEnum):

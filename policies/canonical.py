@@ -1,8 +1,10 @@
 """The fingerprint of a write: two requests with one fingerprint ask for the same thing.
 
 JSON is put in our own canonical form: sorted keys, UTF-8, no spaces, numbers as they were
-written (1, 1.0 and 1e0 differ, and no digit of a long one is lost). What is not plainly one JSON
-value, one form or one multipart body is taken as raw bytes. Linear in the body's size.
+written (1, 1.0 and 1e0 differ, and no digit of a long one is lost). A form is sorted by names; of a
+multipart body the boundary does not count, which clients draw anew, and all else does: its parts
+are taken in their order and byte for byte. What is not plainly one JSON value, one form or one
+multipart body is raw bytes, of which nothing is ignored. Linear in the body's size.
 """
 
 import hashlib
@@ -14,9 +16,11 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
+from policies import ignoring
 from policies.account import account
 from policies.call import Request
-from policies.content import FORM
+from policies.content import FORM, UTF_8, Content
+from policies.ignoring import Ignored
 from policies.paths import normal_escapes
 
 # Beyond these a body is taken as raw bytes: sorting it would keep other calls waiting for a tenth
@@ -31,6 +35,12 @@ SELECTORS = frozenset({
     "content-encoding", "content-range", "destination", "dropbox-api-arg", "if-match",
     "if-none-match", "soapaction", "stripe-account", "x-amz-copy-source",
     "x-amz-target", "x-goog-copy-source", "x-ms-copy-source",
+})  # fmt: skip
+
+# Headers that say what a body is without its being read: RFC 9530, RFC 3230, RFC 1864, AWS.
+_OF_BODY = frozenset({
+    "content-digest", "content-length", "content-md5", "digest", "repr-digest",
+    "x-amz-content-sha256",
 })  # fmt: skip
 
 
@@ -109,69 +119,103 @@ def _framed(parts: Sequence[bytes]) -> bytes:
     return b"".join((*parts, struct.pack(f"<{count + 1}Q", *map(len, parts), count)))
 
 
-def _form(body: bytes) -> bytes:
+def is_json(media_type: str) -> bool:
+    """Whether a body of this type is JSON; `application/x-amz-json-1.0` is of AWS."""
+    return (
+        media_type in ("application/json", "text/json")
+        or media_type.endswith("+json")
+        or media_type.startswith("application/x-amz-json-")
+    )
+
+
+def _form(body: bytes, names: re.Pattern[str] | None) -> bytes:
     """The fields sorted by name; the order of one name's values is kept."""
     pairs = []
     for pair in body.replace(b"+", b" ").split(b"&"):
         if pair:
             name, _, value = pair.partition(b"=")
-            pairs.append((unquote_to_bytes(name), unquote_to_bytes(value)))
+            name = unquote_to_bytes(name)
+            if names is None or not ignoring.is_field(names, name.decode("latin-1"), pair):
+                pairs.append((name, unquote_to_bytes(value)))
     pairs.sort(key=lambda pair: pair[0])
     return _framed([part for pair in pairs for part in pair])
 
 
-def _boundary(parameters: str) -> bytes:
-    for parameter in parameters.split(";"):
-        name, _, value = parameter.partition("=")
-        if name.strip().lower() == "boundary":
-            return value.strip().strip('"').encode("utf-8", "surrogatepass")
-    return b""
+def _parts(body: bytes, boundary: bytes, names: re.Pattern[str] | None) -> bytes | None:
+    """What stands between the boundaries; None where one may stand inside a part, too."""
+    marks = body.count(b"--" + boundary)
+    if marks >= PARTS_MAX:
+        return None
+    line_end = b"\r\n" if b"\r\n" in body else b"\n"
+    between = rb"(?:\A|%s)--%s(?=--|[ \t]*%s)" % (line_end, re.escape(boundary), line_end)
+    parts = re.split(between, body)
+    if len(parts) != marks + 1:
+        return None
+    if names is not None:
+        parts = [part for part in parts if not ignoring.is_part(names, part, line_end)]
+    return _framed(parts)
 
 
-def _body(media_type: str, parameters: str, body: bytes) -> tuple[bytes, bytes]:
+def _body(content: Content, body: bytes, ignored: Ignored) -> tuple[bytes, bytes]:
     """What kind of body this is and its canonical bytes."""
-    if len(body) > SORTED_BYTES_MAX:
+    media_type = content.media_type
+    if len(body) > SORTED_BYTES_MAX or content.hidden(UTF_8):
         return b"raw", body
-    if media_type == "application/json" or media_type.endswith("+json"):
+    if is_json(media_type):
         try:
-            return b"json", write_json(read_json(body))
+            return b"json", write_json(ignored.in_json(read_json(body)))
         except NotPlainJsonError:
             return b"raw", body
     if media_type == FORM and body.count(b"&") < PARTS_MAX and body.count(b"%") <= VALUES_MAX:
-        return b"form", _form(body)
-    if media_type.startswith("multipart/") and (boundary := _boundary(parameters)):
-        # Clients draw a new boundary each time; what stands between the marks is what counts.
-        mark = b"--" + boundary
-        if body.count(mark) < PARTS_MAX:
-            return b"parts", _framed(body.split(mark))
+        return b"form", _form(body, ignored.in_form())
+    boundary = (content.parameters or {}).get("boundary", "").encode("utf-8", "surrogatepass")
+    if media_type.startswith("multipart/") and boundary:
+        parts = _parts(body, boundary, ignored.in_form())
+        if parts is not None:
+            return b"parts", parts
     return b"raw", body
 
 
-def _query(request: Request) -> str:
+def _query(request: Request, ignored: Ignored) -> str:
     """The query with its pairs sorted by name; the order of one name's values is kept."""
     _, _, query = request.target.partition("?")
     if not query:
         return ""
-    pairs = normal_escapes(query).split("&")
+    pairs = ignored.in_query(normal_escapes(query).split("&"))
     return "&".join(sorted(pairs, key=lambda pair: pair.partition("=")[0]))
 
 
-def fingerprint(request: Request, path: str, payload: bytes | None = None) -> bytes:
+def fingerprint(
+    request: Request,
+    path: str,
+    content: Content,
+    payload: bytes | None = None,
+    ignored: Ignored = ignoring.NOTHING,
+) -> bytes:
     """SHA-256 of method, URL, content type, selecting headers, account and canonical body.
 
-    `path` is the normal path. `payload` stands for the body where a protocol says which of it
-    counts.
+    `path` is the normal path, `content` what the head says of the body. `payload` stands for the
+    body where a protocol says which of it counts. `ignored` is left out of body and query.
     """
-    media_type, _, parameters = (request.header("content-type") or "").partition(";")
-    media_type = media_type.strip().lower()
-    if payload is None:
-        kind, payload = _body(media_type, parameters, request.body)
-    else:
+    media_type = content.media_type
+    if payload is not None:
         kind = b"message"
+    else:
+        kind, payload = _body(content, request.body, ignored)
+        if content.hidden(UTF_8):  # the same bytes are another text in another charset
+            media_type = request.header("content-type") or ""
     selectors = sorted(pair for pair in request.headers if pair[0] in SELECTORS)
     texts = [
-        request.method, request.scheme, request.host, str(request.port), path, _query(request),
-        media_type, *(part for pair in selectors for part in pair),
+        request.method, request.scheme, request.host, str(request.port), path,
+        _query(request, ignored), media_type, *(part for pair in selectors for part in pair),
     ]  # fmt: skip
     framed = _framed([*(text.encode("utf-8", "surrogatepass") for text in texts), account(request)])
     return hashlib.sha256(_framed((framed, kind, payload))).digest()
+
+
+def fingerprint_of_head(request: Request, path: str, content: Content) -> bytes:
+    """The fingerprint of a write whose body is not read: what its head says of the body stands for
+    it. Two bodies of one length of which no digest is told have the same."""
+    told = sorted(pair for pair in request.headers if pair[0] in _OF_BODY)
+    texts = [text.encode("utf-8", "surrogatepass") for pair in told for text in pair]
+    return fingerprint(request, path, content, _framed([b"streamed", *texts]))

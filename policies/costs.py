@@ -154,7 +154,7 @@ def worth(policy: Policy, tool: Tool, request: Request, call: ToolCall) -> Worth
         if reserved is None:
             return Unclear(_UNREADABLE.format(tool.cost.path), Reason.ARGUMENT_REFUSED)
         spend += reserved
-    return Worth(tokens, spend, len(request.body), model, is_known)
+    return Worth(tokens, spend, request.body_bytes, model, is_known)
 
 
 def reads_answer(tool: Tool) -> bool:

@@ -82,7 +82,7 @@ class Form:
 
     def values(self, place: Place) -> list[str]:
         """All values at a place, none where nothing stands there. Raises UnreadError."""
-        spelled = re.compile(_spelling(place, len(place.steps)))
+        spelled = re.compile(spelling(place, len(place.steps)))
         found: list[str] = []
         names: set[str] = set()
         for field in self.related(place):
@@ -103,8 +103,8 @@ class Form:
         for end in range(1, len(place.steps)):
             if not place.steps[end - 1].listed:
                 continue
-            member = re.compile(_spelling(place, end))
-            whole = re.compile(_spelling(place, len(place.steps)))
+            member = re.compile(spelling(place, end))
+            whole = re.compile(spelling(place, len(place.steps)))
             begun = [(member.match(field.name), field) for field in self._fields]
             members = {found[0] for found, _ in begun if found}
             having = {found[0] for found, field in begun if found and whole.fullmatch(field.name)}
@@ -114,7 +114,7 @@ class Form:
                 raise UnreadError("some members of the list do not have it")
 
 
-def _spelling(place: Place, end: int) -> str:
+def spelling(place: Place, end: int) -> str:
     """The pattern of the first steps of a place as a form spells them."""
     pattern = ""
     for number, step in enumerate(place.steps[:end]):

@@ -149,7 +149,7 @@ class _Compiler:
             line=self.read.locate_key(("tools", name)).start_mark.line + 1,
             where=load_grants.conditions(rule.where),
             reads=load_grants.reads(self.file, name),
-            body_bytes_max=rule.body_bytes_max,
+            body_bytes_max=load_grants.body_bytes_max(rule),
             hold=rule.hold,
             hold_seconds=load_grants.hold_seconds(rule),
             stream=rule.stream,

@@ -9,7 +9,13 @@ from policies.conditions import Condition, Wanted
 from policies.document import Document, Mistake
 from policies.policy import UNLISTED, Grant, Holder, covers
 from policies.schema import PolicyFile, ToolRule
-from policies.schema_grants import ConditionRule, GrantRule, HolderRule, Where
+from policies.schema_grants import (
+    TOOL_BODY_BYTES_MAX,
+    ConditionRule,
+    GrantRule,
+    HolderRule,
+    Where,
+)
 
 
 def conditions(rules: Where | None) -> tuple[Condition, ...]:
@@ -61,6 +67,13 @@ def reads(file: PolicyFile, tool: str) -> tuple[str, ...]:
 def _holders(file: PolicyFile) -> Iterator[HolderRule]:
     yield from file.tenants.values()
     yield from file.agents.values()
+
+
+def body_bytes_max(rule: ToolRule) -> int | None:
+    """None: the proxy's own limit, which holds for bodies that are held; a streamed one is not."""
+    if rule.body_bytes_max is None and rule.stream:
+        return TOOL_BODY_BYTES_MAX
+    return rule.body_bytes_max
 
 
 def hold_seconds(rule: ToolRule) -> int:

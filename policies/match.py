@@ -12,7 +12,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from policies import arguments, canonical, costs, paths
+from policies import arguments, canonical, costs, ignoring, paths
 from policies.call import Dialect, Effect, Request, ToolCall
 from policies.content import UTF_8
 from policies.head import SAFE, Head, Unclear, read_head
@@ -47,6 +47,8 @@ _TOO_LONG = Unclear(
     f"{canonical.SORTED_BYTES_MAX >> 20} MiB and {canonical.VALUES_MAX:,} values",
     Reason.BODY_TOO_LARGE,
 )
+_UNREAD = "its body is streamed, so it is not read"
+_MOVED = "while it began the policy changed, so that its body must be read; send it again"
 _BAD_KEY = Unclear("its idempotency key is empty, too long, sent twice or named in Connection")
 _READS_OF_SEVERAL = Unclear("a batch of reads of several tools; send them one by one")
 
@@ -65,6 +67,9 @@ MATCHERS: tuple[Matcher, ...] = (
     Matcher(Dialect.GRAPHQL, lambda tool: tool.graphql_operation, graphql.read),
 )
 
+# Where in a message that stands which the policy ignores: an MCP tool's arguments, the variables.
+_HELD_IN = {Dialect.MCP: "params.arguments", Dialect.GRAPHQL: "variables"}
+
 
 def identify(policy: Policy, request: Request) -> ToolCall:
     """Name the tool, its effect, its fingerprint, the arguments that conditions ask for, and its
@@ -75,10 +80,33 @@ def identify(policy: Policy, request: Request) -> ToolCall:
     call = replace(_identified(policy, request), host=request.host, method=request.method)
     if call.fault is not None:
         return call
+    if request.streamed and not policy.tool(call.tool).stream:
+        return replace(call, fault=Reason.MALFORMED_REQUEST, detail=_MOVED)
     worth = costs.worth(policy, policy.tool(call.tool), request, call)
     if isinstance(worth, Unclear):
         return replace(call, fault=worth.reason, detail=worth.detail)
     return replace(call, worth=worth)
+
+
+def may_stream(policy: Policy, host: str) -> bool:
+    """Whether a tool at this host has its uploads flow on unread."""
+    return any(tool.stream for tool in _candidates(policy, host))
+
+
+def streams(policy: Policy, request: Request) -> bool:
+    """Whether this request, of which only the head is there, is judged by that alone, and its body
+    flows on as it comes: the tool that it means says so (`stream: true`).
+
+    What `_method` in its body says is not seen then.
+    """
+    candidates = _candidates(policy, request.host)
+    head = read_head(request)
+    if isinstance(head, Unclear) or head.upgrades or head.is_grpc:
+        return False
+    if paths.has_second_reading(head.path) and _is_a_dodge(candidates, request, head.path):
+        return False
+    first = next(_standing(candidates, request, head.path), None)
+    return first is not None and first.stream
 
 
 def _identified(policy: Policy, request: Request) -> ToolCall:
@@ -189,7 +217,11 @@ def _by_head(tool: Tool, request: Request, head: Head) -> ToolCall:
     key, key_is_faulty = _key(tool.key, request, head)
     if key_is_faulty:
         return _fault(tool.name, label, dialect, _BAD_KEY)
-    fingerprint = canonical.fingerprint(request, head.path)
+    if request.streamed:
+        fingerprint = canonical.fingerprint_of_head(request, head.path, head.content)
+        return ToolCall(tool.name, effect, label, fingerprint, key, dialect, streamed=True)
+    ignored = ignoring.of_request(tool.key.ignore) if tool.key.ignore else ignoring.NOTHING
+    fingerprint = canonical.fingerprint(request, head.path, head.content, ignored=ignored)
     return ToolCall(tool.name, effect, label, fingerprint, key, dialect)
 
 
@@ -203,6 +235,8 @@ def _with_fields(call: ToolCall, tool: Tool, request: Request, head: Head) -> To
     """The call with the arguments that conditions ask for. Where none do, nothing is read."""
     if call.fault is not None or not tool.reads:
         return call
+    if request.streamed:
+        return replace(call, unread=tuple((path, _UNREAD) for path in tool.reads))
     found = arguments.of_request(tool.reads, request, head)
     return replace(call, arguments=found.values, unread=found.unread)
 
@@ -227,7 +261,7 @@ def _with_messages(call: ToolCall, tool: Tool, reading: Reading, request: Reques
 
 
 def _too_large(tool: Tool, request: Request) -> Unclear | None:
-    most, size = tool.body_bytes_max, len(request.body)
+    most, size = tool.body_bytes_max, request.body_bytes
     if most is None or size <= most:
         return None
     where = f"; line {tool.line} of the policy" if tool.line else ""
@@ -267,14 +301,16 @@ def _by_body(
     if not writes:
         effect = (tool.effect if touched else None) or Effect.READ
         return ToolCall(tool.name, effect, label, b"", None, matcher.dialect, reading.rpc_id)
+    ignored = ignoring.of_messages(tool.key.ignore, _HELD_IN[matcher.dialect])
     try:
-        payload = None if reading.message is None else canonical.write_json(reading.message)
+        message = ignored.in_json(reading.message)
+        payload = None if message is None else canonical.write_json(message)
     except canonical.NotPlainJsonError:
         return _fault(tool.name, label, matcher.dialect, Unclear("its text is no Unicode"))
     key, key_is_faulty = _key(tool.key, request, head)
     if key_is_faulty:
         return _fault(tool.name, label, matcher.dialect, _BAD_KEY, reading.rpc_id)
-    fingerprint = canonical.fingerprint(request, head.path, payload)
+    fingerprint = canonical.fingerprint(request, head.path, head.content, payload, ignored)
     return ToolCall(
         tool.name, Effect.WRITE, label, fingerprint, key, matcher.dialect, reading.rpc_id
     )

@@ -184,6 +184,7 @@ CANARY_TOOL = Tool(
     key=KeyRule(header=None, missing="off", same_body="allow"),
     allow_addresses=(IPv4Network("127.0.0.0/8"),),
     tags=False,
+    trace="none",
 )
 
 

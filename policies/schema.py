@@ -103,7 +103,8 @@ class ToolRule(Part):
     body_bytes_max: Annotated[int, Field(ge=0, le=TOOL_BODY_BYTES_MAX)] | None = None
     """Longer request bodies are refused unread. Left out: the proxy's own limit."""
     stream: bool = False
-    """Whether its request bodies flow on as they come: judged by their heads, hashed on the way."""
+    """Whether its request bodies flow on as they come: judged by their heads, hashed on the way.
+    Its writes then need an idempotency key, unless `missing: off` says otherwise."""
     trace: Trace | None = None
     """What is kept of its bodies for people: all of it redacted, digests, or nothing. Left out: as
     the setting `trace` says."""
@@ -130,10 +131,30 @@ class ToolRule(Part):
 
     @model_validator(mode="after")
     def _something_to_stream(self) -> "ToolRule":
-        asked = [name for name in ("where", "hold") if getattr(self, name)]
-        if self.stream and asked:
-            raise ValueError(f"must not hold {asked[0]!r} beside 'stream': its body is not read")
+        if self.stream:
+            self._body_is_not_read()
         return self
+
+    def _body_is_not_read(self) -> None:
+        match, cost, key = self.match, self.cost, self.idempotency
+        asked = {
+            "where": self.where,
+            "hold": self.hold,
+            "model_api": self.model_api,
+            "effect: model": self.effect is Effect.MODEL,
+            "mcp_tool": match.mcp_tool,
+            "graphql_operation": match.graphql_operation,
+            "cost: {from: request...}": cost and (cost.source or "").startswith("request."),
+            "idempotency: {ignore}": key.ignore,
+        }
+        wrong = next((name for name, asks in asked.items() if asks), None)
+        if wrong:
+            raise ValueError(f"must not hold {wrong!r} beside 'stream': its body is not read")
+        if key.missing == "derive" and "missing" in key.model_fields_set:
+            raise ValueError(
+                "must not derive a key beside 'stream', since its body is not read: "
+                "say 'missing: require', or 'missing: off' where nothing protects"
+            )
 
     @model_validator(mode="after")
     def _something_to_hold(self) -> "ToolRule":

@@ -70,6 +70,8 @@ class Asking:
                 decision = await self._in_turn(ask, policy, verdict, wait_seconds, stops)
             if decision.verdict.reason is not Reason.IN_FLIGHT:
                 return decision
+            if ask.request.streamed:  # to wait would leave its body with its client
+                return await self._admitted(ask, policy)
             first = self._open_writes.get(decision.verdict.earlier_call)
             left_seconds = deadline - self._clock.monotonic_seconds()
             if left_seconds > 0 and first is not None:

@@ -72,7 +72,7 @@ async def _engine(settings: Settings, handle: int) -> None:
     from proxy.gate import Gate
     from proxy.links import SOCKET
     from proxy.remote import RemoteDecider
-    from proxy.serve import engine_running
+    from proxy.serve import engine_running, tracing_running
 
     stopping = _minded()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _halt_all, settings.data)
@@ -91,7 +91,10 @@ async def _engine(settings: Settings, handle: int) -> None:
         if stopping.is_set():
             return
         certificates = prepared(settings, clock)
-        async with engine_running(gate, settings, listener, certificates):
+        async with (
+            tracing_running(settings, clock, remote.trace_lost) as gate.tracing,
+            engine_running(gate, settings, listener, certificates),
+        ):
             process.settle_heap()
             _say(READY)
             await stopping.wait()

@@ -24,6 +24,7 @@ from proxy import (
     control_calls,
     control_drill,
     control_holds,
+    control_pruning,
     control_tokens,
     operations,
     pulling,
@@ -142,7 +143,11 @@ async def _readyz(request: web.Request) -> web.Response:
     if service.listening is None or not service.fleet.workers:
         reasons.append("the engine does not listen")
     if not reasons:
-        return web.json_response({"ready": True})
+        lost = (await service.fleet.traced())["lost"]
+        warnings = [f"{lost} messages are missing from the trace"] if lost else []
+        if caller is not None and caller.role.covers(Role.VIEW):
+            warnings += service.sealing.warnings  # they name places
+        return web.json_response({"ready": True, **({"warnings": warnings} if warnings else {})})
     body: dict[str, Any] = {"ready": False}
     if caller is not None and caller.role.covers(Role.VIEW):
         body |= {"reasons": reasons, "error": "; ".join(reasons)}
@@ -171,6 +176,7 @@ async def _status(request: web.Request) -> web.Response:
             "prices": {"date": service.prices.date, "source": service.prices.source},
             "bounds": screen.bounds_of(policy),
             "ledger": {"error": failure and str(failure), "owed": service.decider.owed},
+            "seals": service.sealing.as_json(),
             "calls": await service.fleet.calls(),
             "workers": [{"id": worker.id, "pid": worker.pid} for worker in service.fleet.workers],
             **await pulling.status_of(service),
@@ -224,6 +230,7 @@ ROUTES = (
     *control_calls.ROUTES,
     *control_drill.ROUTES,
     *control_holds.ROUTES,
+    *control_pruning.ROUTES,
     *control_tokens.ROUTES,
 )
 

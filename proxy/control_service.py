@@ -14,6 +14,7 @@ from policies.prices import Prices
 from policies.verdict import Pull
 from proxy import pulling
 from proxy.drilling import Drilling
+from proxy.sealing import Sealing
 
 BODY_BYTES_MAX = 64 * 1024  # the longest request is a reason and a list of tools
 BODY_SECONDS = 5.0  # a body comes at once from this machine
@@ -24,6 +25,8 @@ class Service(pulling.Service, Protocol):
 
     @property
     def drill(self) -> Drilling: ...
+    @property
+    def sealing(self) -> Sealing: ...
 
     def standing(self, cord: Pull) -> AbstractAsyncContextManager[None]:
         """A cord that stands while it is being stored, and on when that fails."""

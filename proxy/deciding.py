@@ -31,6 +31,7 @@ from proxy.fleet import Fleet
 from proxy.letterbox import Letterbox, post
 from proxy.links import Links
 from proxy.operations import CordName, cord_name, vault_key
+from proxy.sealing import Sealing
 from proxy.settings import Settings
 
 log = structlog.get_logger()
@@ -98,6 +99,7 @@ class Service:
         self._storing = threading.Lock()
         self.letterbox = Letterbox(settings.data, is_tool=self._is_tool)
         self.prices = shipped_prices()
+        self.sealing = Sealing(settings.data, settings.seals, clock, store)
         self.decider = Decider.start(
             store,
             policy.good,
@@ -214,6 +216,7 @@ async def deciding(
         service = Service(settings, clock, policy, store)
         if supervised:
             service.proxy_pid = os.getppid()
+        closing.push_async_callback(service.sealing.close)
         closing.push_async_callback(service.decider.stop)
         await service.adopt(policy.good)
         if supervised:
@@ -225,8 +228,8 @@ async def deciding(
         if settings.control is not None:
             port = await control.serve_port(service, settings.control)
             closing.push_async_callback(port.cleanup)
-        watching = asyncio.create_task(service.watch())
-        closing.callback(watching.cancel)
+        for going in (service.watch(), service.sealing.run(service.decider.act)):
+            closing.callback(asyncio.create_task(going).cancel)
         yield service
 
 

@@ -31,6 +31,9 @@ GONE_SECONDS = 2.0  # how long a process that was killed may take to vanish
 LiveCall = dict[str, Any]
 """A call in flight, as the control API shows it."""
 
+Traced = dict[str, int]
+"""How the trace of an engine's calls goes: `behind` messages wait, so many were `lost`."""
+
 
 class Engine(Protocol):
     """One engine process as the decider sees it."""
@@ -43,6 +46,9 @@ class Engine(Protocol):
 
     def calls(self) -> Awaitable[list[LiveCall]]:
         """What is in flight there."""
+
+    def traced(self) -> Awaitable[Traced]:
+        """How far its trace is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,9 @@ class InProcess:
     async def calls(self) -> list[LiveCall]:
         return self.gate.listing()
 
+    async def traced(self) -> Traced:
+        return self.gate.traced()
+
 
 class Link:
     """An engine in a process of its own, at the other end of a connection."""
@@ -85,6 +94,9 @@ class Link:
     async def calls(self) -> list[LiveCall]:
         return list(await self.peer.call("calls"))
 
+    async def traced(self) -> Traced:
+        return dict(await self.peer.call("traced"))
+
 
 class Absent:
     """An engine process that lives, as far as is known, and whose connection is gone."""
@@ -100,6 +112,9 @@ class Absent:
 
     async def calls(self) -> list[LiveCall]:
         return []
+
+    async def traced(self) -> Traced:
+        return {}
 
     def back(self, cut: list[str]) -> None:
         """It came back, was told what stands, and has cut what was halted meanwhile."""
@@ -164,16 +179,13 @@ class Fleet:
 
     async def calls(self) -> list[LiveCall]:
         """What is in flight in all engines that answer within a second."""
-        found: list[LiveCall] = []
-        asked = [asyncio.ensure_future(engine.calls()) for engine in self._engines.values()]
-        if asked:
-            done, late = await asyncio.wait(asked, timeout=LISTING_SECONDS)
-            for task in late:
-                task.cancel()
-            for task in done:
-                if task.exception() is None:
-                    found += task.result()
-        return found
+        told = await _in_time([engine.calls() for engine in self._engines.values()])
+        return [call for calls in told for call in calls]
+
+    async def traced(self) -> Traced:
+        """How far the trace is, of all engines that answer within a second."""
+        told = await _in_time([engine.traced() for engine in self._engines.values()])
+        return {name: sum(each.get(name, 0) for each in told) for name in ("behind", "lost")}
 
     # What moved
 
@@ -247,3 +259,14 @@ class Fleet:
     async def _forsake(self, worker: Worker, why: str) -> None:
         now_us = self._clock.now_us()
         await self._decider.act(lambda store: store.forsake(worker.id, now_us, why))
+
+
+async def _in_time[Told](asked: list[Awaitable[Told]]) -> list[Told]:
+    """What those say that answer within LISTING_SECONDS."""
+    if not asked:
+        return []
+    tasks = [asyncio.ensure_future(each) for each in asked]
+    done, late = await asyncio.wait(tasks, timeout=LISTING_SECONDS)
+    for task in late:
+        task.cancel()
+    return [task.result() for task in tasks if task in done and task.exception() is None]

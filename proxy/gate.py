@@ -14,9 +14,9 @@ from typing import Any
 import structlog
 
 from ledger.states import outcome_of
-from ledger.store import Answer, Ask, Outcome
+from ledger.store import Ask, Outcome
 from policies import costs
-from policies.call import Effect, Identity, Request, Worth
+from policies.call import Effect, Identity, Request
 from policies.decide import standing
 from policies.policy import Policy
 from policies.verdict import Action, Level, Pull, Reason, Verdict
@@ -28,26 +28,37 @@ from proxy.head import Fault
 from proxy.identity import Credentials, Mode
 from proxy.judging import Judging, why
 from proxy.live import Engine, Live
+from proxy.long_answers import LongAnswers
 from proxy.metering import Metering
+from proxy.parts import Parts
 from proxy.refuse import Refusal
-from proxy.replies import NOTHING_HEARD, UNREAD, answer, refusal, told
+from proxy.replies import NOTHING_HEARD, UNREAD, refusal, told
 from proxy.spending import Spending
+from proxy.tracing import Tracing
 
 log = structlog.get_logger()
 
-ANSWER_BYTES_MAX = 1024 * 1024  # a longer answer is not kept for replay
+ANSWER_BYTES_MAX = 1024 * 1024  # a longer answer goes to a file
 
 
-class Gate:
+class Gate(Parts, LongAnswers):
     """Between the engines and the decider. One per process."""
 
-    def __init__(self, decider: Judging, clock: Clock, mode: Mode, worker: str = "") -> None:
+    def __init__(
+        self,
+        decider: Judging,
+        clock: Clock,
+        mode: Mode,
+        worker: str = "",
+        tracing: Tracing | None = None,
+    ) -> None:
         self.live: dict[str, Live] = {}
         self.draining = False
         self._decider = decider
         self._clock = clock
         self._mode: Mode = mode
         self._worker = worker
+        self.tracing = tracing
         self._open_writes: dict[str, asyncio.Future[None]] = {}
         self._asking = Asking(decider, clock, self._open_writes)
 
@@ -88,10 +99,14 @@ class Gate:
         except Exception as failure:
             return told(why(failure, call_id), call_id, heard, call)
         identity = decision.identity
-        if decision.verdict.action is not Action.ALLOW or identity is None:
+        passes = decision.verdict.action is Action.ALLOW
+        catch = None
+        if self.tracing is not None:
+            catch = self.tracing.asked(ask, identity, policy, is_let_through=passes)
+        if not passes or identity is None:
             logs.decided(ask, decision)
             detail = request.detail if isinstance(request, Fault) else ""
-            return answer(ask, decision, detail)
+            return await self._answered(ask, decision, detail)
         try:
             logs.decided(ask, decision)
             if policy is not self._decider.policy:  # an edit came in between: what it says counts
@@ -104,6 +119,7 @@ class Gate:
             self._asking.leave(ask, reason, "it could not be begun")
             return told(reason, call_id, heard, call)
         live.gone = gone if decision.approval else None
+        live.catch = catch
         return live
 
     def _stops(self, gone: Callable[[], bool]) -> Reason | None:
@@ -207,12 +223,15 @@ class Gate:
         True if the call came to more than it was granted: then `draw` before the chunk flows on.
         """
         live.digest.update(chunk)
+        if live.catch is not None:
+            live.catch.add(chunk)
         live.answer_bytes += len(chunk)
         if live.answer is not None:
-            if live.answer_bytes <= ANSWER_BYTES_MAX:
-                live.answer += chunk
-            else:
-                live.answer = None
+            live.answer += chunk
+            if live.answer_bytes > ANSWER_BYTES_MAX:
+                self.keep_long(live)
+        elif live.file is not None:
+            live.file.add(chunk)
         if live.metering is None or live.asked is None:
             return False
         live.metering.feed(chunk)
@@ -225,20 +244,14 @@ class Gate:
         else the rule that denies it, and then it is to be cut: whoever cannot be asked denies."""
         return await spending.drawn(live, self._decider, self._clock)
 
-    async def message(self, live: Live, size_bytes: int) -> str | None:
+    async def message(self, live: Live, content: bytes) -> str | None:
         """A WebSocket message from the agent: looked at and counted like a call of its own.
 
         Returns the rule that stops it, and then the whole WebSocket is to be cut.
         """
-        policy, call = self._decider.policy, live.call
-        try:
-            if policy is not live.policy:
-                call = identified(policy, live.request, self._decider.canary_port)
-            said = replace(call, worth=Worth(bytes_up=size_bytes))
-            verdict = await self._decider.count(live.claimant, said, self._clock.now_us())
-        except Exception as failure:
-            return why(failure, live.call_id)
-        return None if verdict.action is Action.ALLOW else verdict.rule
+        if live.catch is not None:
+            live.catch.said(content)
+        return await self._stop(live, len(content))
 
     async def settle(
         self,
@@ -262,6 +275,10 @@ class Gate:
         """
         if ended:
             self.live.pop(live.call_id, None)
+        if not complete:
+            self._release(live, whole=False)
+        if live.catch is not None:
+            live.catch.settled(status, headers, is_first=not live.settled, is_over=ended)
         if live.settled:
             return None
         live.settled = True
@@ -272,15 +289,14 @@ class Gate:
             status=status,
             complete=not broken,
             forwarded_key=live.call.key is not None,
+            unauthorized=live.tool.key.unauthorized,
         )
         fault = fault or live.stopped
         if fault is None and broken:
             lost = Reason.OUTCOME_UNKNOWN if live.is_write else Reason.UPSTREAM_FAILED
             fault = lost if live.sent else Reason.NOT_SENT
         latency_seconds = self._clock.monotonic_seconds() - live.asked_seconds
-        stored = None
-        if status is not None and complete and live.answer is not None and live.is_write:
-            stored = Answer(status, headers, bytes(live.answer))
+        stored = await self._whole(live, status, headers) if complete else None
         outcome = Outcome(
             call_id=live.call_id,
             at_us=self._clock.now_us(),
@@ -291,6 +307,7 @@ class Gate:
             response_digest=live.digest.digest() if live.answer_bytes else None,
             response_bytes=live.answer_bytes,
             answer=stored,
+            request_digest=live.body_digest,
             error=error,
             reason=fault.value if fault else "",
         )
@@ -298,6 +315,7 @@ class Gate:
         logs.settled(live, outcome)
         if not await self._record(live, outcome):
             fault = Reason.OUTCOME_UNKNOWN
+        self._release(live)
         if fault is None:
             return None
         verdict = Verdict(Action.REFUSE, fault, rule)
@@ -342,6 +360,10 @@ class Gate:
         """What is in flight here, for people."""
         now_seconds = self._clock.monotonic_seconds()
         return [logs.in_flight(live, now_seconds) for live in self.live.values()]
+
+    def traced(self) -> dict[str, int]:
+        """How far the trace is of what was called here."""
+        return self.tracing.state() if self.tracing is not None else {}
 
     async def cut_all(self, reason: str) -> None:
         """Cut whatever is in flight: nobody can tell any more what is halted."""

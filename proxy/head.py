@@ -129,8 +129,9 @@ def _named_by_connection(headers: Headers) -> set[bytes]:
     }
 
 
-def read(head: Head, body: bytes = b"") -> Request | Fault:
-    """The request to judge, or why it cannot be. `body` is the whole content, without framing."""
+def read(head: Head, body: bytes = b"", *, streamed: bool = False) -> Request | Fault:
+    """The request to judge, or why it cannot be. `body` is the whole content, without framing;
+    `streamed`, that it is still to come."""
     fault = _malformed(head) or _mismatched(head)
     if fault is None and _named_by_connection(head.headers) & _FRAMING:
         fault = Fault(Reason.MALFORMED_REQUEST, "Connection names a header that frames the message")
@@ -147,6 +148,7 @@ def read(head: Head, body: bytes = b"") -> Request | Fault:
             for name, value in head.headers
         ),
         body=body,
+        streamed=streamed,
     )
 
 

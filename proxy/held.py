@@ -47,6 +47,20 @@ class HeldResult:
         return rest
 
 
+class OneBehind:
+    """Fed with the chunks of one answer; holds the last one back until all of it is kept."""
+
+    def __init__(self) -> None:
+        self._last = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        free, self._last = self._last, chunk
+        return free
+
+    def rest(self) -> bytes:
+        return self.feed(b"")
+
+
 def _is_result(event: bytes) -> bool:
     """Whether the event carries a JSON-RPC response; what cannot be read might be one."""
     lines = [line for line in event.splitlines() if line.startswith(b"data:")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from ledger.errors import Kind, LedgerUnavailable
-from ledger.records import Ask, Claimant, Decision, Drawn, Outcome, OwnState
+from ledger.records import Answer, Ask, Claimant, Decision, Drawn, Outcome, OwnState
 from ledger.states import CallState, ClaimAfter
 from policies.call import ToolCall
 from policies.policy import Policy
@@ -89,6 +89,9 @@ class Judging(Protocol):
     def own_act(self, ask: Ask, body: bytes) -> Awaitable[OwnTold]: ...
     def count(self, claimant: Claimant, call: ToolCall, now_us: int) -> Awaitable[Verdict]: ...
     def draw(self, call_id: str, tokens: int, microusd: int, at_us: int) -> Awaitable[Drawn]: ...
+    def keep(self, call_id: str, answer: Answer) -> Awaitable[bool]:
+        """The answer of a call that is settled; False if it is not kept."""
+
     def settle(self, outcome: Outcome, *, durable: bool) -> "asyncio.Future[bool]": ...
 
 

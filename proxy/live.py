@@ -8,11 +8,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ledger.answer_files import AnswerWriter
 from ledger.records import Claimant
 from policies import costs
 from policies.call import Effect, Identity, Request, ToolCall
 from policies.policy import Policy, Tool
 from policies.verdict import Action, Reason
+from proxy.catching import Catch
 from proxy.metering import Metering
 from proxy.refuse import decision_header
 from proxy.spending import Spending
@@ -27,8 +29,10 @@ class Engine(Protocol):
 class Live:
     """A call that was admitted and is not settled yet. `policy` is the one that identified it.
 
-    `answer` collects what a write is told, or what tells the call's cost; `stopped_by` is the cord
-    that kept it from being sent. `asked` is what a model is asked for.
+    `body_digest` is of a body that was streamed, once all of it came.
+    `answer` collects what a write is told, or what tells the call's cost, and `file` what of it is
+    too long; `stopped_by` is the cord that kept it from being sent. `asked` is what a model is
+    asked for, `catch` what the trace gets of the answer.
     """
 
     call_id: str
@@ -45,13 +49,16 @@ class Live:
     stopped: Reason | None = None
     gone: Callable[[], bool] | None = None
     digest: Any = field(default_factory=hashlib.sha256)
+    body_digest: bytes | None = None
     claimant: Claimant = None
     stopped_by: str = ""
     answer_bytes: int = 0
     answer: bytearray | None = None
+    file: AnswerWriter | None = None
     asked: costs.Asked | None = None
     metering: Metering | None = None
     spending: Spending | None = None
+    catch: Catch | None = None
 
     @property
     def is_write(self) -> bool:

@@ -28,7 +28,7 @@ from proxy.letterbox import Letterbox
 
 DEFAULT_TENANT = "default"
 VAULT_KEY_FILE = Path("private", "vault.key")
-VAULT_KEY_BYTES = 32
+SECRET_KEY_BYTES = 32
 FOREVER_US = 253_402_300_800_000_000 - 1  # the year 9999 ends; no later time can be written down
 TEXT_CHARACTERS_MAX = 1_000  # of a reason or a subject: a sentence, not a document
 CordName = tuple[Level, Scope, str]
@@ -315,7 +315,12 @@ def vault_key(data: Path) -> bytes:
 
     Raises LedgerError when it cannot be read or made, or others may read it.
     """
-    path = data / VAULT_KEY_FILE
+    return secret_key(data / VAULT_KEY_FILE, "answers kept for replay are lost")
+
+
+def secret_key(path: Path, lost: str) -> bytes:
+    """The random bytes in this file, made on first use; `lost` is what becomes of the rest without
+    them. Raises LedgerError."""
     try:
         if not path.exists(follow_symlinks=False):
             _make_key(path)
@@ -326,10 +331,10 @@ def vault_key(data: Path) -> bytes:
         key = path.read_bytes()
     except OSError as error:
         raise LedgerError(f"cannot use {error.filename or path}: {error.strerror}") from error
-    if len(key) != VAULT_KEY_BYTES:
+    if len(key) != SECRET_KEY_BYTES:
         raise LedgerError(
-            f"{path} does not hold {VAULT_KEY_BYTES} bytes; put the right file back, or remove it: "
-            "then a new one is made, and answers kept for replay are lost"
+            f"{path} does not hold {SECRET_KEY_BYTES} bytes; put the right file back, or remove "
+            f"it: then a new one is made, and {lost}"
         )
     return key
 
@@ -341,7 +346,7 @@ def _make_key(path: Path) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(os.urandom(VAULT_KEY_BYTES))
+        file.write(os.urandom(SECRET_KEY_BYTES))
         file.flush()
         os.fsync(descriptor)
     try:

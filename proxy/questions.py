@@ -4,7 +4,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from ledger.store import Ask, Claimant, Drawn, OwnState, Store
+import orjson
+
+from ledger.events import PROGRAM
+from ledger.states import EventType
+from ledger.store import Answer, Ask, Claimant, Drawn, OwnState, Store
 from policies.call import ToolCall
 from policies.decide import decide
 from policies.policy import Policy
@@ -51,6 +55,23 @@ class Questions:
         """A running call asks for more than it reserved."""
         policy = self.policy
         return self._judged(lambda store: store.draw(call_id, tokens, microusd, policy, at_us))
+
+    def keep(self, call_id: str, answer: Answer) -> "asyncio.Future[bool]":
+        """A long answer has come whole; its call was settled before."""
+        return self.act(lambda store: store.keep(call_id, answer), durable=False)
+
+    def trace_lost(
+        self, messages: int, runs: tuple[str, ...], since_us: int, until_us: int, why: str
+    ) -> "asyncio.Future[None]":
+        """So many messages of these runs are missing from the trace: a row of the record."""
+        told = {"messages": messages, "runs": runs, "since_us": since_us, "why": why}
+        detail = orjson.dumps(told).decode()
+        run = runs[0] if len(runs) == 1 else ""
+
+        def noted(store: Store) -> None:
+            store.note(EventType.TRACE_LOST, actor=PROGRAM, at_us=until_us, detail=detail, run=run)
+
+        return self.act(noted, durable=False)
 
     def _judged(self, act: Callable[[Store], Any]) -> "asyncio.Future[Any]":
         """What judges by the time: nothing while the clock is wrong."""

@@ -12,6 +12,7 @@ from string import punctuation
 from typing import Any
 from urllib.parse import quote
 
+from ledger.answer_files import AnswerReader
 from policies.call import Dialect, Request
 from policies.verdict import MEANING, Action, Limit, Reason, Verdict
 from proxy.sentences import detail_of, may_retry, plain_word, sentence, wait_seconds
@@ -22,11 +23,12 @@ Members = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A whole answer of our own; the engine adds the framing."""
+    """A whole answer of our own; the engine adds the framing. A long body is read from `file`."""
 
     status: int
     headers: Headers
     body: bytes
+    file: AnswerReader | None = None
 
 
 def decision_header(action: Action, reason: Reason, call_id: str) -> str:

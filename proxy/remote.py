@@ -16,14 +16,14 @@ from typing import Any, Protocol
 import structlog
 
 from ledger.errors import Kind, LedgerUnavailable
-from ledger.records import Ask, Claimant, Decision, Drawn, Outcome, OwnState, Worker
+from ledger.records import Answer, Ask, Claimant, Decision, Drawn, Outcome, OwnState, Worker
 from policies.call import Request, ToolCall
 from policies.load import load
 from policies.policy import Policy
 from policies.verdict import Pulls, Reason, Verdict
 from proxy.canary import identified
 from proxy.clock import Clock
-from proxy.fleet import LiveCall
+from proxy.fleet import LiveCall, Traced
 from proxy.judging import UNHEARD, NotJudged, OwnTold, PolicyMoved, unsent
 from proxy.links import BEAT_SECONDS
 from proxy.tickets import RemoteTickets
@@ -44,6 +44,7 @@ class Sweeper(Protocol):
     async def sweep(self) -> list[str]: ...
     async def cut_all(self, reason: str) -> None: ...
     def listing(self) -> list[LiveCall]: ...
+    def traced(self) -> Traced: ...
 
 
 class RemoteDecider:
@@ -138,6 +139,15 @@ class RemoteDecider:
     async def draw(self, call_id: str, tokens: int, microusd: int, at_us: int) -> Drawn:
         drawn: Drawn = await self._call("draw", call_id, tokens, microusd)
         return drawn
+
+    async def keep(self, call_id: str, answer: Answer) -> bool:
+        kept: bool = await self._call("keep", call_id, answer)
+        return kept
+
+    async def trace_lost(
+        self, messages: int, runs: tuple[str, ...], since_us: int, until_us: int, why: str
+    ) -> None:
+        await self._call("trace_lost", messages, runs, since_us, until_us, why)
 
     def settle(self, outcome: Outcome, *, durable: bool) -> "asyncio.Future[bool]":
         """Kept until the decider has taken it, whoever waits for it."""
@@ -238,13 +248,21 @@ class RemoteDecider:
         self._offer(outcome, durable=True)
 
     def _verbs(self) -> dict[str, Callable[..., Any]]:
-        return {"moved": self._moved, "calls": self._calls, "beat": self._heard}
+        return {
+            "moved": self._moved,
+            "calls": self._calls,
+            "traced": self._traced,
+            "beat": self._heard,
+        }
 
     def _heard(self) -> None:
         self._heard_seconds = self._clock.monotonic_seconds()
 
     def _calls(self) -> list[LiveCall]:
         return self.gate.listing() if self.gate else []
+
+    def _traced(self) -> Traced:
+        return self.gate.traced() if self.gate else {}
 
     def _moved(self, standing: Standing) -> "asyncio.Task[list[str]]":
         """In force from this line on; done when what is halted now has been cut."""

@@ -48,7 +48,7 @@ def _as_json(done: Resolution, policy: Policy | None) -> Answer:
     until_us = done.protected_until_us
     return {
         "call": {name: done.call[name] for name in CALL_COLUMNS},
-        "why_unknown": _why(done.call),
+        "why_unknown": why_unknown(done.call),
         "state": done.state.value,
         "changed": done.changed,
         "actor": done.actor or None,
@@ -60,7 +60,7 @@ def _as_json(done: Resolution, policy: Policy | None) -> Answer:
     }
 
 
-def _why(call: Row) -> str | None:
+def why_unknown(call: Row) -> str | None:
     """What the record says about how it became unknown."""
     ended = [row for row in call["events"] if row["type"] == EventType.OUTCOME]
     if not ended:

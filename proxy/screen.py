@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ledger import activity, containment, holds, queries
+from ledger import activity, containment, holds, queries, untraced
 from ledger.connection import DATABASE, open_reader
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, unavailable, was_interrupted
+from ledger.sqlite import sqlite3
 from ledger.states import EventType
 from policies.policy import Policy
 from policies.verdict import Pull, Pulls, Scope
@@ -22,6 +23,7 @@ from proxy import operations, process
 from proxy.letterbox import Letterbox
 
 if TYPE_CHECKING:
+    from ledger.trace import Size
     from proxy.pulling import Service
 
 RATE_SECONDS = 60
@@ -41,14 +43,17 @@ async def status_of(service: "Service") -> Answer:
     known = {*pulls, *map(operations.cord_name, waiting)}
     in_memory = [cord for name, cord in service.decider.pulls.items() if name not in known]
     waiting += in_memory
-    found, stepped_seconds = await asyncio.gather(
+    found, stepped_seconds, traced = await asyncio.gather(
         _in_time(asyncio.to_thread(_figures, service.settings.data, cords, now_us)),
         _in_time(_stepped_seconds(service)),
+        _in_time(service.fleet.traced()),
     )
     screen = _screen(service.letterbox, waiting, cords, found or _Figures(), now_us)
     _tell_effective(screen["pulled"], service.decider.policy)
     screen["fleet"]["engines"] = len(service.fleet.workers)
     screen["limits"]["waiting"] = service.decider.waiting
+    screen["trace"]["level"] = service.settings.trace
+    screen["trace"]["behind"] = traced and traced["behind"]
     return {**screen, "clock": {"stepped_seconds": stepped_seconds}}
 
 
@@ -85,6 +90,9 @@ class _Figures:
     refusing: list[activity.Refusing] | None = None
     crossed: int | None = None
     unpriced: int | None = None
+    trace_lost: int | None = None
+    trace_failure: str | None = None
+    traced: "Size | None" = None
 
 
 def _figures(data: Path, cords: Iterable[Pull], now_us: int) -> _Figures:
@@ -104,7 +112,28 @@ def _figures(data: Path, cords: Iterable[Pull], now_us: int) -> _Figures:
         hour_ago_us = now_us - 3_600 * 1_000_000
         found.crossed = activity.told(reader, EventType.CROSSED, hour_ago_us)
         found.unpriced = activity.told(reader, EventType.UNPRICED, hour_ago_us)
+        found.trace_lost = sum(loss.messages for loss in untraced.losses(reader, hour_ago_us))
+    _tell_traced(data, found)
     return found
+
+
+def _tell_traced(data: Path, found: _Figures) -> None:
+    """What reads the trace is not loaded before somebody asks."""
+    from ledger.trace import Size, open_trace, size
+    from ledger.trace_schema import DATABASE as TRACE
+
+    try:
+        trace = open_trace(data, busy_seconds=0)
+        if trace is None:
+            found.traced = Size()
+            return
+        with contextlib.closing(trace), activity.limited(trace, STATUS_SECONDS):
+            found.traced = size(trace)
+    except LedgerError as error:
+        found.trace_failure = str(error)
+    except sqlite3.Error as error:
+        if not was_interrupted(error):
+            found.trace_failure = str(unavailable(error, data / TRACE))
 
 
 def _screen(
@@ -125,6 +154,14 @@ def _screen(
         },
         "holds": {"waiting": found.waiting},
         "limits": _limits(found),
+        "trace": {
+            "level": None,
+            "messages": found.traced and found.traced.messages,
+            "bytes": found.traced and found.traced.file_bytes,
+            "behind": None,
+            "lost_per_hour": found.trace_lost,
+            "error": found.trace_failure,
+        },
         "drill": found.drill and _drilled(found.drill, now_us),
         "halt_file": str(letterbox.path) if letterbox.path.exists(follow_symlinks=False) else None,
     }

@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator
 
 import structlog
 
+from ledger.answer_files import AnswerFiles
 from ledger.records import Worker
-from proxy import logs, process
+from proxy import logs, process, supervisor
 from proxy.authority import Authority
 from proxy.clock import Clock, SystemClock, new_id
 from proxy.deciding import PolicyFile, Service, deciding, prepared
@@ -21,6 +22,7 @@ from proxy.fleet import InProcess
 from proxy.gate import Gate
 from proxy.listening import address_of, bind, greeting
 from proxy.settings import Settings
+from proxy.tracing import SOCKET, Tell, Tracing
 
 log = structlog.get_logger()
 
@@ -42,12 +44,40 @@ async def engine_running(
         body_bytes_max=settings.body_bytes_max,
         timeouts=Timeouts(settings.first_byte_seconds, settings.idle_seconds),
     )
+    gate.files = AnswerFiles(settings.data)
     await engine.start(listener)
     try:
         yield
     finally:
         gate.draining = True
         await engine.stop(settings.drain_seconds)
+
+
+@contextlib.asynccontextmanager
+async def tracing_running(
+    settings: Settings, clock: Clock, tell: Tell, tracer: supervisor.Child | None = None
+) -> AsyncIterator[Tracing]:
+    """What catches calls for the trace; at the end it waits a little for what is not kept yet.
+
+    A `tracer` of this process's own is started when the first call was caught.
+    """
+    path = settings.data / SOCKET
+    tracing = Tracing(clock, settings.trace, path, settings.trace_body_bytes_max, tell)
+    tracing.start()
+    keeping = asyncio.create_task(_kept(tracer, tracing.first)) if tracer is not None else None
+    try:
+        yield tracing
+    finally:
+        await tracing.close()
+        if tracer is not None and keeping is not None:
+            keeping.cancel()
+            await asyncio.wait({keeping})
+            await tracer.stop(supervisor.STOP_SECONDS)
+
+
+async def _kept(tracer: supervisor.Child, needed: asyncio.Event) -> None:
+    await needed.wait()
+    await tracer.kept()
 
 
 @contextlib.asynccontextmanager
@@ -66,7 +96,9 @@ async def running(
         service = await closing.enter_async_context(
             deciding(settings, clock, policy, supervised=False)
         )
-        gate = Gate(service.decider, clock, settings.identity)
+        tell, tracer = service.decider.trace_lost, supervisor.tracer(settings)
+        tracing = await closing.enter_async_context(tracing_running(settings, clock, tell, tracer))
+        gate = Gate(service.decider, clock, settings.identity, tracing=tracing)
         pid = os.getpid()
         here = Worker(new_id(clock.now_us()), pid, process.started(pid), clock.now_us())
         await service.fleet.join(InProcess(gate, here))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -31,6 +32,9 @@ PREFIX = "PULLCORD_"
 DEFAULT_LISTEN = "127.0.0.1:8640"
 DEFAULT_DATA = "~/.pullcord"
 
+SEALS_MAX = 8  # places for copies of the seals
+SYSLOG = "syslog"
+"""The place for them that is neither a file nor a URL."""
 WORKERS_MAX = 64  # one decider answers them all; more engines than cores only wait for it
 
 _ADDRESS = re.compile(r"(\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>\d{1,5})")
@@ -60,6 +64,24 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_url(place: str) -> bool:
+    return place.startswith(("http://", "https://"))
+
+
+def _place(text: str, base: Path) -> str:
+    """A place for copies of seals, a file as an absolute path. Raises ValueError."""
+    if text == SYSLOG:
+        return text
+    if is_url(text):
+        parts = urlsplit(text)
+        if not parts.hostname or parts.port == 0:
+            raise ValueError("name a host in the URL: https://HOST/PATH")
+        return text
+    if not text or "://" in text:
+        raise ValueError(f"seals go to a file, to an http(s) URL, or to {SYSLOG}")
+    return str(base / Path(text).expanduser())
+
+
 def _is_an_address(text: str) -> str:
     host_and_port(text)
     return text
@@ -68,6 +90,10 @@ def _is_an_address(text: str) -> str:
 def _without_scheme(value: Any) -> Any:
     """Commands take PULLCORD_CONTROL as a URL, too; it names the same place."""
     return value.removeprefix("http://").rstrip("/") if isinstance(value, str) else value
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
 
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -92,6 +118,11 @@ class Settings(BaseModel):
     body_bytes_max: Annotated[int, Field(ge=1024, le=1024**3)] = 16 * 1024**2
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 10.0
     workers: Annotated[int, Field(ge=1, le=WORKERS_MAX)] = 1
+    trace: Literal["full", "digest", "none"] = "full"
+    trace_body_bytes_max: Annotated[int, Field(ge=1024, le=16 * 1024**2)] = 1024**2
+    trace_keep_days: Annotated[float, Field(gt=0, le=3_650)] = 30.0
+    trace_keep_bytes: Annotated[int, Field(ge=1024**2, le=1024**4)] = 10 * 1024**3
+    seals: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
 
     @field_validator("config", "data", "upstream_ca")
     @classmethod
@@ -99,6 +130,15 @@ class Settings(BaseModel):
         """What stands in the file is seen from the file, everything else from where we stand."""
         base = (info.context or {}).get(info.field_name)
         return path and (base or Path.cwd()) / path.expanduser()
+
+    @field_validator("seals")
+    @classmethod
+    def _places(cls, places: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Files are told apart from URLs and from the word for the system's log."""
+        if len(places) > SEALS_MAX:
+            raise ValueError(f"seals are copied to {SEALS_MAX} places at most")
+        base = (info.context or {}).get(info.field_name) or Path.cwd()
+        return tuple(_place(place, base) for place in places)
 
     @field_validator("control")
     @classmethod

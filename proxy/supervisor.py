@@ -7,6 +7,7 @@ ends, however that comes.
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from proxy.settings import Settings
 log = structlog.get_logger()
 
 CHILD: tuple[str, ...] = (sys.executable, "-m", "proxy.child")
+TRACER: tuple[str, ...] = (sys.executable, "-m", "proxy.tracer")
 START_SECONDS = 30.0  # a child that is not ready by then is started again
 RESTART_SECONDS = 0.1  # before a dead child is started again; doubled while it cannot start
 RESTART_SECONDS_MAX = 5.0
@@ -32,11 +34,13 @@ READY = "ready"
 
 @dataclass(eq=False)
 class Child:
-    """One process that is kept running. `arguments` are those of proxy/child.py."""
+    """One process that is kept running. `arguments` are those of proxy/child.py, unless it is
+    another `program`."""
 
     name: str
     arguments: tuple[str, ...]
     handles: tuple[int, ...] = ()
+    program: tuple[str, ...] | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     process: asyncio.subprocess.Process | None = None
     said: str = ""
@@ -64,7 +68,7 @@ class Child:
     async def _lived(self) -> int:
         # Its input stays open for as long as this process lives: that is how it knows.
         process = self.process = await asyncio.create_subprocess_exec(
-            *CHILD,
+            *(self.program or CHILD),
             *self.arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -102,6 +106,16 @@ class Child:
                 self.process.send_signal(number)
 
 
+def tracer(settings: Settings) -> Child:
+    """The process that keeps the trace. Nothing waits for it but its own end."""
+    told = {
+        "data": str(settings.data),
+        "keep_days": settings.trace_keep_days,
+        "keep_bytes": settings.trace_keep_bytes,
+    }
+    return Child("tracer", (json.dumps(told),), program=TRACER)
+
+
 def run(settings: Settings) -> int:
     """Until SIGTERM or SIGINT; SIGUSR1 halts everything. Returns the exit code.
 
@@ -124,6 +138,7 @@ async def _supervised(settings: Settings, listener: socket.socket, policy: str) 
         Child(f"engine {number}", ("engine", str(handle), told), (handle,))
         for number in range(settings.workers)
     ]
+    traced = tracer(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGUSR1, decider.signal, signal.SIGUSR1)
@@ -135,6 +150,7 @@ async def _supervised(settings: Settings, listener: socket.socket, policy: str) 
         if not stopping.is_set():
             sys.stdout.write(greeting(listening, settings, policy))
             sys.stdout.flush()
+            kept.append(loop.create_task(traced.kept()))
         await stopping.wait()
         log.info("proxy.stopping")
     finally:
@@ -142,7 +158,7 @@ async def _supervised(settings: Settings, listener: socket.socket, policy: str) 
             task.cancel()
         wait_seconds = settings.drain_seconds + STOP_SECONDS
         await asyncio.gather(*(engine.stop(wait_seconds) for engine in engines))
-        await decider.stop(STOP_SECONDS)
+        await asyncio.gather(traced.stop(STOP_SECONDS), decider.stop(STOP_SECONDS))
     return os.EX_OK
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.cli.reading import DATABASE
 from proxy.cli.terminal import Failure, warn
-from proxy.control_client import HELD, Refused, Unreachable, ask
+from proxy.control_client import ANSWER_SECONDS, HELD, Refused, Unreachable, ask
 
 if TYPE_CHECKING:
     from ledger.store import Store
@@ -53,13 +53,19 @@ def act(data: Path, path: str, body: dict[str, Any], directly: "Direct") -> dict
     return act_alone(data, path, body, _opening(data, directly))
 
 
-def act_alone(data: Path, path: str, body: dict[str, Any], alone: "Alone") -> dict[str, Any]:
+def act_alone(
+    data: Path,
+    path: str,
+    body: dict[str, Any],
+    alone: "Alone",
+    answer_seconds: float = ANSWER_SECONDS,
+) -> dict[str, Any]:
     """POST to the proxy, or `alone` when none runs. While another process holds the store the
     proxy may be starting again, and is asked once more. Raises Failure when it stays mute."""
     deadline = time.monotonic() + HELD_SECONDS
     while True:
         try:
-            answer: dict[str, Any] = ask(data, "POST", path, body)
+            answer: dict[str, Any] = ask(data, "POST", path, body, answer_seconds)
             return answer
         except Unreachable as dead:
             done, held = _alone(alone)

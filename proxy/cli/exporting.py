@@ -16,6 +16,8 @@ from proxy.cli.terminal import counted, escaped, say, warn
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from proxy.exports import Traced
+
 FORMATS = ("jsonl", "csv", "har", "flows")
 _AT_ONCE = 64  # pieces that are written at once
 
@@ -32,20 +34,21 @@ def export(
     """Write calls, oldest first, for other programs.
 
     Those that the filters let through, as of query. jsonl is one object a line, as of query --json;
-    csv is for spreadsheets; har is HTTP Archive 1.2; flows is a file that mitmproxy opens. Bodies
-    and headers are not recorded.
+    csv is for spreadsheets; har is HTTP Archive 1.2; flows is a file that mitmproxy opens. Headers
+    and bodies of these two are the trace's: secrets are masked in them.
     """
     from ledger.paging import every_call
+    from proxy import traces
 
     if output is None and form == "flows" and sys.stdout.isatty():
         raise click.UsageError("flows are no text for a terminal: --output FILE")
     if output is None and force:
         raise click.UsageError("--force is for --output FILE")
-    chosen = filtering.parsed(filters)
-    with reader(data_directory(data)) as connection:
-        tally = _Tally(every_call(connection, chosen))
+    directory = data_directory(data)
+    with reader(directory) as connection, traces.opened(connection, directory) as opened:
+        tally = _Tally(every_call(connection, filtering.parsed(filters, opened)))
         if output is None:
-            _write(_pieces(form, tally), sys.stdout.buffer)
+            _write(_pieces(form, tally, opened.of), sys.stdout.buffer)
             return
         from ledger.whole_file import new_file
 
@@ -53,7 +56,7 @@ def export(
             new_file(Path(output).absolute(), force=force) as unfinished,
             unfinished.open("wb") as file,
         ):
-            _write(_pieces(form, tally), file)
+            _write(_pieces(form, tally, opened.of), file)
     say(f"exported {counted(tally.count, 'call')} to {escaped(output)}", err=True)
     if not tally.count:
         warn("no call passes these filters; pullcord ledger query shows what there is")
@@ -72,17 +75,17 @@ class _Tally:
             yield row
 
 
-def _pieces(form: str, rows: "Iterable[dict[str, Any]]") -> Iterator[bytes]:
+def _pieces(form: str, rows: "Iterable[dict[str, Any]]", traced: "Traced") -> Iterator[bytes]:
     if form == "flows":
         from proxy.engines.mitm_flows import flows
 
-        return flows(rows)
+        return flows(rows, traced)
     from proxy import exports
 
     texts = {
         "jsonl": lambda: exports.jsonl(rows),
         "csv": lambda: exports.as_csv(rows),
-        "har": lambda: exports.har(rows, _version()),
+        "har": lambda: exports.har(rows, traced, _version()),
     }[form]()
     return (text.encode("utf-8", "backslashreplace") for text in texts)
 

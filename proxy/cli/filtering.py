@@ -7,6 +7,7 @@ import click
 
 if TYPE_CHECKING:
     from ledger.filters import Filter
+    from proxy.traces import Traces
 
 # `-run:r1` is a filter, not a handful of options; `_no_options` tells the one from the other.
 SETTINGS = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
@@ -32,9 +33,15 @@ def _no_options(
 argument = click.argument("filters", nargs=-1, metavar="[FILTER]...", callback=_no_options)
 
 
-def parsed(filters: Sequence[str]) -> "Filter":
-    """Raises FilterError."""
+def parsed(filters: Sequence[str], traces: "Traces | None" = None) -> "Filter":
+    """`traces` are where `text:` looks. Raises FilterError, and LedgerError where those cannot be
+    searched."""
     from ledger.filters import parse
     from proxy.clock import SystemClock
 
-    return parse(filters, SystemClock().now_us())
+    return parse(filters, SystemClock().now_us(), traces.found if traces is not None else None)
+
+
+def searches(filters: Sequence[str]) -> bool:
+    """Whether any of them looks into the trace."""
+    return any(term.removeprefix("-").startswith("text:") for term in filters)

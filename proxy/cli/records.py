@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from proxy.cli import exporting, filtering, keeping, resolving
+from proxy.cli import exporting, filtering, keeping, resolving, tracing, trusting
 from proxy.cli.places import data_directory, data_option
 from proxy.cli.reading import reader
 from proxy.cli.terminal import Failure, escaped, loud, say, say_json, say_table, warn
@@ -53,6 +53,7 @@ def query(
 
     A filter is FIELD:VALUE, with * for any text and - before it for "not", for example
     tool:stripe.* state:unknown since:2h -run:r1. Named twice, a field may have either value.
+    text:WORD finds the newest calls that said or were answered it.
     """
     from ledger import queries
 
@@ -67,7 +68,9 @@ def query(
             return
         if after is not None:
             after = _known(connection, after)
-        rows = list(queries.calls(connection, filtering.parsed(filters), limit, after))
+        chosen = tracing.chosen(connection, data_directory(data), filters)
+        found = queries.calls(connection, chosen, limit, after)
+        rows = list(queries.timely(connection, found))
     if as_json:
         _say_rows(rows, as_json)
         return
@@ -81,15 +84,20 @@ def query(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @data_option
 def show(call_id: str, as_json: bool, data: str | None) -> None:
-    """One call by its ID, or the start of it, and what happened to it."""
+    """One call by its ID, or the start of it, what happened to it, what it said and was answered.
+
+    Secrets in requests and answers are masked before they are kept; equal ones have equal marks.
+    """
     from ledger.queries import call
 
-    with reader(data_directory(data)) as connection:
+    directory = data_directory(data)
+    with reader(directory) as connection:
         row = call(connection, call_id)
-    if row is None:
-        raise _no_such(call_id)
+        if row is None:
+            raise _no_such(call_id)
+        traced = tracing.of_call(connection, directory, row)
     if as_json:
-        say_json(row)
+        say_json({**row, **tracing.as_json(traced)})
         return
     events = row.pop("events")
     for name, value in row.items():
@@ -97,6 +105,7 @@ def show(call_id: str, as_json: bool, data: str | None) -> None:
             say(f"{name:<16} {escaped(str(value))}")
     for event in events:
         say(_event_line(event))
+    tracing.say_traced(traced)
 
 
 @ledger.command(context_settings=filtering.SETTINGS)
@@ -224,5 +233,12 @@ def _event_line(row: Row) -> str:
     return loud(line) if row["type"] == "cord.pulled" else line
 
 
-for _command in (resolving.resolve, exporting.export, keeping.backup, keeping.check):
+for _command in (
+    resolving.resolve,
+    exporting.export,
+    keeping.backup,
+    keeping.check,
+    trusting.verify,
+    trusting.prune,
+):
     ledger.add_command(_command)

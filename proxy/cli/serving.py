@@ -21,6 +21,11 @@ FLAGS = {
     "body_bytes_max": ("N", "The longest request body."),
     "drain_seconds": ("N", "How long calls in flight may take to end at the stop."),
     "workers": ("N", "Engine processes that share the port, beside one that decides."),
+    "trace": ("full|digest|none", "What is kept of requests and answers for people to read."),
+    "trace_body_bytes_max": ("N", "How much of one body."),
+    "trace_keep_days": ("N", "For how long."),
+    "trace_keep_bytes": ("N", "How much of all calls."),
+    "seals": ("FILE|URL|syslog", "Where copies of the record's seals go."),
 }
 
 

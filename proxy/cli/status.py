@@ -73,6 +73,7 @@ def _say_dead(data: Path, dead: Unreachable, as_json: bool) -> None:
         _say_cords(state)
     _say_holds(state["holds"])
     _say_limits(state["limits"])
+    _say_trace(state["trace"])
     _say_drill(state["drill"])
     _say_bounds(state["bounds"])
 
@@ -94,6 +95,8 @@ def _say_up(state: dict[str, Any]) -> None:
         say(loud(f"ledger  {escaped(ledger['error'])}"))
     if ledger["owed"]:
         say(loud(f"ledger  {counted(ledger['owed'], 'outcome')} not recorded yet"))
+    for text in _seal_warnings(state["seals"]):
+        say(loud(f"seals   {escaped(text)}"))
     if state["clock"]["stepped_seconds"]:
         moved = f"{state['clock']['stepped_seconds']:+.0f} s"
         say(loud(f"clock   moved by {moved}: nothing passes until it is set right, or a restart"))
@@ -102,10 +105,20 @@ def _say_up(state: dict[str, Any]) -> None:
     _say_cords(state)
     _say_holds(state["holds"])
     _say_limits(state["limits"])
+    _say_trace(state["trace"])
     _say_drill(state["drill"])
     _say_bounds(state["bounds"])
     say(f"note    {BESIDE}")
     _say_calls(state["calls"])
+
+
+def _seal_warnings(seals: dict[str, Any]) -> list[str]:
+    found = [f"the record is not sealed: {seals['error']}"] if seals["error"] else []
+    return found + [
+        f"{counted(copies['waiting'], 'seal')} not copied to {copies['to']}: {copies['error']}"
+        for copies in seals["copies"]
+        if copies["error"]
+    ]
 
 
 def _say_fleet(fleet: dict[str, Any]) -> None:
@@ -168,6 +181,25 @@ def _say_holds(holds: dict[str, Any]) -> None:
     if holds["waiting"]:
         wait = "1 call waits" if holds["waiting"] == 1 else f"{holds['waiting']} calls wait"
         say(f"holds   {loud(f'{wait} for a person')}: pullcord hold list")
+
+
+def _say_trace(trace: dict[str, Any]) -> None:
+    """How much is kept, and what is missing from it."""
+    known = trace["messages"] is not None
+    words = [trace["level"]]
+    if known:
+        words += [counted(trace["messages"], "message"), f"{trace['bytes'] / _MIB:.1f} MiB"]
+    if trace["behind"]:
+        words.append(f"behind {trace['behind']}")
+    if trace["lost_per_hour"]:
+        lost = counted(trace["lost_per_hour"], "message")
+        words.append(loud(f"LOST {lost} in the last hour: {_LOOK.format('trace.lost')}"))
+    if trace["error"]:
+        words.append(loud(f"FAILS: {escaped(trace['error'])}"))
+    say(f"trace   {'  '.join(filter(None, words))}")
+
+
+_MIB = 1024 * 1024
 
 
 def _say_drill(drill: dict[str, Any] | None) -> None:

@@ -4,14 +4,16 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from mitmproxy import http
+from mitmproxy.net.http.http1 import expected_http_body_size
 
 from policies.call import Dialect
 from policies.verdict import Reason
 from proxy import head
 from proxy.dial import AddressRefused
 from proxy.engines import mitm_wire as wire
+from proxy.engines.mitm_events import NotProcessed
 from proxy.engines.mitm_exchange import Exchange
-from proxy.held import HeldResult
+from proxy.held import HeldResult, OneBehind
 from proxy.refuse import Refusal
 from proxy.usage_asked import WithoutUsage
 
@@ -35,8 +37,11 @@ def response_headers(handler: "Handler", flow: http.HTTPFlow) -> None:
     response.headers = http.Headers(
         head.agent_headers(response.headers.fields, live.decision, websocket=upgraded)
     )
+    if live.catch is not None:
+        live.catch.headed(response.status_code, response.headers.fields)
     if upgraded:
         return
+    _ended_by_its_framing(flow.request, response)
     kind = response.headers.get("content-type", "")
     coding = response.headers.get("content-encoding", "")
     handler.engine.gate.answering(live, kind, coding)
@@ -57,12 +62,21 @@ def response_headers(handler: "Handler", flow: http.HTTPFlow) -> None:
     response.stream = exchange.tee
 
 
+def _ended_by_its_framing(request: http.Request, response: http.Response) -> None:
+    """An answer that ends with its connection is chunked for the agent, who could not tell one that
+    broke off from a whole one else (RFC 9112, section 8)."""
+    if request.http_version == "HTTP/1.1" and expected_http_body_size(request, response) == -1:
+        response.headers["transfer-encoding"] = "chunked"
+        response.http_version = "HTTP/1.1"
+
+
 def _of_any_length(request: http.Request, response: http.Response) -> None:
     """Its length cannot be told any more, since something is taken out of it."""
     if response.headers.pop("content-length", None) is None or request.is_http2:
         return
     if request.http_version == "HTTP/1.1":
         response.headers["transfer-encoding"] = "chunked"
+        response.http_version = "HTTP/1.1"
     else:
         wire.closing(response)
 
@@ -94,6 +108,8 @@ async def answered(handler: "Handler", flow: http.HTTPFlow) -> None:
     reply = await settle(exchange, flow, complete=True)
     if reply is not None:
         flow.response = wire.response(reply)
+    if "upload" in flow.metadata:
+        flow.metadata["upload"].linger(flow.response)
 
 
 async def settle_before(handler: "Handler", flow: http.HTTPFlow) -> None:
@@ -102,11 +118,18 @@ async def settle_before(handler: "Handler", flow: http.HTTPFlow) -> None:
     The exchange goes on: its deadline holds, and a halt cuts what is left of it.
     """
     exchange: Exchange = flow.metadata["exchange"]
-    if flow.metadata.get("settle_first"):
-        exchange.live.answer = None  # too long to be kept for a replay
+    live, first = exchange.live, flow.metadata.pop("settle_first", False)
+    if first:
+        live.answer = None  # what is held of it comes again, as it flows
     if flow.response is not None:
         _own_trailers(flow, flow.response)
     reply = await settle(exchange, flow, complete=True, ended=False)
+    if first and reply is None:
+        handler.engine.gate.keep_long(live)
+        if live.file is not None:  # whoever has all of it can be given it again
+            flow.metadata["settle_last"], exchange.held = True, OneBehind()
+    elif flow.response is not None:
+        await handler.engine.gate.keep(live, flow.response.status_code, wire.fields(flow.response))
     if reply is not None:
         flow.metadata["not_recorded"] = True
         flow.response = wire.response(reply)
@@ -145,6 +168,8 @@ async def settle(
     """Once for each exchange. `fault` is what went wrong, where the caller knows."""
     handler = exchange.handler
     response = flow.response if complete else None
+    if not complete and _is_unprocessed(exchange, flow):
+        exchange.live.sent = False  # it says so itself, so the write may be made again
     if not complete and fault is None and exchange.live.stopped is None:
         refused = handler.not_dialled.pop((flow.request.host, flow.request.port), None)
         if exchange.cut_by and exchange.cut_by != "timeout":
@@ -170,6 +195,12 @@ async def settle(
     return reply
 
 
+def _is_unprocessed(exchange: Exchange, flow: http.HTTPFlow) -> bool:
+    """Whether the upstream says so in its protocol, and has said nothing else."""
+    said = flow.error is not None and isinstance(flow.error.msg, NotProcessed)
+    return said and exchange.status is None
+
+
 # WebSocket: one write; every message of the client's looks at the cords again and counts
 
 
@@ -184,7 +215,7 @@ async def message(handler: "Handler", flow: http.HTTPFlow) -> None:
     if not said.from_client:
         handler.engine.gate.body(exchange.live, said.content)
         return
-    stop = await handler.engine.gate.message(exchange.live, len(said.content))
+    stop = await handler.engine.gate.message(exchange.live, said.content)
     if stop is not None:
         said.drop()
         handler.engine.cut([exchange.live], stop)

@@ -5,6 +5,7 @@ mitmproxy's own dialling is replaced at import, so that none goes past `proxy.di
 
 import asyncio
 import contextlib
+import contextvars
 from collections import defaultdict
 from collections.abc import Iterator
 from math import inf
@@ -19,7 +20,10 @@ from mitmproxy.proxy.layers import modes
 
 from policies.addresses import IPNetwork
 from proxy.dial import NotDialled
-from proxy.engines import mitm_hooks
+from proxy.engines import (
+    mitm_hooks,
+    mitm_http2_upstream,  # noqa: F401 - it puts its layer in mitmproxy's place
+)
 from proxy.engines.mitm_exchange import Exchange
 from proxy.engines.mitm_pace import PacedReader
 from proxy.engines.mitm_wire import Tunnel
@@ -36,6 +40,9 @@ LINGER_SECONDS = 10.0  # a client that was refused mid-upload may go on sending,
 
 _REGULAR = mode_specs.ProxyMode.parse("regular")
 
+_CONNECTING: contextvars.ContextVar[Server] = contextvars.ContextVar("connecting")
+"""The connection that the current task opens."""
+
 
 class Handler(mode_servers.ProxyConnectionHandler):
     """One client connection. `tunnel` is what its CONNECT named and who asked for it."""
@@ -47,7 +54,7 @@ class Handler(mode_servers.ProxyConnectionHandler):
         writer: asyncio.StreamWriter,
         opts: options.Options,
     ) -> None:
-        super().__init__(engine.master, reader, writer, opts, _REGULAR)  # type: ignore[no-untyped-call]
+        super().__init__(engine.master, PacedReader(reader), writer, opts, _REGULAR)  # type: ignore[no-untyped-call]
         self.engine = engine
         self.layer = modes.HttpProxy(self.layer.context)
         self.max_conns = defaultdict(lambda: asyncio.Semaphore(UPSTREAM_CONNECTIONS_MAX))
@@ -83,6 +90,7 @@ class Handler(mode_servers.ProxyConnectionHandler):
 
     async def open_connection(self, command: commands.OpenConnection) -> None:
         """mitmproxy's, which ends when the connection does."""
+        _CONNECTING.set(command.connection)
         self.engine.upstreams += 1
         try:
             await super().open_connection(command)
@@ -128,9 +136,10 @@ class Handler(mode_servers.ProxyConnectionHandler):
         finally:
             reading.resume_reading()
 
-    def leave(self) -> None:
+    def leave(self, wait_seconds: float | None = None) -> None:
         """It was refused and is to go: what it still sends is read for a while, and dropped."""
-        self._leave_seconds = asyncio.get_running_loop().time() + LINGER_SECONDS
+        now_seconds = asyncio.get_running_loop().time()
+        self._leave_seconds = now_seconds + (wait_seconds or LINGER_SECONDS)
 
     def is_overdue(self, now_seconds: float, *, busy: bool) -> bool:
         """Whether it has to be hung up on. `busy` while a request of its is on its way here."""
@@ -187,7 +196,7 @@ class _DialledHere:
             if not handler.engine.has_room_upstream():
                 raise OSError("too many connections to upstreams are open here; try again later")
             reader, writer = await handler.engine.dialer.open_connection(host, port, allow)
-            return PacedReader(reader), writer
+            return PacedReader(reader, _CONNECTING.get()), writer
         except NotDialled as refused:
             handler.not_dialled[host, port] = refused
             raise

@@ -29,9 +29,43 @@ class BrokenBody(mhttp.HttpEvent):
     why: str
 
 
+class NotProcessed(str):
+    """Why an exchange failed: the upstream has provably done nothing with its request. mitmproxy
+    hands the words of an error on as they are."""
+
+    __slots__ = ()
+
+
+def not_processed(stream_id: int) -> mhttp.ReceiveHttp:
+    why = NotProcessed("the upstream did not process the request")
+    code = mhttp.ErrorCode.GENERIC_SERVER_ERROR
+    return mhttp.ReceiveHttp(mhttp.ResponseProtocolError(stream_id, why, code))
+
+
 @dataclass
 class CallerHook(commands.StartHook):
     """A long body begins and nobody has judged yet who sends it; a refusal is left in the flow."""
+
+    flow: http.HTTPFlow
+
+
+@dataclass
+class PartHook(commands.StartHook):
+    """A part of a streamed upload must be asked for before it flows on; the hook leaves in the flow
+    that it may not (`unsent`)."""
+
+    flow: http.HTTPFlow
+
+
+@dataclass
+class Taken(mhttp.HttpEvent):
+    """A stream that waited takes what its client sends again."""
+
+
+@dataclass
+class StoredHook(commands.StartHook):
+    """The client takes more of a stored answer: the hook leaves the next of it in the flow (`part`;
+    empty at the end)."""
 
     flow: http.HTTPFlow
 

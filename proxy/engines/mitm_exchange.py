@@ -13,7 +13,7 @@ from mitmproxy import http
 from policies.verdict import Reason
 from proxy.engines.mitm_pace import PacedReader, reader_of
 from proxy.head import Fault
-from proxy.held import HeldResult
+from proxy.held import HeldResult, OneBehind
 from proxy.live import Live
 from proxy.usage_asked import WithoutUsage
 
@@ -112,7 +112,7 @@ class Exchange:
     cut_by: str = ""
     cutting: asyncio.Task[None] | None = None
     status: int | None = None
-    held: HeldResult | WithoutUsage | None = None
+    held: HeldResult | WithoutUsage | OneBehind | None = None
     drawing: asyncio.Task[str] | None = None
     paused: PacedReader | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)

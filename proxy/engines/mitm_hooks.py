@@ -23,14 +23,25 @@ from policies.verdict import Reason
 from proxy import head
 from proxy.dial import AddressRefused
 from proxy.engines import mitm_answers as answers
+from proxy.engines import mitm_stored as stored
+from proxy.engines import mitm_uploads as uploads
 from proxy.engines import mitm_wire as wire
-from proxy.engines.mitm_events import CallerHook, DialledHook, DrawHook, SettleHook, UnendedHook
+from proxy.engines.mitm_events import (
+    CallerHook,
+    DialledHook,
+    DrawHook,
+    PartHook,
+    SettleHook,
+    StoredHook,
+    UnendedHook,
+)
 from proxy.engines.mitm_exchange import Arriving, Exchange, arriving
 from proxy.engines.mitm_layers import HttpLayer
 from proxy.live import Live
 from proxy.refuse import Refusal
 
 if TYPE_CHECKING:
+    from proxy.engines.mitm import MitmEngine
     from proxy.engines.mitm_client import Handler
 
 _CLOSING = frozenset((400, 413, 431))  # after these nobody can say where the next request starts
@@ -144,6 +155,9 @@ def _request_headers(handler: "Handler", flow: http.HTTPFlow) -> Awaitable[None]
     flow.metadata["credentials"] = credentials
     flow.metadata["fault"] = fault
     awaited = flow.metadata["arriving"] = arriving(flow, handler, caller_known=greeted)
+    request = uploads.of_head(handler, flow)
+    if request is not None:
+        return _upload(handler, flow, request)
     handler.engine.arriving[flow.id] = awaited
     return _caller(handler, flow) if awaited.announces_too_much() else None
 
@@ -165,6 +179,33 @@ async def _caller(handler: "Handler", flow: http.HTTPFlow) -> None:
             handler.leave()
 
 
+async def _upload(handler: "Handler", flow: http.HTTPFlow, request: Request) -> None:
+    """A request that is judged by its head; its body waits for that, and then flows on."""
+    flow.metadata["upload"] = uploads.Upload(flow, handler)
+    engine, gone = handler.engine, partial(handler.is_gone, flow)
+    answer = await engine.gate.ask(
+        request, flow.metadata["credentials"], engine, wire.seen(flow), gone
+    )
+    if not isinstance(answer, Refusal) or answer.status != 407:
+        handler.is_stranger = False
+    if isinstance(answer, Refusal):
+        _answer(flow, answer)
+        flow.metadata["not_wanted"] = True
+        return
+    _forward(handler, flow, answer)
+    flow.request.stream = True
+
+
+def _answer(flow: http.HTTPFlow, answer: Refusal) -> http.Response:
+    """What the layers send in place of an upstream's answer."""
+    response = flow.response = wire.response(answer)
+    if answer.file is not None:
+        flow.metadata["stored"] = answer.file
+    if not flow.request.is_http2:
+        response.trailers = None
+    return response
+
+
 async def _unended(handler: "Handler", flow: http.HTTPFlow) -> None:
     """A request's body cannot end. It is judged as one that can only be refused."""
     awaited: Arriving = flow.metadata["arriving"]
@@ -175,6 +216,9 @@ async def _unended(handler: "Handler", flow: http.HTTPFlow) -> None:
 async def _request(handler: "Handler", flow: http.HTTPFlow) -> None:
     engine = handler.engine
     engine.arriving.pop(flow.id, None)
+    if "upload" in flow.metadata:
+        flow.metadata["upload"].end()
+        return
     if flow.response is not None:
         return
     awaited: Arriving = flow.metadata["arriving"]
@@ -194,11 +238,9 @@ async def _request(handler: "Handler", flow: http.HTTPFlow) -> None:
         handler.is_stranger = False
     if isinstance(answer, Refusal):
         awaited.release()
-        flow.response = wire.response(answer)
-        if not flow.request.is_http2:
-            flow.response.trailers = None
+        response = _answer(flow, answer)
         if isinstance(request, head.Fault) or answer.status in _CLOSING:
-            wire.closing(flow.response)
+            wire.closing(response)
         return
     _forward(handler, flow, answer)
 
@@ -211,16 +253,15 @@ def _forward(handler: "Handler", flow: http.HTTPFlow, live: Live) -> None:
     handler.calls.add(exchange)
     flow.metadata["exchange"] = exchange
     flow.metadata["tee"] = exchange.tee
-    flow.metadata["own_connection"] = flow.metadata["finish_alone"] = live.is_write
+    upload: uploads.Upload | None = flow.metadata.get("upload")
+    flow.metadata["finish_alone"] = live.is_write
+    flow.metadata["own_connection"] = live.is_write or upload is not None
     handler.allowed[request.host, request.port] = live.tool.allow_addresses
-    body = engine.gate.outgoing(live)
-    if body is not None:
-        request.raw_content = body
-        flow.metadata["usage_asked"] = True
-    content = request.raw_content or b""
-    if "content-length" in request.headers or (request.is_http2 and content):
-        # HTTP/2 needs none, but without one an HTTP/1 upstream would read the body as a request.
-        request.headers["content-length"] = str(len(content))
+    if upload is not None:
+        upload.begin(exchange)
+        wire.framed(request)
+    else:
+        _framed(engine, flow, live)
     request.headers = http.Headers(
         head.upstream_headers(
             request.headers.fields,
@@ -232,6 +273,18 @@ def _forward(handler: "Handler", flow: http.HTTPFlow, live: Live) -> None:
         )
     )
     request.trailers = None
+
+
+def _framed(engine: "MitmEngine", flow: http.HTTPFlow, live: Live) -> None:
+    """The body that goes upstream, and its length."""
+    request, body = flow.request, engine.gate.outgoing(live)
+    if body is not None:
+        request.raw_content = body
+        flow.metadata["usage_asked"] = True
+    content = request.raw_content or b""
+    if "content-length" in request.headers or (request.is_http2 and content):
+        # HTTP/2 needs none, but without one an HTTP/1 upstream would read the body as a request.
+        request.headers["content-length"] = str(len(content))
 
 
 async def _dialled(handler: "Handler", flow: http.HTTPFlow) -> None:
@@ -248,8 +301,10 @@ async def _dialled(handler: "Handler", flow: http.HTTPFlow) -> None:
 
 
 def _elsewhere(handler: "Handler", flow: http.HTTPFlow, live: Live) -> str:
-    """Why this connection is not for this tool: another one's call may have dialled it."""
+    """Why this connection is not for this tool: it ended, or another one's call has dialled it."""
     connection, allow = flow.server_conn, live.tool.allow_addresses
+    if not connection.connected:  # nobody would tell of that again
+        return "the upstream closed the connection before the request"
     if handler.vetted.get(connection) == allow:
         return ""
     host = flow.request.host
@@ -331,6 +386,8 @@ HOOKS: dict[type[commands.StartHook], Hook] = {
     CallerHook: _caller,
     UnendedHook: _unended,
     DialledHook: _dialled,
+    PartHook: uploads.part,
+    StoredHook: stored.read,
     mhttp.HttpResponseHeadersHook: answers.response_headers,
     DrawHook: answers.draw,
     SettleHook: answers.settle_before,

@@ -8,14 +8,17 @@ import re
 from typing import Any
 
 import h11
-from h11._readers import ChunkedReader
+from h11._readers import ChunkedReader, Http10Reader
 from mitmproxy import http
+from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http import http1, status_codes
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers import http as mhttp
+from mitmproxy.proxy.layers import tls as mtls
 from mitmproxy.proxy.layers.http import _http1, _http2
+from OpenSSL import SSL
 
-from proxy.engines.mitm_events import BrokenBody
+from proxy.engines.mitm_events import BrokenBody, not_processed
 from proxy.head import HEAD_BYTES_MAX
 
 PIPELINED_BYTES_MAX = 1024 * 1024  # what a client may send before the last answer; more hangs up
@@ -120,6 +123,34 @@ class Http1Client(_Http1Body, _http1.Http1Client):
             if not self.buf:
                 return
         yield from super().read_headers(event)
+
+    def send(self, event: mhttp.HttpEvent) -> Commands:
+        if isinstance(event, mhttp.RequestHeaders) and not self.conn.connected:
+            yield not_processed(event.stream_id)
+            self.state = self.done
+            return
+        yield from super().send(event)
+
+    def read_body(self, event: events.Event) -> Commands:
+        """A body without a length is whole when the connection ended in order (RFC 9112, 9.8)."""
+        is_last = isinstance(event, events.ConnectionClosed)
+        until_closed = is_last and isinstance(self.body_reader, Http10Reader)
+        if until_closed and not self._ended_in_order():
+            broken, code = "the answer broke off", mhttp.ErrorCode.GENERIC_SERVER_ERROR
+            yield commands.CloseConnection(self.conn)
+            yield mhttp.ReceiveHttp(mhttp.ResponseProtocolError(self.stream_id or 0, broken, code))
+            return
+        yield from super().read_body(event)
+        if until_closed:
+            yield commands.CloseConnection(self.conn)
+
+    def _ended_in_order(self) -> bool:
+        """Not by a reset (mitm_pace), and in TLS not without its own goodbye."""
+        secured = [one for one in self.context.layers if isinstance(one, mtls.ServerTLSLayer)]
+        tls = next((one.tls for one in secured if one.conn is self.conn), None)
+        if tls is not None:
+            return bool(tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
+        return bool(self.conn.state & ConnectionState.CAN_WRITE)
 
 
 def _is_no_request(start: bytes) -> bool:

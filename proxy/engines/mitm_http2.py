@@ -3,27 +3,34 @@ on those that a client opens only to reset them (CVE-2023-44487). Checked on 12.
 """
 
 import time
-from collections.abc import Sized
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from h2.errors import ErrorCodes
-from h2.events import RequestReceived, StreamReset
-from mitmproxy.proxy import commands, layer
+from h2.events import DataReceived, RequestReceived, StreamReset
+from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as mhttp
 from mitmproxy.proxy.layers.http import _http2
 
+from proxy.engines.mitm_events import Taken
+
 STREAMS_MAX = 100  # what we announce; a stream counts until its call is over, reset or not
 RESETS_MAX = 500  # of one connection within RESETS_SECONDS: more is a flood, and it is closed
 RESETS_SECONDS = 30.0
+WINDOW_BYTES = 1024 * 1024  # of one stream; more of an upload that waits stays with its client
 
 
 class Http2Server(_http2.Http2Server):
     """The client's side. `streams` are those that the HTTP layer is not done with."""
 
-    def __init__(self, context: Context, live: Sized) -> None:
+    def __init__(self, context: Context, live: Mapping[int, Any]) -> None:
         super().__init__(context)
+        self.h2_conn.local_settings.initial_window_size = WINDOW_BYTES
+        self.h2_conn.local_settings.acknowledge()  # else the old ones are sent
         self._live = live
+        self._waiting_bytes: Counter[int] = Counter()
         self._resets = 0
         self._counted_since_seconds = time.monotonic()
 
@@ -31,6 +38,9 @@ class Http2Server(_http2.Http2Server):
         if isinstance(event, RequestReceived):
             if len(self._live) >= STREAMS_MAX:
                 return (yield from self._refuse_stream(event.stream_id))
+        elif isinstance(event, DataReceived) and event.stream_id in self.streams:
+            yield from self._data(event)
+            return False
         elif isinstance(event, StreamReset):
             if event.stream_id not in self.streams:  # forgotten when its request ended
                 gone = "stream reset by client"
@@ -41,6 +51,26 @@ class Http2Server(_http2.Http2Server):
             if (yield from self._flooded()):
                 return True
         return (yield from super().handle_h2_event(event))
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if not isinstance(event, Taken):
+            yield from super()._handle_event(event)
+            return
+        size_bytes = self._waiting_bytes.pop(event.stream_id, 0)
+        if size_bytes:
+            self.h2_conn.acknowledge_received_data(size_bytes, event.stream_id)
+            yield commands.SendData(self.conn, self.h2_conn.data_to_send())
+
+    def _data(self, event: DataReceived) -> layer.CommandGenerator[None]:
+        """mitmproxy's, but an upload that waits is not told to go on: its window closes."""
+        if event.data or not event.stream_ended:
+            yield mhttp.ReceiveHttp(self.ReceiveData(event.stream_id, event.data))
+        upload = getattr(self._live.get(event.stream_id), "upload", None)
+        if upload is not None and upload.waits:
+            self._waiting_bytes[event.stream_id] += event.flow_controlled_length
+        else:
+            size_bytes = event.flow_controlled_length
+            self.h2_conn.acknowledge_received_data(size_bytes, event.stream_id)
 
     def _refuse_stream(self, stream_id: int) -> layer.CommandGenerator[bool]:
         """Nothing of it was looked at, so the client may send it again (RFC 9113, 8.7)."""

@@ -16,20 +16,26 @@ from mitmproxy.proxy.layers import http as mhttp
 
 from policies.verdict import Reason
 from proxy import head
-from proxy.engines import mitm_websocket  # noqa: F401 - it puts its layer in mitmproxy's place
+from proxy.engines import (
+    mitm_stored,
+    mitm_websocket,  # noqa: F401 - it puts its layer in mitmproxy's place
+)
 from proxy.engines.mitm_events import (
     BrokenBody,
     CallerHook,
     CutFlow,
     DialledHook,
     DrawHook,
+    PartHook,
     SettleHook,
+    Taken,
     Unended,
     UnendedHook,
 )
 from proxy.engines.mitm_exchange import UNKNOWN_BODY_BYTES_MAX
 from proxy.engines.mitm_http1 import VERSIONS, Http1Server
 from proxy.engines.mitm_http2 import Http2Server
+from proxy.engines.mitm_uploads import Upload
 
 DRAIN_BYTES_MAX = 64 * 1024 * 1024  # a refused upload is read this far so that the 413 arrives
 ANSWER_HELD_BYTES_MAX = 1024 * 1024  # a write's answer up to this is held until it is durable
@@ -50,18 +56,40 @@ class Stream(mhttp.HttpStream):
         super().__init__(context, stream_id)
         self.body_bytes_max = body_bytes_max
         self.body_bytes = 0
+        self.bodiless = False
+
+    @property
+    def upload(self) -> Upload | None:
+        """Where the body flows on as it comes."""
+        return self.flow.metadata.get("upload") if hasattr(self, "flow") else None
+
+    @property
+    def is_uploading(self) -> bool:
+        """Whether more of such a body is to come."""
+        return self.upload is not None and not self.upload.over
 
     def handle_event(self, event: events.Event) -> Commands:
         """While a hook is awaited events queue; a call that waits must know of this one now."""
         if isinstance(event, mhttp.RequestProtocolError) and hasattr(self, "flow"):
             self.flow.metadata["client_left"] = True
-        return super().handle_event(event)
+        yield from super().handle_event(event)
+        upload = self.upload
+        if upload is None:
+            return
+        waited = upload.waits
+        queued = self._paused_event_queue if self._paused else ()
+        upload.pace(waits=any(isinstance(one, mhttp.RequestData) for one in queued))
+        if waited and not upload.waits and self.flow.request.is_http2:
+            yield mhttp.SendHttp(Taken(self.stream_id), self.context.client)
 
     def _handle_event(self, event: events.Event) -> Commands:
         if isinstance(event, CutFlow):
             return  # mid-hook or already done; the hook's own checks end it
         if isinstance(event, BrokenBody):
             self.flow.metadata["fault"] = head.Fault(Reason.MALFORMED_REQUEST, event.why)
+        if isinstance(event, BrokenBody) and self.client_state == self.state_stream_request_body:
+            yield from self._broken_off(event.why)
+            return
         if isinstance(event, Unended | BrokenBody):
             if self.client_state == self.state_consume_request_body:
                 yield from self._refuse_at_once(UnendedHook(self.flow))
@@ -70,10 +98,15 @@ class Stream(mhttp.HttpStream):
 
     # The request
 
+    def state_wait_for_request_headers(self, event: mhttp.RequestHeaders) -> Commands:
+        self.bodiless = event.end_stream
+        yield from super().state_wait_for_request_headers(event)
+
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
         if not request:
             return False  # `_broken` has looked at it
         self.flow.metadata["stream_id"] = self.stream_id  # the flow was made just before
+        self.flow.metadata["bodiless"] = self.bodiless
         invalid = yield from super().check_invalid(True)
         if invalid:
             yield mhttp.DropStream(self.stream_id)
@@ -108,6 +141,24 @@ class Stream(mhttp.HttpStream):
                 arriving.release()
                 return
         yield from super().state_consume_request_body(event)
+
+    def state_stream_request_body(self, event: events.Event) -> Commands:
+        upload = self.upload
+        if upload is None or "unsent" in self.flow.metadata:
+            return  # the cut that follows ends it
+        if isinstance(event, mhttp.RequestData) and upload.take(event.data):
+            self.flow.metadata["unsent"] = True
+            yield PartHook(self.flow)
+            if "unsent" in self.flow.metadata or self.client_state == self.state_errored:
+                return
+        yield from super().state_stream_request_body(event)
+
+    def _broken_off(self, why: str) -> Commands:
+        """Nobody can say where the body ends of which the upstream has a part already."""
+        unsent = mhttp.RequestProtocolError(self.stream_id, why, mhttp.ErrorCode.CANCEL)
+        yield mhttp.SendHttp(unsent, self.context.server)
+        failed = mhttp.ResponseProtocolError(self.stream_id, why, mhttp.ErrorCode.KILL)
+        yield from self.handle_protocol_error(failed)
 
     def _refuse_at_once(self, asking: commands.StartHook | None) -> Commands:
         """Answer before the request ended; what still comes of it is dropped."""
@@ -208,12 +259,19 @@ class Stream(mhttp.HttpStream):
                 yield from self.state_stream_response_body(start)
 
     def send_response(self, already_streamed: bool = False) -> Commands:
+        if "stored" in self.flow.metadata:
+            yield from self._answer_and_finish()
+            return
         yield from super().send_response(already_streamed)
         self.answering = True
         own = self.flow.metadata.get("own_connection") and not self.flow.websocket
         if own and self.context.server.connected:
             # A write's connection is not used again: a stale one looks like an unknown outcome.
             yield commands.CloseConnection(self.context.server)
+        if self.client_state == self.state_stream_request_body:
+            self.client_state = self.state_errored  # answered before it ended
+            self.finished = True
+            yield from self.flow_done()
 
     def handle_protocol_error(
         self, event: mhttp.RequestProtocolError | mhttp.ResponseProtocolError
@@ -221,15 +279,17 @@ class Stream(mhttp.HttpStream):
         over = self.client_state == self.state_done and self.server_state == self.state_done
         if self.finished or over:
             return  # queued while the answer was made or recorded: a cut, or the upstream's end
-        finishing = self.flow.metadata.get("finish_alone", False)
+        finishing = self.flow.metadata.get("finish_alone", False) and not self.is_uploading
         if isinstance(event, mhttp.RequestProtocolError) and finishing:
             return  # the agent left; its write is finished and recorded (design, section 3.6)
+        if isinstance(event, mhttp.RequestProtocolError) and self.upload is not None:
+            self.upload.abort()
         if isinstance(event, mhttp.RequestProtocolError):
             self.flow.metadata["left"] = True
         open_to_answer = (
             isinstance(event, mhttp.ResponseProtocolError)
             and not self.answering
-            and self.client_state == self.state_done
+            and (self.client_state == self.state_done or self.is_uploading)
             and self.server_state not in (self.state_done, self.state_errored)
         )
         if not open_to_answer:
@@ -244,14 +304,22 @@ class Stream(mhttp.HttpStream):
         """Send the answer that a hook left in the flow, and end the exchange cleanly."""
         response = self.flow.response or http.Response.make(502)
         self.flow.response = response
+        if self.upload is not None:
+            self.upload.linger(response)
+            self.client_state = self.state_errored  # what still comes of it is dropped
         self.answering = True
         self.server_state = self.state_errored  # what still comes of an answer is dropped
-        content = response.raw_content
-        yield mhttp.SendHttp(
-            mhttp.ResponseHeaders(self.stream_id, response, not content), self.context.client
-        )
+        content, is_stored = response.raw_content, "stored" in self.flow.metadata
+        head = mhttp.ResponseHeaders(self.stream_id, response, not (content or is_stored))
+        yield mhttp.SendHttp(head, self.context.client)
         if content:
             yield mhttp.SendHttp(mhttp.ResponseData(self.stream_id, content), self.context.client)
+        if is_stored and not (yield from mitm_stored.body(self)):
+            yield mhttp.DropStream(self.stream_id)
+            return
+        if is_stored and response.trailers:
+            last = mhttp.ResponseTrailers(self.stream_id, response.trailers)
+            yield mhttp.SendHttp(last, self.context.client)
         self.finished = True
         yield from self.flow_done()
 
@@ -277,10 +345,15 @@ class HttpLayer(mhttp.HttpLayer):
 
     def get_connection(self, event: Any, *, reuse: bool = True) -> Commands:
         stream = self.command_sources.get(event)
-        own = isinstance(stream, Stream) and stream.flow.metadata.get("own_connection")
+        known = stream.flow.metadata if isinstance(stream, Stream) else {}
+        own = known.get("own_connection")
         for connection in [known for known in self.connections if _is_over(known)]:
             del self.connections[connection]  # else one failed dial fails the tunnel for good
-        yield from super().get_connection(event, reuse=reuse and not own)
+        for command in super().get_connection(event, reuse=reuse and not own):
+            if "upload" in known and isinstance(command, commands.OpenConnection):
+                # HTTP/1 alone: of an HTTP/2 upstream that reads slowly all would be held here.
+                command.connection.alpn_offers = (b"http/1.1",)
+            yield command
 
     def _handle_event(self, event: events.Event) -> Commands:
         if not isinstance(event, CutFlow | Unended):

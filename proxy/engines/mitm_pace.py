@@ -1,5 +1,6 @@
-"""Back-pressure on upstreams: while a stream waits for what it may still spend, none of its bytes
-are read, so that they stay in the kernel and then with the upstream.
+"""Back-pressure: while a stream waits for what it may still spend none of its upstream's bytes are
+read, and while an upload waits none of its client's, so that they stay in the kernel and then with
+whoever sends them.
 
 HTTP/2 streams share a connection, so others may pause with it for as long as a draw takes; what is
 waited for comes from the decider and never from the connection.
@@ -8,19 +9,27 @@ waited for comes from the decider and never from the connection.
 import asyncio
 from typing import Any
 
+from mitmproxy.connection import Connection, ConnectionState
+
 
 class PacedReader:
-    """Stands between mitmproxy and an upstream's `StreamReader`, of which it asks only `read`."""
+    """Stands between mitmproxy and a `StreamReader`, of which it asks only `read`."""
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
+    def __init__(self, reader: asyncio.StreamReader, connection: Connection | None = None) -> None:
         self._reader = reader
+        self._connection = connection
         self._holds = 0
         self._free = asyncio.Event()
         self._free.set()
 
     async def read(self, size_bytes: int) -> bytes:
         await self._free.wait()
-        return await self._reader.read(size_bytes)
+        try:
+            return await self._reader.read(size_bytes)
+        except OSError:
+            if self._connection is not None:  # a reset ends both ways; mitmproxy sees a plain end
+                self._connection.state = ConnectionState.CLOSED
+            raise
 
     def hold(self) -> None:
         """Nothing more is read until each hold was released; a read under way still ends."""
@@ -34,5 +43,5 @@ class PacedReader:
 
 
 def reader_of(side: Any) -> PacedReader | None:
-    """The reader of one side of mitmproxy's, where it is an upstream's."""
+    """The reader of one side of mitmproxy's, where it can be held."""
     return side.reader if side and isinstance(side.reader, PacedReader) else None

@@ -35,16 +35,31 @@ def fields(answer: http.Response) -> tuple[tuple[str, str], ...]:
     return (*plain(answer.headers), *plain(answer.trailers, _TRAILER))
 
 
+def _as_read(text: str) -> bytes:
+    """The bytes that `fields` has read."""
+    return text.encode("latin-1", "replace")
+
+
 def response(reply: Refusal) -> http.Response:
-    named = [(name.encode(), value.encode()) for name, value in reply.headers]
+    named = [(_as_read(name), _as_read(value)) for name, value in reply.headers]
     mark = _TRAILER.encode()
     headers = [field for field in named if not field[0].startswith(mark)]
     trailers = [(name.removeprefix(mark), value) for name, value in named if name.startswith(mark)]
     made = http.Response.make(reply.status, reply.body, http.Headers(headers))
     if reply.status in (204, 304):  # they have no body to tell the length of (RFC 9110, 8.6)
         made.headers.pop("content-length", None)
+    if reply.file is not None:
+        made.headers["content-length"] = str(reply.file.size_bytes)
     made.trailers = http.Headers(trailers) if trailers else None
     return made
+
+
+def framed(request: http.Request) -> None:
+    """The framing of a body that flows on, for an HTTP/1 upstream: one length, or in chunks."""
+    if "content-length" in request.headers:
+        request.headers["content-length"] = request.headers.get_all("content-length")[0]
+    elif request.is_http2:
+        request.headers["transfer-encoding"] = "chunked"
 
 
 def closing(response: http.Response) -> http.Response:

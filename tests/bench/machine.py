@@ -19,15 +19,18 @@ def circumstances(folder: Path) -> str:
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
     return (
         f"CPython {version}; {len(os.sched_getaffinity(0))} CPUs, load before the start {load}; "
-        f"overwrite and sync of 32 KiB {_sync_us(folder):.0f} us"
+        f"overwrite and sync of 32 KiB {sync_us(folder):.0f} us"
     )
 
 
-def _sync_us(folder: Path) -> float:
+def sync_us(folder: Path, times_each: int = 50) -> float:
     """The median time to overwrite 32 KiB and bring them to the disk."""
     block, times = os.urandom(32_768), []
-    with (folder / "sync").open("wb", buffering=0) as file:
-        for _ in range(50):
+    file_path = folder / "sync"
+    if not file_path.exists():
+        file_path.write_bytes(block)
+    with file_path.open("r+b", buffering=0) as file:
+        for _ in range(times_each):
             file.seek(0)
             start = time.perf_counter()
             file.write(block)
@@ -58,10 +61,29 @@ def taken_by_others(compared: list[Variant]) -> Callable[[], str]:
     return told
 
 
-def _busy_seconds() -> float:
+def busy() -> Callable[[], str]:
+    """How much of all CPUs went to programs other than this one, from now to the call of the
+    result."""
+
+    def spent_seconds() -> tuple[float, float]:
+        return _busy_seconds("cpu"), time.process_time()
+
+    start, (all_of_it, ours) = time.monotonic(), spent_seconds()
+
+    def told() -> str:
+        took, (all_now, ours_now) = time.monotonic() - start, spent_seconds()
+        others = max(0.0, ((all_now - all_of_it) - (ours_now - ours)) / took)
+        others /= len(os.sched_getaffinity(0))
+        word = "" if others <= QUIET_SHARE else "; NOT QUIET: believe no figure here"
+        return f"other programs took {others:.0%} of the CPUs{word}"
+
+    return told
+
+
+def _busy_seconds(name: str = f"cpu{PROXY_CPU}") -> float:
     """What the proxies' CPU has spent on programs and interrupts since the machine started."""
     for line in Path("/proc/stat").read_text().splitlines():
-        if line.startswith(f"cpu{PROXY_CPU} "):
+        if line.startswith(f"{name} "):
             user, nice, system, _, _, hard, soft, *_ = map(int, line.split()[1:])
             return (user + nice + system + hard + soft) / os.sysconf("SC_CLK_TCK")
     return 0.0

@@ -2,7 +2,8 @@
 
 The program resolves names by the system's resolver and dials the port that was asked for, both on
 purpose without a setting. Here `TEST_ROUTES` holds, as JSON, the loopback port that stands in for
-each `host:port`; every other name does not resolve. What is dialed is vetted as ever.
+each `host:port`; every other name does not resolve. What is dialed is vetted as ever. Where
+`TEST_SHARE_SECONDS` is set, a duplicate of a write in flight waits so long for its answer.
 """
 
 import json
@@ -42,9 +43,10 @@ def launched() -> None:
     if sys.argv[1:3] == [AS_CHILD, "decider"]:
         sys.exit(child.main(sys.argv[2:]))
 
-    from proxy import serve, supervisor
+    from proxy import asking, serve, supervisor
     from proxy.cli.main import main
 
+    asking.SHARE_SECONDS = float(os.environ.get("TEST_SHARE_SECONDS", asking.SHARE_SECONDS))
     again = (sys.executable, __file__, AS_CHILD)
     with patch.object(serve, "Dialer", RoutedDialer), patch.object(supervisor, "CHILD", again):
         if sys.argv[1] == AS_CHILD:

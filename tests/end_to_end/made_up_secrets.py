@@ -65,6 +65,8 @@ def corpus(seed: int = 1) -> list[Secret]:
         make.made("github fine-grained", f"github_pat_{word(22)}_{word(59)}"),
         make.made("gitlab", f"glpat-{word(20)}"),
         make.made("slack bot", f"xoxb-{word(12, '0123456789')}-{word(24)}"),
+        make.made("slack app", f"xapp-1-{word(12, UPPER)}-{word(32, HEX)}"),
+        make.made("hugging face", f"hf_{word(34)}"),
         make.made("slack webhook", f"T{word(14, UPPER)}/B{word(14, UPPER)}/{word(24)}"),
         make.made("aws key id", f"AKIA{word(16, UPPER)}"),
         make.made("aws secret", word(40, MIXED + "/+"), in_path=False),
@@ -81,3 +83,12 @@ def corpus(seed: int = 1) -> list[Secret]:
         make.made("password", f"{word(14)} horse, battery & staple!", in_path=False),
         make.made("pem", f"{pem}\n{word(64)}\n{word(64)}\n", in_path=False),
     ]
+
+
+SHAPELESS = frozenset({"basic", "password"})
+"""Kinds that nothing but the name they stand under gives away."""
+
+
+def fifty() -> list[Secret]:
+    """Of all kinds, twice and more."""
+    return [secret for seed in (1, 2, 3) for secret in corpus(seed)][:50]

@@ -43,6 +43,7 @@ class Origin:
     arrived: list[Arrived] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     pause_seconds: Callable[[], float] = lambda: 0.0
+    status: int = 200
 
     def paths(self, start: int = 0) -> list[str]:
         return [each.path for each in self.arrived[start:]]
@@ -73,7 +74,7 @@ _ECHOED = ("authorization", "cookie", "x-api-key")
 @contextmanager
 def serving(folder: Path) -> Iterator[Origin]:
     """Until the end of the block, which opens the gate."""
-    files = certificates.make(folder, [HOST])
+    files = certificates.make(folder, [HOST, "localhost"])
     origin = Origin(files.ca)
     with ExitStack() as closing:
         closing.callback(origin.gate.set)
@@ -124,7 +125,7 @@ def _handler(origin: Origin) -> type[BaseHTTPRequestHandler]:
             if told is None:
                 self.close_connection = True
                 return
-            self.send_response(200)
+            self.send_response(origin.status)
             for name, value in (*told[0], ("Content-Type", "application/json")):
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(told[1])))

@@ -1,5 +1,5 @@
 """A write of unknown outcome through the real program, and the person who says how it ended; the
-ledger copied, checked and exported beside it. About 30 seconds.
+ledger copied, checked and exported beside it. About 60 seconds.
 """
 
 import json
@@ -17,7 +17,14 @@ from tests.end_to_end.running import Proxy
 POLICY = """\
 version: 1
 tools:
-  things: {match: {host: api.origin.example}, allow_addresses: [127.0.0.0/8]}
+  seen:
+    match: {host: localhost, port: PORT, method: GET}
+    effect: read
+    allow_addresses: [127.0.0.0/8, "::1"]
+  things:
+    match: {host: api.origin.example}
+    allow_addresses: [127.0.0.0/8]
+    verify: {tool: seen, path: "/seen/{call}", query: {run: "{run}"}, auth: ops}
 """
 PATH = "/dropped/charge"  # the upstream takes it and hangs up
 
@@ -35,7 +42,8 @@ def proxy(
     request: pytest.FixtureRequest, upstream: Origin, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Proxy]:
     folder = tmp_path_factory.mktemp("proxy")
-    made = Proxy(folder, POLICY, upstream.ca, upstream.routes, workers=request.param)
+    policy = POLICY.replace("PORT", str(upstream.routes[f"{origin.HOST}:443"]))
+    made = Proxy(folder, policy, upstream.ca, upstream.routes, workers=request.param)
     made.start()
     yield made
     if made.process is not None:
@@ -80,6 +88,43 @@ def test_what_was_done_is_not_made_again_and_what_was_not_sent_is(
     assert len(upstream.paths(start)) == 3
     left = proxy.calls(run, "state:unknown")
     assert len(left) == 1
+    assert proxy.broken() == []
+
+
+def test_the_upstream_is_asked_before_a_person_says_how_it_ended(
+    proxy: Proxy, upstream: Origin
+) -> None:
+    run = proxy.mint()
+    asked(run, "POST", PATH, "3", tls=True)
+    (row,) = proxy.calls(run, "state:unknown")
+    look = ("ledger", "resolve", row["id"], "--verify")
+    assert "has no entry 'ops'" in proxy.cli(*look, code=3)
+    entries = proxy.folder / "data" / "credentials.yaml"
+    entries.write_text("ops: {hosts: [localhost], bearer: opaque-operators-key}\n")
+    entries.chmod(0o644)
+    proxy.cli(*look, code=2)
+    entries.chmod(0o600)
+    start = len(upstream.arrived)
+    shown = proxy.cli(*look)
+    (arrived,) = upstream.arrived[start:]
+    assert arrived.path == f"/seen/{row['id']}?run={run.name}"
+    assert arrived.headers["authorization"] == "Bearer opaque-operators-key"
+    assert f'  |   "path": "/seen/{row["id"]}?run={run.name}"' in shown
+    proxy.cli("halt", "run", run.name)  # what stands over the run does not stop who looks
+    proxy.cli(*look)
+    proxy.cli("halt", "global")
+    assert "stops operators, too" in proxy.cli(*look, code=3)
+    proxy.cli("resume", "global", "--reason", "looked")
+    proxy.cli("resume", "run", run.name, "--reason", "looked")
+    done = proxy.cli(*look, "--as", "done", "--reason", "it is there")
+    assert "resolved as done: it is there" in done
+    assert len(upstream.arrived) == start + 3
+    told = json.loads(proxy.cli("ledger", "show", row["id"], "--json"))
+    kinds = [event["type"] for event in told["events"]]
+    assert kinds[-5:] == [*["call.verified"] * 4, "call.resolved"]
+    kept = b"".join(path.read_bytes() for path in (proxy.folder / "data").glob("*.db*"))
+    assert b"opaque-operators-key" not in kept
+    assert "opaque-operators-key" not in proxy.log() + shown + done
     assert proxy.broken() == []
 
 

@@ -10,11 +10,14 @@ import json
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
+import zstandard
 
+from ledger.connection import open_file
 from tests.end_to_end import origin
 from tests.end_to_end.line import Line, asked, opened
 from tests.end_to_end.made_up_secrets import Secret, corpus
@@ -27,6 +30,10 @@ frozen: [things.frozen]
 tools:
   things.frozen: {match: {host: api.origin.example, path: "/frozen/**"}}
   things.limited: {match: {host: api.origin.example, path: "/limited/**"}}
+  things.garbled:  # a password without a name beside it is no secret that can be known
+    match: {host: api.origin.example, path: "/garbled/**"}
+    allow_addresses: [127.0.0.0/8]
+    trace: none
   things.mcp:
     match: {host: api.origin.example, path: "/mcp/**", mcp_tool: "*"}
     allow_addresses: [127.0.0.0/8]
@@ -160,9 +167,32 @@ def searched(proxy: Proxy, said: str) -> Iterator[tuple[str, bytes]]:
     yield "ledger query", proxy.cli("ledger", "query", "--json", "--limit", "100000").encode()
     everything = "SELECT * FROM event"
     yield "ledger query --sql", proxy.cli("ledger", "query", "--sql", everything, "--json").encode()
+    yield from tables(data)
     for path in sorted(data.rglob("*")):
         if path.is_file() and data / "private" not in path.parents:
             yield path.name, path.read_bytes()
+
+
+def tables(data: Path) -> Iterator[tuple[str, bytes]]:
+    """Every row of every table, bodies decompressed."""
+    for name in ("ledger.db", "trace.db"):
+        if not (data / name).exists():
+            continue
+        with closing(open_file(data / name)) as reader:
+            every = (
+                "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE '%VIRTUAL%'"
+            )
+            for (table,) in reader.execute(every).fetchall():
+                for row in reader.execute(f'SELECT * FROM "{table}"'):
+                    yield f"{name} {table}", b"\0".join(map(plain, row))
+
+
+def plain(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        return str(value).encode()
+    if value.startswith(zstandard.FRAME_HEADER):
+        return zstandard.ZstdDecompressor().decompress(value)
+    return value
 
 
 def leaks(proxy: Proxy, said: str, secrets: list[Secret]) -> list[str]:

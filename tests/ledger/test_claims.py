@@ -1,4 +1,5 @@
-"""Writes happen once: the stories of tests/cases/claims.yaml, and what they leave behind."""
+"""Writes happen once: the stories of tests/cases/claims.yaml, the decision table row by row
+(tests/cases/table.yaml), and what they leave behind."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,16 @@ import pytest
 import yaml
 
 from ledger.claims import digest
+from ledger.states import CallState
 from ledger.vault import BODY_BYTES_MAX
 from policies.call import Identity
 from policies.verdict import Action, Level, Scope
 from tests.ledger.world import HEADERS, World, a_policy, a_pull
 
-CASES = yaml.safe_load((Path(__file__).parents[1] / "cases" / "claims.yaml").read_text("utf-8"))
+PLACE = Path(__file__).parents[1] / "cases"
+CASES = yaml.safe_load((PLACE / "claims.yaml").read_text("utf-8"))
+TABLE = yaml.safe_load((PLACE / "table.yaml").read_text("utf-8"))
+ROWS = range(1, 19)
 
 
 def tell(world: World, step: Any) -> None:
@@ -36,6 +41,17 @@ def tell(world: World, step: Any) -> None:
             if how.pop("big", False):
                 how["body"] = b"x" * (BODY_BYTES_MAX + 1)
             assert world.settle(name, **how)
+        case {"lost": name, "key": key}:
+            with world.failing():
+                world.store.admit(world.ask(name, key=key), world.policy, world.judge)
+        case {"unsettled": name}:
+            with world.failing():
+                assert world.settle(name)
+        case {"resolve": name, "as": state}:
+            at_us, word = world.now_us, CallState(state)
+            assert world.store.resolve(name, word, reason="seen", actor="ann", at_us=at_us)
+        case {"state": name, "is": state}:
+            assert world.shown(name)["state"] == state
         case {"ask": _, **_rest}:
             check(world, step)
         case _:
@@ -68,8 +84,34 @@ def test_a_write_is_made_once(world: World, case: dict[str, Any]) -> None:
         tell(world, step)
 
 
+def told_table() -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each row with what its settlements have in common, once for each of `each`."""
+    return [
+        (case, {} if status == "" else {"status": status})
+        for case in TABLE
+        for status in case.get("each", {}).get("status", [""])
+    ]
+
+
+@pytest.mark.parametrize(
+    "case, common",
+    told_table(),
+    ids=lambda part: f"{part['row']}: {part['it']}" if "row" in part else str(part),
+)
+def test_the_decision_table_holds(
+    world: World, case: dict[str, Any], common: dict[str, Any]
+) -> None:
+    world.policy = a_policy(**case.get("rule", {}))
+    for step in case["steps"]:
+        tell(world, {**step, **common} if "settle" in step else step)
+
+
+def test_the_table_has_every_row() -> None:
+    assert sorted({case["row"] for case in TABLE}) == list(ROWS)
+
+
 def test_the_stories_are_told_by_different_names() -> None:
-    names = [case["it"] for case in CASES]
+    names = [case["it"] for case in (*CASES, *TABLE)]
     assert len(names) == len(set(names)) >= 30
 
 

@@ -1,11 +1,14 @@
 """The filter language, each term on five real calls."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from ledger import queries
+from ledger.connection import open_reader
 from ledger.filters import FIELDS, FilterError, parse
 from ledger.queries import CALL_COLUMNS
 from policies.call import Identity
@@ -50,11 +53,28 @@ def test_a_list_of_terms_is_not_split(calls: World) -> None:
 def test_values_are_never_part_of_the_statement() -> None:
     for field in FIELDS:
         value = {"status": "404", "since": "2h", "until": "2h"}.get(field, "x*'y")
-        chosen = parse([f"{field}:{value}"], 0)
+        chosen = parse([f"{field}:{value}"], 0, lambda text: [text])
         assert "x" not in chosen.where.replace("x_", "")
         assert "'" not in chosen.where
         assert len(chosen.values) == chosen.where.count("?")
 
 
 def test_every_field_is_a_column_or_a_time() -> None:
-    assert set(FIELDS) - {"since", "until"} <= set(CALL_COLUMNS)
+    assert set(FIELDS) - {"since", "until", "text"} <= set(CALL_COLUMNS)
+
+
+def test_words_are_looked_for_elsewhere_and_their_calls_are_let_through(calls: World) -> None:
+    said = {"refund": ["a", "d"], "horse": ["b"]}
+
+    def found(*terms: str) -> list[str]:
+        chosen = parse(terms, calls.now_us, lambda text: said.get(text, []))
+        with closing(open_reader(calls.data)) as reader:
+            return [row["id"] for row in queries.calls(reader, chosen)]
+
+    assert found("text:refund") == ["d", "a"]
+    assert found("text:refund", "text:horse") == ["d", "b", "a"]
+    assert found("text:refund", "run:r1") == ["a"]
+    assert found("-text:refund", "-text:horse") == ["e", "c"]
+    assert found("text:nothing") == []
+    with pytest.raises(FilterError, match="give it to query"):
+        parse("text:refund", 0)

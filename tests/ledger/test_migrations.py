@@ -57,7 +57,9 @@ def test_a_ledger_of_the_first_step_is_brought_up_to_date_with_its_rows(tmp_path
         assert world.store.recovered == Recovered(1, 1)
         assert list(world.store.pulls.values()) == [a_pull()]
         assert world.shown("a")["state"] == "unknown"
-        assert [row[: len(old[0])] for row in world.rows("SELECT * FROM event WHERE seq <= 2")] == old
+        assert [
+            row[: len(old[0])] for row in world.rows("SELECT * FROM event WHERE seq <= 2")
+        ] == old
         bearer = Bearer("r1", b"h" * 32)
         world.store.release(Level.HALT, Scope.RUN, "r1", reason="ok", actor="bob", at_us=1)
         identity = world.decided(world.read("b", claimant=bearer)).identity

@@ -61,6 +61,7 @@ def test_a_plain_read_has_nothing_beside_its_columns(world: World) -> None:
         {"arguments": ARGUMENTS, "unread": (("items[].price", "it stands twice"),)},
         {"dialect": Dialect.MCP, "operations": 3, "own": True},
         {"fault": Reason.BODY_TOO_LARGE},
+        {"streamed": True},
         {"worth": Worth(10, 20, 30, "gpt-9", priced=False)},
     ],
     ids=lambda call: ",".join(call) or "plain",

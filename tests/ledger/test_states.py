@@ -1,5 +1,7 @@
 """The tables of states are complete, and outcomes become what the notes say."""
 
+from typing import Literal
+
 import pytest
 
 from ledger.states import CLAIM_NEXT, NEXT, CallState, ClaimAfter, may_be_replayed, outcome_of
@@ -62,6 +64,19 @@ def test_what_becomes_of_a_call(
         effect, sent=sent, status=status, complete=complete, forwarded_key=forwarded_key
     )
     assert got == (state, after)
+
+
+@pytest.mark.parametrize("status", [401, 407])
+def test_refused_credentials_release_a_write_where_the_policy_says_so(status: int) -> None:
+    def ended(word: Literal["store", "release"], status: int, complete: bool = True) -> object:
+        return outcome_of(
+            W, sent=True, status=status, complete=complete, forwarded_key=True, unauthorized=word
+        )
+
+    assert ended("store", status) == (DONE, ClaimAfter.DONE)
+    assert ended("release", status) == (DONE, LET_GO)
+    assert ended("release", 403) == (DONE, ClaimAfter.DONE)
+    assert ended("release", status, complete=False) == (UNKNOWN, ClaimAfter.UNKNOWN)
 
 
 @pytest.mark.parametrize("sent", [True, False])

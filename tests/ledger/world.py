@@ -159,6 +159,7 @@ class World:
             status=status,
             complete=complete,
             forwarded_key=call.key is not None,
+            unauthorized=self.policy.tool(call.tool).key.unauthorized,
         )
         body = f"answer to {name}".encode() if body is None else body
         answer = None

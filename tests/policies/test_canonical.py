@@ -1,6 +1,7 @@
 """Which writes ask for the same thing: tests/cases/canonical.yaml, and the form itself."""
 
 import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from policies.canonical import (
 from policies.content import FORM
 from policies.load import load
 from policies.match import identify
+from policies.policy import Policy
 
 ROWS: list[dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parents[1] / "cases" / "canonical.yaml").read_text()
@@ -31,8 +33,29 @@ POLICY = load("""
 version: 1
 unlisted: allow
 tools:
+  api: {match: {host: api.example}}
   all: {match: {host: mcp.example, mcp_tool: "*"}}
+  graph: {match: {host: graph.example, graphql_operation: "*"}}
 """)
+BOUNDARIES = count()
+
+
+def ignoring(paths: list[str]) -> Policy:
+    """The policy, each tool of which ignores these."""
+    if not paths:
+        return POLICY
+    text = POLICY.text.replace("}}", f"}}, idempotency: {{ignore: {json.dumps(paths)}}}}}")
+    return load(text)
+
+
+def parted(fields: list[list[str]]) -> tuple[str, str]:
+    """Content type and body, with a boundary that was never used before."""
+    boundary = f"drawn-{next(BOUNDARIES)}"
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields
+    ]
+    return f"multipart/form-data; boundary={boundary}", "".join((*parts, f"--{boundary}--\r\n"))
 
 
 def named(row: dict[str, Any]) -> str:
@@ -46,6 +69,11 @@ def request_of(part: dict[str, Any]) -> Request:
         headers, body = {**headers, "content-type": "application/json"}, part["json"]
     elif "form" in part:
         headers, body = {**headers, "content-type": FORM}, part["form"]
+    elif "parts" in part:
+        headers["content-type"], body = parted(part["parts"])
+    elif "graphql" in part:
+        headers = {**headers, "content-type": "application/json"}
+        ask, body = "POST https://graph.example/", json.dumps(part["graphql"])
     elif "mcp" in part:
         ask, body = "POST https://mcp.example/", json.dumps({"jsonrpc": "2.0", **part["mcp"]})
     method, _, url = ask.partition(" ")
@@ -58,7 +86,8 @@ def request_of(part: dict[str, Any]) -> Request:
 
 @pytest.mark.parametrize("row", ROWS, ids=named)
 def test_two_writes_are_told_apart_or_taken_for_one(row: dict[str, Any]) -> None:
-    one, other = (identify(POLICY, request_of(row[side])) for side in ("one", "other"))
+    policy = ignoring(row.get("ignore", []))
+    one, other = (identify(policy, request_of(row[side])) for side in ("one", "other"))
     assert (one.fault, other.fault) == (None, None)
     assert len(one.fingerprint) == len(other.fingerprint) == 32
     assert (one.fingerprint == other.fingerprint) == row["same"]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from ledger.trace import TraceStore
+from ledger.traced import Caught, Side
 from proxy import environment
 from proxy.cli.main import cli
 from tests.ledger.world import World
@@ -64,6 +66,26 @@ def test_a_backup_told_as_one_object(data: Path) -> None:
         "newest_at": "2026-11-18T11:06:40.000Z",
         "not_in_it": [f"{data}/private"],
     }
+
+
+def test_the_trace_is_copied_beside_it(data: Path) -> None:
+    told = typed("backup", "copy.db", "--trace", "trace.copy")
+    assert (told.exit_code, "nothing is traced" in told.stderr) == (2, True)
+    store = TraceStore.open(data, bytes(32), lambda: 1)
+    start = "POST https://api.example/"
+    who = ("r1", "acme", "pay", "", "full")
+    at_us = 1_700_000_000_000_000
+    store.keep([Caught("write", Side.REQUEST, at_us, *who, start, (), b"a word", 6)])  # type: ignore[arg-type]
+    store.close()
+    told = typed("backup", "copy.db", "--trace", "trace.copy", "--force")
+    assert told.exit_code == 0, told.output
+    path = data.parent / "trace.copy"
+    assert any(line.startswith(f"{path}: the trace, 0.") for line in told.stdout.splitlines())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.rename(data / "trace.db")
+    shown = json.loads(typed("show", "write", "--json").stdout)
+    assert [message["text"] for message in shown["trace"]] == ["a word"]
+    assert typed("query", "text:word", "--json").stdout.count("\n") == 1
 
 
 def test_a_backup_replaces_nothing_unless_told(data: Path) -> None:

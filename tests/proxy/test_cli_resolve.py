@@ -148,6 +148,9 @@ def test_a_dry_run_only_shows(calls: Path) -> None:
         (("lost", "--as", "done", "--reason", "\u200b"), 2, "a reason that can be read"),
         (("lost", "--as", "done", "--reason", "x" * 1001), 2, "longer than 1000"),
         (("lost", "--reason", "x"), 2, "--as"),
+        (("lost", "--as", "done", "--reason", "x", "--set", "a=b"), 2, "--set says what --verify"),
+        (("lost", "--verify", "--set", "a"), 2, "write --set PLACE=VALUE"),
+        (("lost", "--verify", "--as", "done"), 2, "say how you know"),
     ],
 )
 def test_what_is_not_taken_says_why_and_changes_nothing(
@@ -177,7 +180,15 @@ def lost(running: Controlled) -> Any:
     ask = Ask(call_id, running.clock.us, R1, request, call)
     answer = Answer(502, HEADERS, b"bad gateway")
     outcome = Outcome(
-        call_id, running.clock.us, CallState.UNKNOWN, ClaimAfter.UNKNOWN, 502, 1, None, 0, answer
+        call_id,
+        running.clock.us,
+        CallState.UNKNOWN,
+        ClaimAfter.UNKNOWN,
+        status=502,
+        latency_us=1,
+        response_digest=None,
+        response_bytes=0,
+        answer=answer,
     )
 
     def act(store: Store) -> Any:

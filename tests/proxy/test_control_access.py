@@ -49,6 +49,8 @@ def test_every_route_takes_the_role_that_it_should() -> None:
         "POST /v1/holds/approve": "release",
         "POST /v1/holds/reject": "pull",
         "POST /v1/calls/resolve": "release",
+        "POST /v1/prune": "admin",
+        "POST /v1/calls/verify": "release",
         "POST /v1/tokens": "admin",
         "GET /v1/tokens": "admin",
         "POST /v1/tokens/revoke": "admin",

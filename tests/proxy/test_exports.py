@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,8 +19,10 @@ from mitmproxy.io import FlowReader
 from ledger.connection import open_reader
 from ledger.paging import every_call
 from ledger.queries import CALL_COLUMNS
+from ledger.traced import Kept, Side
 from proxy import exports
 from proxy.engines.mitm_flows import flows
+from proxy.traces import Shown
 from tests.ledger.conftest import template, world
 from tests.ledger.world import World, a_pull
 
@@ -76,6 +79,11 @@ def check(value: Any, shape: Any, place: str = "") -> None:
         assert value >= 0, place
     else:
         assert isinstance(value, shape), place
+
+
+def nothing(row: dict[str, Any]) -> Shown:
+    """What a trace has that has nothing."""
+    return Shown()
 
 
 ODD_PATHS = ["/a b\x00\x1b[31m", "", "/caf\u00e9/\u202e", "/q?x=1#y", "//evil.example/%zz", "*"]
@@ -151,11 +159,11 @@ def test_what_is_no_formula_stays_as_it_is() -> None:
 
 
 def test_a_har_is_one(exported: list[dict[str, Any]]) -> None:
-    made = json.loads("".join(exports.har(exported, "0.0")))
+    made = json.loads("".join(exports.har(exported, nothing, "0.0")))
     check(made, HAR)
     log = made["log"]
     assert log["version"] == "1.2"
-    assert "bodies are not recorded" in log["comment"]
+    assert "secrets are masked" in log["comment"]
     assert [entry["_pullcord"]["id"] for entry in log["entries"]] == [row["id"] for row in exported]
     by_id = {entry["_pullcord"]["id"]: entry for entry in log["entries"]}
     done = by_id["done"]
@@ -167,7 +175,7 @@ def test_a_har_is_one(exported: list[dict[str, Any]]) -> None:
     assert (done["response"]["statusText"], done["timings"]["wait"]) == ("Created", 1.5)
     assert by_id["lost"]["response"]["status"] == 0
     assert by_id["refused"]["comment"] == "refuse: halted; refused"
-    assert "bodies are not recorded" in done["response"]["content"]["comment"]
+    assert "not in the trace" in done["response"]["content"]["comment"]
 
 
 def test_an_odd_host_or_path_makes_no_other_url(exported: list[dict[str, Any]]) -> None:
@@ -180,7 +188,75 @@ def test_an_odd_host_or_path_makes_no_other_url(exported: list[dict[str, Any]]) 
 
 
 def test_a_har_of_nothing_is_one() -> None:
-    check(json.loads("".join(exports.har([], "0.0"))), HAR)
+    check(json.loads("".join(exports.har([], nothing, "0.0"))), HAR)
+
+
+def traced(row: dict[str, Any]) -> Shown:
+    """A form, answered with JSON of which the beginning is kept, and two words on a WebSocket."""
+    form, answer = "pin=[redacted:0a1b2c3d]&a=1", '{"made": "caf\u00e9'
+    sides = [
+        (Side.REQUEST, "POST http://api.example:8080/v1/charges?a=1&token=[redacted:0a1b2c3d]",
+         "application/x-www-form-urlencoded", form, False),
+        (Side.RESPONSE, "201", "application/json", answer, True),
+        (Side.UP, "", "", "ping", False),
+        (Side.DOWN, "", "", "pong", False),
+    ]  # fmt: skip
+    headers = (("content-encoding", "gzip"), ("x-caf\u00e9", "\u00e9"), ("location", "/v1/2"))
+    kept = [
+        Kept(
+            *(number, row["id"], side, 1_000_000, start, headers, kind, 100, is_cut, "0a"),
+            text=text,
+        )
+        for number, (side, start, kind, text, is_cut) in enumerate(sides)
+    ]
+    return Shown(tuple(kept), "beside")
+
+
+def test_a_har_has_what_was_traced(exported: list[dict[str, Any]]) -> None:
+    made = json.loads("".join(exports.har(exported[:1], traced, "0.0")))
+    check({"log": {**made["log"], "entries": []}}, HAR)
+    (entry,) = made["log"]["entries"]
+    check(entry, {**ENTRY, "request": {**ENTRY["request"], "url": str}})  # type: ignore[dict-item]
+    request, content = entry["request"], entry["response"]["content"]
+    assert request["url"] == "http://api.example:8080/v1/charges?a=1&token=%5Bredacted:0a1b2c3d%5D"
+    assert request["queryString"][1] == {"name": "token", "value": "[redacted:0a1b2c3d]"}
+    check(request["postData"], {"mimeType": str, "params": PAIRS, "text": str})
+    assert request["postData"]["text"] == "pin=[redacted:0a1b2c3d]&a=1"
+    assert {"name": "location", "value": "/v1/2"} in entry["response"]["headers"]
+    assert entry["response"]["redirectURL"] == "/v1/2"
+    assert (content["text"], content["size"]) == ('{"made": "caf\u00e9', 15)
+    assert content["comment"] == "only its beginning is kept"
+    assert (request["bodySize"], entry["response"]["bodySize"]) == (100, 100)
+    assert [one["data"] for one in entry["_webSocketMessages"]] == ["ping", "pong"]
+    assert [one["type"] for one in entry["_webSocketMessages"]] == ["send", "receive"]
+    assert entry["comment"].endswith("; beside")
+
+
+def test_a_body_that_is_not_there_says_why(exported: list[dict[str, Any]]) -> None:
+    def pruned(row: dict[str, Any]) -> Shown:
+        shown = traced(row)
+        return Shown(tuple(replace(one, text=None, why="pruned") for one in shown.messages))
+
+    (entry,) = json.loads("".join(exports.har(exported[:1], pruned, "0.0")))["log"]["entries"]
+    assert "pruned" in entry["request"]["postData"]["comment"]
+    assert "pruned" in entry["response"]["content"]["comment"]
+    assert "text" not in entry["response"]["content"]
+    (flow,) = FlowReader(io.BytesIO(b"".join(flows(exported[:1], pruned)))).stream()
+    assert isinstance(flow, http.HTTPFlow)
+    assert flow.request.raw_content is None
+
+
+def test_a_flow_has_what_was_traced(exported: list[dict[str, Any]]) -> None:
+    (flow,) = FlowReader(io.BytesIO(b"".join(flows(exported[:1], traced)))).stream()
+    assert isinstance(flow, http.HTTPFlow)
+    assert flow.response is not None
+    assert flow.websocket is not None
+    assert flow.request.port == 8080
+    assert flow.request.get_text() == "pin=[redacted:0a1b2c3d]&a=1"
+    assert flow.response.get_content() == '{"made": "caf\u00e9'.encode()
+    assert "content-encoding" not in flow.response.headers
+    assert flow.response.headers["location"] == "/v1/2"
+    assert [one.text for one in flow.websocket.messages] == ["ping", "pong"]
 
 
 # mitmproxy
@@ -207,9 +283,9 @@ def test_mitmproxy_opens_it(exported: list[dict[str, Any]], tmp_path: Path, form
     """About 2 seconds each."""
     path = tmp_path / f"calls.{form}"
     if form == "flows":
-        path.write_bytes(b"".join(flows(exported)))
+        path.write_bytes(b"".join(flows(exported, nothing)))
     else:
-        path.write_text("".join(exports.har(exported, "0.0")))
+        path.write_text("".join(exports.har(exported, nothing, "0.0")))
     shown = mitmdump(path)
     assert "POST https://api.example/v1/charges" in shown
     assert "201" in shown
@@ -218,7 +294,7 @@ def test_mitmproxy_opens_it(exported: list[dict[str, Any]], tmp_path: Path, form
 
 
 def read_back(exported: list[dict[str, Any]]) -> list[http.HTTPFlow]:
-    reader = FlowReader(io.BytesIO(b"".join(flows(exported))))
+    reader = FlowReader(io.BytesIO(b"".join(flows(exported, nothing))))
     found = list(reader.stream())
     assert all(isinstance(each, http.HTTPFlow) for each in found)
     return found  # type: ignore[return-value]
@@ -260,8 +336,8 @@ def test_rows_go_through_one_at_a_time(exported: list[dict[str, Any]], form: str
     made: Iterator[Any] = {
         "jsonl": exports.jsonl,
         "csv": exports.as_csv,
-        "har": lambda rows: exports.har(rows, "0.0"),
-        "flows": flows,
+        "har": lambda rows: exports.har(rows, nothing, "0.0"),
+        "flows": lambda rows: flows(rows, nothing),
     }[form](rows())
     for taken, _ in enumerate(made, 1):
         assert len(asked) <= taken

@@ -56,6 +56,9 @@ class Gate:
     def listing(self):
         return [{"id": "call-1", "seconds": 0.5}]
 
+    def traced(self):
+        return {}
+
 
 class NoEngine:
     async def cut(self, calls, reason):
@@ -163,9 +166,9 @@ async def test_the_messages_of_a_websocket_count_their_bytes(place, a_policy):
         request = Request("GET", "https", "pay.test", 443, "/", (("upgrade", "websocket"),))
         live = await gate.ask(request, Credentials("r1", "acme"), NoEngine())
         assert isinstance(live, Live)
-        assert await gate.message(live, 5) is None
-        assert await gate.message(live, 4) is None
-        assert (await gate.message(live, 1) or "").startswith("ceiling:")
+        assert await gate.message(live, b"12345") is None
+        assert await gate.message(live, b"1234") is None
+        assert (await gate.message(live, b"1") or "").startswith("ceiling:")
 
 
 async def test_of_a_request_only_its_names_are_sent(place, monkeypatch):

@@ -205,10 +205,41 @@ def test_the_shipped_file_shows_every_setting_with_its_default(config: Path) -> 
     plain = load(config, {}, {})
     text = "".join(f"{name}: {value}\n" for name, value in settings if value)
     assert load(written(config, text), {}, {}) == plain
-    assert {name for name, value in settings if not value} == {"control", "upstream_ca"}
+    assert {name for name, value in settings if not value} == {"control", "upstream_ca", "seals"}
 
 
 def test_settings_do_not_change(config: Path) -> None:
     settings = Settings(config=config)
     with pytest.raises(ValueError, match="frozen"):
         settings.listen = "127.0.0.1:1"  # type: ignore[misc]
+
+
+# Where copies of the seals go
+
+
+def test_seals_go_to_one_place_or_to_some(config: Path) -> None:
+    assert load(config, {}, {}).seals == ()
+    assert load(config, {"seals": "syslog"}, {}).seals == ("syslog",)
+    one = load(config, {}, {"PULLCORD_SEALS": "https://me:x@host.example/take"})
+    assert one.seals == ("https://me:x@host.example/take",)
+    some = load(written(config, "seals: [syslog, copies/seals, /var/seals]\n"), {}, {})
+    assert some.seals == ("syslog", str(config / "copies/seals"), "/var/seals")
+    assert Settings.model_validate_json(some.model_dump_json()) == some
+
+
+@pytest.mark.parametrize(
+    "place, why",
+    [
+        ("ftp://host/x", "a file, to an http(s) URL, or to syslog"),
+        ("https:///x", "name a host in the URL"),
+        ("https://host:0/", "name a host in the URL"),
+    ],
+)
+def test_a_place_that_cannot_be_is_told(config: Path, place: str, why: str) -> None:
+    assert why in mistakes(config, PULLCORD_SEALS=place)
+
+
+def test_there_are_not_too_many_places(config: Path) -> None:
+    places = ", ".join(f"f{number}" for number in range(9))
+    with pytest.raises(SettingsError, match="8 places at most"):
+        load(written(config, f"seals: [{places}]\n"), {}, {})

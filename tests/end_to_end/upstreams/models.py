@@ -4,6 +4,7 @@ arrived: the gate named after the run is opened by the agent when it has the fir
 
 import json
 from collections.abc import Sequence
+from itertools import batched
 from typing import Any
 
 from aiohttp import web
@@ -50,6 +51,8 @@ def _completion(kind: str, choice: dict[str, Any], **more: Any) -> dict[str, Any
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     asked = await request.json()
+    if "say" in asked:
+        return await _said(request, asked["say"])
     if "push" in asked:
         return await _pushed(request, asked)
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -65,6 +68,17 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     if asked.get("stream_options", {}).get("include_usage"):
         rest.append((None, _completion("chat.completion.chunk", {}, choices=[], usage=usage)))
     return await _stream(request, [first], [*rest, (None, "[DONE]")])
+
+
+async def _said(request: web.Request, text: str) -> web.StreamResponse:
+    """These words, a few letters at a time."""
+    answer = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+    await answer.prepare(request)
+    for piece in ("".join(letters) for letters in batched(text, 5)):
+        delta = {"delta": {"content": piece}}
+        await answer.write(_wire((None, _completion("chat.completion.chunk", delta))))
+    await answer.write(_wire((None, "[DONE]")))
+    return answer
 
 
 async def _pushed(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:

@@ -32,6 +32,13 @@ async def chunked(request: web.Request) -> web.StreamResponse:
     return answer
 
 
+async def zipped(request: web.Request) -> web.Response:
+    """An echo in gzip, whatever was asked for."""
+    answer = await echo(request)
+    answer.enable_compression(web.ContentCoding.gzip)
+    return answer
+
+
 async def events(request: web.Request) -> web.StreamResponse:
     """Two events. The second waits for the gate of the path's name: the agent opens it when it has
     the first."""
@@ -56,6 +63,7 @@ def echo_app() -> web.Application:
     app.router.add_get("/chunked", chunked)
     app.router.add_route("*", "/events/{gate}", events)
     app.router.add_get("/socket/{any}", websocket)
+    app.router.add_route("*", "/zipped/{any}", zipped)
     app.router.add_route("*", "/{path:.*}", echo)
     return app
 

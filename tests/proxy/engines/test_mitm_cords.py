@@ -49,7 +49,7 @@ async def test_a_halt_cuts_a_stream_of_its_run_and_of_no_other(upstream, serving
         for run in ("r1", "r2"):
             reader, writer = await proxy.connect()
             writer.write(GET + proxy.credentials(run) + b"\r\n")
-            await reader.readuntil(b"data: 1\n\n")
+            await reader.readuntil(b"data: 1\n\n\r\n")  # with the end of its chunk
             streams.append((reader, writer))
         assert await pull(proxy, halt("r1")) == 1
         assert await streams[0][0].read() == b""

@@ -1,0 +1,48 @@
+"""What the record tells of calls that are missing from the trace: losses, and what the policy
+said."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import orjson
+
+from ledger.queries import rows
+from ledger.sqlite import sqlite3
+from ledger.states import EventType
+
+LOSSES_MAX = 10_000  # rows that are looked at, the newest
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Of what was caught between these times so many messages are not in the trace."""
+
+    since_us: int
+    until_us: int
+    messages: int
+    why: str
+
+
+def losses(reader: sqlite3.Connection, from_us: int = 0) -> Iterator[Loss]:
+    """The newest first, down to a time. Raises LedgerUnavailable."""
+    found = rows(
+        reader,
+        "SELECT at_us, detail FROM event INDEXED BY event_act "
+        "WHERE actor IS NOT NULL AND type = ? ORDER BY seq DESC LIMIT ?",
+        (EventType.TRACE_LOST, LOSSES_MAX),
+    )
+    for row in found:
+        if row["at_us"] < from_us:
+            return
+        try:
+            told = orjson.loads(row["detail"] or "")
+            since_us, messages, why = int(told["since_us"]), int(told["messages"]), told["why"]
+        except (ValueError, KeyError, TypeError):  # it was cut short: its end alone is known
+            since_us, messages, why = row["at_us"], 0, ""
+        yield Loss(since_us, row["at_us"], messages, str(why))
+
+
+def policy_text(reader: sqlite3.Connection, digest: str) -> str | None:
+    """A policy that was in force. Raises LedgerUnavailable."""
+    found = rows(reader, "SELECT text FROM policy WHERE digest = ?", (digest,))
+    return next((str(row["text"]) for row in found), None)

@@ -1,0 +1,297 @@
+"""`verify`: what an upstream says of a write, before a person says how it ended.
+
+The policy names the read (`verify:` of a tool). It is planned, shown, made, shown again, and noted
+in the record; nothing is resolved here. The running proxy does it for its control socket, the
+command line for itself when no proxy runs.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, quote
+
+from ledger.queries import CALL_COLUMNS, Row
+from ledger.redact import mark, mask, redact_key
+from ledger.states import CallState, EventType
+from ledger.store import Store
+from policies.content import FORM
+from policies.policy import OperatorCall, Policy
+from policies.verdict import Pull
+from proxy import authority, credentials, operator_calls
+from proxy.authority import UPSTREAM_FILE
+from proxy.clock import Clock
+from proxy.dial import Dialer
+from proxy.letterbox import Letterbox
+from proxy.operations import (
+    CordName,
+    NotFound,
+    OperationError,
+    cord_name,
+    opened,
+    timestamp,
+    vault_key,
+)
+from proxy.operator_calls import Heard, Plan, Unheard
+from proxy.operator_plans import Known, planned
+from proxy.resolutions import why_unknown
+from proxy.settings import Settings, host_and_port
+
+SHOWN_CHARACTERS_MAX = 8_192  # of what an upstream says: some screens, and the rest is cut
+GIVEN_MAX = 32
+TELLING = frozenset({404, 410})
+
+Answer = dict[str, Any]
+
+
+class Acting(Protocol):
+    """In a transaction of whoever owns the store."""
+
+    def __call__[Result](self, act: Callable[[Store], Result], /) -> Awaitable[Result]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Where it is done. `stops` tells why no operator may call a tool now."""
+
+    data: Path
+    policy: Policy
+    dialer: Dialer
+    stops: Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`call` is an id or the start of one; `given` are values of places that the person knows."""
+
+    call: str
+    given: Mapping[str, str]
+    actor: str
+    dry_run: bool
+
+
+async def verified(ask: Question, ground: Ground, act: Acting, now_us: Callable[[], int]) -> Answer:
+    """Raises OperationError, NotFound, CredentialsError, and LedgerError for a call that is not
+    unknown, or when it cannot be recorded that somebody asked."""
+    row = await act(partial(_unknown, name=ask.call, now_us=now_us()))
+    asked = ground.policy.tool(row["tool"]).verify
+    if asked is None:
+        raise OperationError(
+            f"the policy names no read by which {row['tool']} is verified: give the tool a "
+            "`verify: {tool: ..., path: ...}`; or look at the service, and resolve without --verify"
+        )
+    if len(ask.given) > GIVEN_MAX:
+        raise OperationError(f"more than {GIVEN_MAX} values are given")
+    plan, key = await asyncio.to_thread(_planned, ask, ground, row, asked)
+    answer: Answer = {
+        "call": {name: row[name] for name in CALL_COLUMNS},
+        "why_unknown": why_unknown(row),
+        "plan": _plan_as_json(plan, key),
+        "heard": None,
+        "why_unheard": plan.lacks or (ask.dry_run and ground.stops(plan.tool)) or None,
+        "tells": False,
+        "at": timestamp(now_us()),
+    }
+    if ask.dry_run or plan.lacks:
+        return answer
+    try:
+        trust, stops = ground.data / UPSTREAM_FILE, partial(ground.stops, plan.tool)
+        heard = await operator_calls.made(plan, ground.dialer, trust, stops)
+    except Unheard as unheard:
+        answer["why_unheard"] = str(unheard)
+        said = f"no answer: {unheard}"
+    else:
+        answer["heard"] = await asyncio.to_thread(_heard_as_json, heard, plan, key)
+        answer["tells"] = 200 <= heard.status < 300 or heard.status in TELLING
+        said = f"{heard.status}, {len(heard.body)} bytes, sha256 {heard.digest[:16]}"
+    place = f"{plan.tool}: {plan.method} {plan.host}{plan.target.partition('?')[0]}"
+    who = {"run": row["run"] or "", "tenant": row["tenant"] or "", "tool": row["tool"]}
+    await act(
+        lambda store: store.note(
+            EventType.VERIFIED,
+            actor=ask.actor,
+            at_us=now_us(),
+            detail=f"{place}: {said}",
+            call_id=row["id"],
+            **who,
+        )
+    )
+    return answer
+
+
+def _planned(ask: Question, ground: Ground, row: Row, asked: OperatorCall) -> tuple[Plan, bytes]:
+    """The plan, and the key by which secrets are masked. It reads three files."""
+    known = Known(row, ask.given, partial(_traced, ground.data, row["id"]))
+    plan = planned(ground.policy, asked, known, credentials.load(ground.data))
+    return plan, redact_key(vault_key(ground.data))
+
+
+def ground(
+    settings: Settings, listening: str | None, policy: Policy, stops: Callable[[str], str]
+) -> Ground:
+    """`listening` is where the proxy listens, if it runs: a port of its own, whatever was set."""
+    ports = settings.own_ports | ({host_and_port(listening)[1]} if listening else set())
+    dialer = Dialer(ports, min(settings.connect_seconds, operator_calls.ANSWER_SECONDS))
+    return Ground(settings.data, policy, dialer, stops)
+
+
+def verified_alone(
+    ask: Question, settings: Settings, policy: Policy | None, clock: Clock
+) -> Answer:
+    """While no proxy runs. Raises as `verified` does, LedgerBusy while one owns the store, and
+    AuthorityError."""
+    if policy is None:
+        raise OperationError(
+            "no policy can be read, and only that says how to verify; go to where "
+            "config/policy.yaml is, or name its directory: --config DIR"
+        )
+    box, pulls = Letterbox(settings.data), dict[CordName, Pull]()
+
+    async def act[Result](do: Callable[[Store], Result]) -> Result:
+        with opened(settings.data, clock.now_us) as store:
+            pulls.update(store.pulls)
+            return do(store)
+
+    def stops(tool: str) -> str:
+        posted = {cord_name(cord): cord for cord in box.waiting(clock.now_us())}
+        return operator_calls.stopped(policy, {**pulls, **posted}, tool)
+
+    now = datetime.fromtimestamp(clock.now_us() / 1e6, UTC)
+    authority.prepare(settings.data, settings.upstream_ca, os.environ, now)
+    return asyncio.run(verified(ask, ground(settings, None, policy, stops), act, clock.now_us))
+
+
+def _unknown(store: Store, name: str, now_us: int) -> Row:
+    """The call, if a person may say how it ended."""
+    looked = store.resolve(name, CallState.DONE, reason="", actor="", at_us=now_us, dry_run=True)
+    if looked is None:
+        raise NotFound(
+            f"the ledger has no call {name!r}; pullcord ledger query state:unknown lists the "
+            "calls of unknown outcome"
+        )
+    return looked.call
+
+
+# ---------------------------------------------------------------------------------- the trace
+
+
+def _traced(data: Path, call_id: str, path: str) -> str:
+    """The value at a dotted path of the request, as the trace has kept it."""
+    value: object = _kept_request(data, call_id, path)
+    for step in path.split("."):
+        if isinstance(value, list) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
+        elif isinstance(value, dict) and step in value:
+            value = value[step]
+        else:
+            raise _untold(path, "the request, as the trace has it, holds nothing there")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _untold(path, "no single value stands there")
+    if "[redacted:" in str(value):
+        raise _untold(path, "the trace has masked it")
+    return str(value)
+
+
+def _untold(path: str, why: str) -> OperationError:
+    return OperationError(f"{{request.{path}}}: {why}; type --set request.{path}=VALUE")
+
+
+def _kept_request(data: Path, call_id: str, path: str) -> object:
+    from ledger.trace import messages, open_trace
+    from ledger.traced import Side
+
+    reader = open_trace(data)
+    if reader is None:
+        raise _untold(path, "nothing was traced")
+    with contextlib.closing(reader):
+        found = [kept for kept in messages(reader, call_id) if kept.side is Side.REQUEST]
+    if not found or found[0].text is None:
+        why = f" ({found[0].why})" if found and found[0].why else ""
+        raise _untold(path, f"the trace has no body of the request{why}")
+    kept = found[0]
+    if kept.is_cut:
+        raise _untold(path, "the trace has only the beginning of the request")
+    if kept.media_type == FORM:
+        return _fields(kept.text or "")
+    try:
+        return json.loads(kept.text or "", parse_float=str, parse_int=str)
+    except (ValueError, RecursionError):
+        raise _untold(path, "the request is neither JSON nor a form") from None
+
+
+def _fields(text: str) -> dict[str, object]:
+    """`metadata[order]` stands at `metadata.order`."""
+    found: dict[str, object] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        here = found
+        *above, last = name.replace("]", "").split("[")
+        for step in above:
+            below = here.setdefault(step, {})
+            if not isinstance(below, dict):
+                break
+            here = below
+        else:
+            here[last] = value
+    return found
+
+
+# ---------------------------------------------------------------------------------- as JSON
+
+
+def _plan_as_json(plan: Plan, key: bytes) -> Answer:
+    return {
+        "tool": plan.tool,
+        "method": plan.method,
+        "url": mask(plan.url, key),
+        "headers": [[name, mask(value, key)] for name, value in plan.headers],
+        "auth": plan.auth or None,
+        "auth_header": plan.credential.header if plan.credential else None,
+        "lacks": plan.lacks or None,
+    }
+
+
+def _heard_as_json(heard: Heard, plan: Plan, key: bytes) -> Answer:
+    text, why = _text(heard)
+    text = _masked(text, plan, key)
+    return {
+        "status": heard.status,
+        "media_type": _masked(heard.media_type, plan, key)[:100],
+        "location": _masked(heard.location, plan, key)[:SHOWN_CHARACTERS_MAX] or None,
+        "bytes": len(heard.body),
+        "digest": heard.digest,
+        "is_cut": heard.is_cut or len(text) > SHOWN_CHARACTERS_MAX,
+        "text": text[:SHOWN_CHARACTERS_MAX],
+        "why_no_text": why or None,
+    }
+
+
+def _text(heard: Heard) -> tuple[str, str]:
+    """The body as a person reads it, or why not."""
+    if heard.coding not in ("", "identity"):
+        return "", f"it is coded as {heard.coding[:20]!r}"
+    try:
+        text = heard.body.decode("utf-8", "ignore" if heard.is_cut else "strict")
+    except UnicodeDecodeError:
+        return "", "it is no text"
+    if "\0" in text:
+        return "", "it is no text"
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False), ""
+    except (ValueError, RecursionError):
+        return text, ""
+
+
+def _masked(text: str, plan: Plan, key: bytes) -> str:
+    """Without what looks like a secret, and without the credential that the call carried, also as
+    JSON and URLs would spell it."""
+    for secret in plan.credential.secrets if plan.credential else ():
+        spelled = {secret, json.dumps(secret, ensure_ascii=False)[1:-1], quote(secret, safe="")}
+        for spelling in sorted(spelled, key=len, reverse=True):
+            text = text.replace(spelling, mark(secret, key))
+    return mask(text, key)

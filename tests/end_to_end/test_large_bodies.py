@@ -1,0 +1,273 @@
+"""Uploads and answers of hundreds of megabytes go through the real program, in bounded memory."""
+
+import base64
+import hashlib
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.running import Proxy, Run
+from tests.proxy.engines.conftest import tls_context
+
+POLICY = """
+version: 1
+tools:
+  files.put:
+    match: {host: api.test, method: PUT, path: "/files/{name}"}
+    stream: true
+    allow_addresses: [127.0.0.0/8]
+  reports.make:
+    match: {host: api.test, method: POST, path: /reports}
+    allow_addresses: [127.0.0.0/8]
+"""
+UPLOAD_BYTES = (200 if int(os.environ.get("ROUNDS", "3")) > 3 else 64) * 1024 * 1024
+MORE_BYTES_MAX = 32 * 1024 * 1024
+ANSWER_BYTES = 40 * 1024 * 1024
+BLOCK = os.urandom(256 * 1024)
+
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
+]
+
+
+@dataclass(eq=False)
+class Sink:
+    """An upstream in threads: hashes what it is sent, and answers reports at length."""
+
+    ca: Path
+    digests: list[str] = field(default_factory=list)
+    ports: dict[str, int] = field(default_factory=dict)
+
+    def listen(self, name: str, context: ssl.SSLContext | None) -> socket.socket:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.ports[f"api.test:{name}"] = listener.getsockname()[1]
+        threading.Thread(target=self._accept, args=(listener, context), daemon=True).start()
+        return listener
+
+    def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+        while True:
+            try:
+                connected, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connected, context), daemon=True).start()
+
+    def _serve(self, connected: socket.socket, context: ssl.SSLContext | None) -> None:
+        with suppress(OSError), connected:
+            side = context.wrap_socket(connected, server_side=True) if context else connected
+            with side:
+                self._taken(side)
+
+    def _taken(self, side: socket.socket) -> None:
+        head, rest = _head(side)
+        left, digest = _length(head) - len(rest), hashlib.sha256(rest)
+        while left > 0:
+            part = side.recv(1 << 18)
+            if not part:
+                self.digests.append("cut")
+                return
+            digest.update(part)
+            left -= len(part)
+        self.digests.append(digest.hexdigest())
+        if head.startswith(b"PUT"):
+            side.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            return
+        side.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % ANSWER_BYTES)
+        for _ in range(ANSWER_BYTES // len(BLOCK)):
+            side.sendall(BLOCK)
+
+
+def _head(side: socket.socket) -> tuple[bytes, bytes]:
+    read = b""
+    while b"\r\n\r\n" not in read:
+        part = side.recv(65536)
+        assert part, read
+        read += part
+    head, _, rest = read.partition(b"\r\n\r\n")
+    return head, rest
+
+
+def _length(head: bytes) -> int:
+    return int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+
+
+@contextmanager
+def running(folder: Path, workers: int) -> Iterator[tuple[Sink, Proxy]]:
+    sink = Sink(folder / "upstream.pem")
+    context = tls_context(sink.ca)
+    with closing(sink.listen("443", context)), closing(sink.listen("80", None)):
+        (folder / "proxy").mkdir()
+        proxy = Proxy(folder / "proxy", POLICY, sink.ca, sink.ports, workers=workers)
+        proxy.start()
+        try:
+            yield sink, proxy
+        finally:
+            if proxy.process is not None:
+                proxy.end(signal.SIGTERM)
+        assert [one for one in proxy.broken() if "engine." in one] == []
+
+
+@contextmanager
+def line(run: Run, *, tls: bool) -> Iterator[tuple[socket.socket, bytes, bytes]]:
+    """A connection to the proxy, how a target begins on it, and the credentials that go with it."""
+    where, _, port = run.proxy_url.rpartition("@")[2].rstrip("/").partition(":")
+    name, _, token = run.proxy_url.partition("://")[2].rpartition("@")[0].partition(":")
+    basic = base64.b64encode(f"{name}:{token}".encode())
+    credentials = b"Proxy-Authorization: Basic " + basic + b"\r\n"
+    with socket.create_connection((where, int(port)), timeout=60) as plain:
+        if not tls:
+            yield plain, b"http://api.test", credentials
+            return
+        plain.sendall(
+            b"CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n" + credentials + b"\r\n"
+        )
+        assert b" 200 " in _head(plain)[0]
+        context = ssl.create_default_context(cafile=run.environment["SSL_CERT_FILE"])
+        with context.wrap_socket(plain, server_hostname="api.test") as side:
+            yield side, b"", b""
+
+
+def upload(run: Run, key: bytes, *, tls: bool) -> tuple[bytes, str]:
+    """The head of the answer, and the digest of what was sent."""
+    with line(run, tls=tls) as (side, start, credentials):
+        side.sendall(
+            b"PUT %b/files/a HTTP/1.1\r\nHost: api.test\r\n" % start
+            + credentials
+            + b"Idempotency-Key: %b\r\nContent-Length: %d\r\n\r\n" % (key, UPLOAD_BYTES)
+        )
+        digest = hashlib.sha256()
+        for _ in range(UPLOAD_BYTES // len(BLOCK)):
+            side.sendall(BLOCK)
+            digest.update(BLOCK)
+        return _head(side)[0], digest.hexdigest()
+
+
+def report(run: Run, *, tls: bool) -> tuple[bytes, str]:
+    """The head of a long answer, and the digest of its body."""
+    with line(run, tls=tls) as (side, start, credentials):
+        side.sendall(
+            b"POST %b/reports HTTP/1.1\r\nHost: api.test\r\n" % start
+            + credentials
+            + b"Content-Length: 2\r\n\r\n{}"
+        )
+        head, body = _head(side)
+        left, digest = _length(head) - len(body), hashlib.sha256(body)
+        while left > 0:
+            part = side.recv(1 << 18)
+            assert part
+            digest.update(part)
+            left -= len(part)
+        return head, digest.hexdigest()
+
+
+class Memory:
+    """Of the program's processes: what each takes when it is idle, and at its most since then."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        assert proxy.process is not None
+        self._pids = _family(proxy.process.pid)
+        self._idle = {pid: _told(pid, "VmRSS") for pid in self._pids}
+        for pid in self._pids:
+            Path(f"/proc/{pid}/clear_refs").write_text("5")  # the mark of the most: proc(5)
+
+    def more_bytes(self) -> int:
+        return sum(_told(pid, "VmHWM") - self._idle[pid] for pid in self._pids)
+
+
+def _family(pid: int) -> list[int]:
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += _family(int(child))
+    return found
+
+
+def _told(pid: int, name: str) -> int:
+    for told in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if told.startswith(name + ":"):
+            return int(told.split()[1]) * 1024
+    raise ValueError(name)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_large_upload_takes_little_memory(tmp_path: Path, workers: int, tls: bool) -> None:
+    """About 20 s each, and 30 s with 200 MB."""
+    with running(tmp_path, workers) as (sink, proxy):
+        run = proxy.mint()
+        report(run, tls=tls)  # what a first call loads is not the body's
+        memory = Memory(proxy)
+        head, sent = upload(run, b"k1", tls=tls)
+        assert head.startswith(b"HTTP/1.1 200"), head
+        assert sink.digests[-1] == sent
+        more_bytes = memory.more_bytes()
+        print(f"{workers} workers, tls={tls}: {more_bytes / 2**20:.1f} MiB more")
+        assert more_bytes <= MORE_BYTES_MAX
+        head, _ = _replayed(run, tls=tls)
+        assert b"Idempotent-Replayed: true" in head
+        (row,) = [row for row in proxy.calls(run) if row["tool"] == "files.put"][:1]
+        assert row["state"] == "done"
+
+
+def _replayed(run: Run, *, tls: bool) -> tuple[bytes, bytes]:
+    """Asked again, without a byte of the body."""
+    with line(run, tls=tls) as (side, start, credentials):
+        side.sendall(
+            b"PUT %b/files/a HTTP/1.1\r\nHost: api.test\r\n" % start
+            + credentials
+            + b"Idempotency-Key: k1\r\nContent-Length: %d\r\n\r\n" % UPLOAD_BYTES
+        )
+        return _head(side)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_long_answer_outlives_a_kill_and_takes_little_memory(
+    tmp_path: Path, workers: int
+) -> None:
+    """About 20 s each."""
+    with running(tmp_path, workers) as (sink, proxy):
+        run = proxy.mint()
+        _, first = report(run, tls=True)
+        proxy.end(signal.SIGKILL)
+        proxy.start()
+        assert report(run, tls=True)[1] == first  # what a first call loads is not the answer's
+        memory = Memory(proxy)
+        head, again = report(run, tls=True)
+        assert b"Idempotent-Replayed: true" in head
+        assert again == first
+        more_bytes = memory.more_bytes()
+        print(f"{workers} workers, a replay: {more_bytes / 2**20:.1f} MiB more")
+        assert more_bytes <= MORE_BYTES_MAX
+        assert len(sink.digests) == 1
+        held = [path for path in (proxy.folder / "data").rglob("*") if path.is_file()]
+        assert all(BLOCK[:64] not in path.read_bytes() for path in held)
+
+
+def test_a_kill_while_a_long_answer_flows_leaves_it_done_and_not_stored(tmp_path: Path) -> None:
+    with running(tmp_path, 1) as (sink, proxy):
+        run = proxy.mint()
+        with line(run, tls=False) as (side, start, credentials):
+            side.sendall(
+                b"POST %b/reports HTTP/1.1\r\nHost: api.test\r\n" % start
+                + credentials
+                + b"Content-Length: 2\r\n\r\n{}"
+            )
+            _head(side)
+            proxy.end(signal.SIGKILL)
+        proxy.start()
+        assert list((proxy.folder / "data" / "answers").iterdir()) == []
+        head, _ = report(run, tls=False)
+        assert head.startswith(b"HTTP/1.1 409")
+        assert len(sink.digests) == 1
+        (row, refused) = proxy.calls(run)
+        assert (row["state"], refused["reason"]) == ("done", "done_but_not_stored")

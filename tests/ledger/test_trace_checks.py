@@ -1,0 +1,110 @@
+"""The trace is chained like the record, and its seals say how far it went."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ledger import trace
+from ledger.sqlite import sqlite3
+from ledger.trace import TraceStore
+from ledger.traced import Caught, Side
+from ledger.verification import Verified, verify
+from tests.ledger.trusted import KEYS, called, change, sealed, trusted
+from tests.ledger.world import START_US, World
+
+
+@pytest.fixture
+def traced(world: World) -> World:
+    """Six messages, the first four of them sealed."""
+    trusted(world)
+    store = TraceStore.open(world.data, b"k" * 32, lambda: world.now_us)
+    for number in range(3):
+        store.keep([message(f"c{number}", side) for side in (Side.REQUEST, Side.RESPONSE)])
+        if number == 1:
+            called(world, "a")
+            sealed(world, trace.head(world.data))
+    store.close()
+    return world
+
+
+def message(call_id: str, side: Side) -> Caught:
+    return Caught(
+        call_id=call_id,
+        side=side,
+        at_us=START_US,
+        run="r1",
+        tenant="acme",
+        tool="read",
+        release="",
+        start="GET https://api.example/",
+        level="full",
+        headers=(("content-type", "text/plain"),),
+        body=b"hello " + call_id.encode(),
+        body_bytes=8,
+    )
+
+
+def looked_at(world: World, *, in_place: bool = True) -> Verified:
+    opened = trace.open_trace(world.data)
+    if opened is None:
+        return verify(world.conn, KEYS.public, in_place=in_place)
+    with closing(opened):
+        return verify(world.conn, KEYS.public, trace=opened, in_place=in_place)
+
+
+def tampered(world: World, statement: str) -> list[str]:
+    conn = sqlite3.connect(world.data / "trace.db", isolation_level=None)
+    conn.execute(statement)
+    conn.close()
+    return [problem.what for problem in looked_at(world).problems]
+
+
+def test_a_trace_that_nobody_touched_is_whole(traced: World) -> None:
+    found = looked_at(traced)
+    assert (found.problems, found.trace) == ([], 6)
+
+
+def test_pruned_bodies_change_nothing(traced: World) -> None:
+    store = TraceStore.open(traced.data, b"k" * 32, lambda: traced.now_us)
+    assert store.retain(START_US + 1, None).bodies == 3
+    store.close()
+    assert looked_at(traced).problems == []
+
+
+@pytest.mark.parametrize(
+    "statement, told",
+    [
+        ("UPDATE message SET run = 'r2' WHERE seq = 2", "message 2 of the trace was changed"),
+        ("UPDATE message SET hash = x'00' WHERE seq = 6", "message 6 of the trace was changed"),
+        ("DELETE FROM message WHERE seq = 1", "messages 1 to 1 of the trace are missing"),
+        ("DELETE FROM message WHERE seq IN (3, 4)", "messages 3 to 4 of the trace are missing"),
+        (
+            "DELETE FROM message WHERE seq > 3",
+            "the trace is cut off after message 3, although the seal of "
+            "2026-11-18T11:06:40.000Z covers message 4",
+        ),
+    ],
+)
+def test_what_was_changed_in_it_is_found(traced: World, statement: str, told: str) -> None:
+    assert tampered(traced, statement) == [told]
+
+
+def test_a_trace_that_was_written_anew_is_not_what_was_sealed(traced: World) -> None:
+    (traced.data / "trace.db").unlink()
+    store = TraceStore.open(traced.data, b"k" * 32, lambda: traced.now_us)
+    store.keep([message(f"x{number}", Side.REQUEST) for number in range(5)])
+    store.close()
+    told = [problem.what for problem in looked_at(traced).problems]
+    assert told == ["the trace up to message 4 is not what was sealed at 2026-11-18T11:06:40.000Z"]
+
+
+def test_a_trace_that_is_gone_is_missed_where_it_should_be(traced: World) -> None:
+    (traced.data / "trace.db").unlink()
+    for extra in ("-wal", "-shm"):
+        Path(f"{traced.data / 'trace.db'}{extra}").unlink(missing_ok=True)
+    told = [problem.what for problem in looked_at(traced).problems]
+    assert told == ["the trace is gone; 4 messages were sealed"]
+    assert looked_at(traced, in_place=False).problems == []
+    change(traced, "UPDATE seal SET trace_seq = 0")
+    assert looked_at(traced).problems != []
