@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, RequestReceived, StreamReset
+from h2.events import DataReceived, Event, RequestReceived, StreamReset
+from h2.exceptions import FrameTooLargeError
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as mhttp
-from mitmproxy.proxy.layers.http import _http2
+from mitmproxy.proxy.layers.http import _http2, _http_h2
 
 from proxy.engines.mitm_events import Taken
 
@@ -22,11 +23,23 @@ RESETS_SECONDS = 30.0
 WINDOW_BYTES = 1024 * 1024  # of one stream; more of an upload that waits stays with its client
 
 
+class Connection(_http_h2.BufferedH2Connection):
+    """hyper-h2 waits for all of a frame, up to 16 MB, before it says that it is too long."""
+
+    def receive_data(self, data: bytes) -> list[Event]:
+        heard: list[Event] = super().receive_data(data)
+        waiting = self.incoming_buffer._data
+        if int.from_bytes(waiting[:3]) > self.max_inbound_frame_size:
+            raise FrameTooLargeError("a frame is longer than was agreed")
+        return heard
+
+
 class Http2Server(_http2.Http2Server):
     """The client's side. `streams` are those that the HTTP layer is not done with."""
 
     def __init__(self, context: Context, live: Mapping[int, Any]) -> None:
         super().__init__(context)
+        self.h2_conn = Connection(self.h2_conf)
         self.h2_conn.local_settings.initial_window_size = WINDOW_BYTES
         self.h2_conn.local_settings.acknowledge()  # else the old ones are sent
         self._live = live

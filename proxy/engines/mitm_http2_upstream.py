@@ -9,14 +9,14 @@ from typing import Any, TypeGuard
 
 from h2.errors import ErrorCodes
 from h2.events import Event, InformationalResponseReceived, StreamReset
-from h2.exceptions import FrameTooLargeError
 from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as mhttp
-from mitmproxy.proxy.layers.http import _http2, _http_h2
+from mitmproxy.proxy.layers.http import _http2
 
 from proxy.engines.mitm_events import not_processed
+from proxy.engines.mitm_http2 import Connection
 
 Commands = layer.CommandGenerator[None]
 
@@ -29,16 +29,8 @@ class GoingAway(Event):
         self.at_once = at_once
 
 
-class _Connection(_http_h2.BufferedH2Connection):
-    """hyper-h2 takes no frame any more after a GOAWAY, though streams that go on need theirs, and
-    waits for all of a frame before it says that it is too long."""
-
-    def receive_data(self, data: bytes) -> list[Event]:
-        heard: list[Event] = super().receive_data(data)
-        waiting = self.incoming_buffer._data
-        if int.from_bytes(waiting[:3]) > self.max_inbound_frame_size:
-            raise FrameTooLargeError("a frame is longer than was agreed")
-        return heard
+class _Connection(Connection):
+    """hyper-h2 takes no frame any more after a GOAWAY, though streams that go on need theirs."""
 
     def _receive_goaway_frame(self, frame: Any) -> tuple[list[Any], list[Any]]:
         last = frame.last_stream_id

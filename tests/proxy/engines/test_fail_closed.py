@@ -16,7 +16,15 @@ from proxy import gate as gate_module
 from proxy import head, logs
 from proxy.decider import Decider
 from proxy.engines import mitm_hooks
-from proxy.engines.mitm_events import CallerHook, DialledHook, DrawHook, SettleHook, UnendedHook
+from proxy.engines.mitm_events import (
+    CallerHook,
+    DialledHook,
+    DrawHook,
+    PartHook,
+    SettleHook,
+    StoredHook,
+    UnendedHook,
+)
 
 GET = b"GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\n"
 INNER = b"GET / HTTP/1.1\r\nHost: api.test\r\n\r\n"
@@ -30,6 +38,8 @@ LATER = {
     mhttp.HttpErrorHook,
     DrawHook,  # that it raises is tried in test_mitm_budgets.py
     SettleHook,
+    PartHook,  # that it raises is tried in test_mitm_uploads_cut.py
+    StoredHook,  # that it raises is tried in test_mitm_long_answers.py
     mwebsocket.WebsocketStartHook,
     mwebsocket.WebsocketMessageHook,
     mwebsocket.WebsocketEndHook,

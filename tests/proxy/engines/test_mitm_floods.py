@@ -82,6 +82,17 @@ async def test_streams_that_are_opened_and_reset_close_the_connection(tls_upstre
     assert not [call for call in proxy.calls() if call["state"] != "not_sent"]
 
 
+async def test_a_frame_longer_than_was_agreed_is_refused_by_its_length(tls_upstream, serving):
+    """Before it has come: nobody's megabytes are held for it."""
+    async with serving(tls_upstream.port, upstream_ca=tls_upstream.ca) as proxy:
+        flood = Flood(*await proxy.tunnel("api.test", alpn=["h2"]))
+        flood.flush()
+        flood.writer.write((16_000_000).to_bytes(3) + b"\0\0\0\0\0\1")
+        while await flood.read():
+            pass
+        assert flood.seen == {h2.errors.ErrorCodes.PROTOCOL_ERROR: 1}
+
+
 async def test_a_stream_that_is_reset_in_the_same_breath_is_not_called(tls_upstream, serving):
     async with serving(tls_upstream.port, upstream_ca=tls_upstream.ca) as proxy:
         flood = Flood(*await proxy.tunnel("api.test", alpn=["h2"]))

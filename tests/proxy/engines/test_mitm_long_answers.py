@@ -4,13 +4,15 @@ import asyncio
 import hashlib
 import os
 import stat
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
 from ledger import answer_files
 from ledger.answer_files import AnswerReader
 from ledger.connection import open_reader
+from proxy.engines import mitm_hooks
+from proxy.engines.mitm_events import StoredHook
 from tests.proxy.engines.conftest import POLICY, tls_context
 from tests.proxy.engines.uploading import answer_of, h2_upload
 
@@ -79,6 +81,24 @@ async def test_a_long_answer_is_given_again_after_a_restart(upstream, serving):
     assert len(calls) == 1
     for path in proxy.data.rglob("*"):
         assert not path.is_file() or SECRET not in path.read_bytes(), path
+
+
+async def test_a_stored_answer_that_cannot_be_read_on_is_cut(upstream, serving, monkeypatch):
+    def failing(*_args):
+        raise RuntimeError("injected")
+
+    calls: list[int] = []
+    server = await upstream(answering(calls=calls))
+    async with serving(server.port) as proxy:
+        await asked(proxy, post(proxy))
+        monkeypatch.setitem(mitm_hooks.HOOKS, StoredHook, failing)
+        reader, writer = await proxy.connect()
+        writer.write(post(proxy))
+        with suppress(OSError):
+            got = await reader.read()
+        writer.close()
+    assert len(got) < len(BODY)
+    assert len(calls) == 1
 
 
 async def test_a_chunked_long_answer_is_given_again_with_its_length(upstream, serving):

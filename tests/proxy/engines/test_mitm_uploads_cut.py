@@ -9,6 +9,8 @@ import h2.connection
 import h2.events
 
 from policies.verdict import Level, Pull, Scope
+from proxy.engines import mitm_hooks
+from proxy.engines.mitm_events import PartHook
 from proxy.engines.mitm_http2 import WINDOW_BYTES
 from tests.proxy.engines.uploading import (
     CEILING,
@@ -59,6 +61,26 @@ async def test_bytes_count_as_they_flow_where_no_length_is_told(upstream, servin
         calls = await settled(proxy, 2)
     assert [call["state"] for call in calls] == ["refused", "unknown"]
     assert len(await of_chunks(taking.bodies[0])) <= 100_000
+
+
+async def test_a_part_whose_count_fails_does_not_flow(upstream, serving, monkeypatch):
+    def failing(*_args):
+        raise RuntimeError("injected")
+
+    taking = Taking()
+    server = await upstream(taking)
+    async with serving(server.port, POLICY + CEILING) as proxy:
+        monkeypatch.setitem(mitm_hooks.HOOKS, PartHook, failing)
+        reader, writer = await proxy.connect()
+        writer.write(put(proxy) + chunk(PART))
+        with suppress(OSError):
+            await reader.read()
+        (call,) = await settled(proxy)
+        while not taking.ended:
+            await asyncio.sleep(0.01)
+    assert call["state"] == "unknown"
+    assert taking.ended == ["cut"]
+    assert bytes(taking.bodies[0]) == b""
 
 
 async def test_a_halt_cuts_an_upload(upstream, serving):
