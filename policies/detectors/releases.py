@@ -43,7 +43,7 @@ class Shares:
 
 @dataclass(slots=True)
 class Releases:
-    """Of all runs. The releases that came first are forgotten first."""
+    """Of all runs. The releases that were not heard of for longest are forgotten first."""
 
     limits: Limits = LIMITS
     _known: OrderedDict[tuple[str, str], Shares] = field(default_factory=OrderedDict)
@@ -65,7 +65,9 @@ class Releases:
     def _shares(self, step: Step) -> Shares:
         key = (step.tenant, step.release)
         shares = self._known.get(key)
-        if shares is None:
+        if shares is not None:
+            self._known.move_to_end(key)
+        else:
             before = self._newest.get(step.tenant)
             if before is not None:
                 before.before = None  # else a chain of all that ever were

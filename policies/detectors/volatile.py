@@ -2,8 +2,8 @@
 
 It is taken out before arguments and results are hashed for the detectors, by one pass of a pattern
 over the text, linear in its length. In arguments only members that are named as volatile and times
-go: an id there says what is asked for. In results ids of the usual kinds go, too. What hides behind
-no such name or form, detectors find by other counts (loop.py, burn.py).
+of day go: a number or an id there says what is asked for. In results ids of the usual kinds go,
+too. What hides behind no such name or form, detectors find by other counts (loop.py, burn.py).
 """
 
 import re
@@ -33,7 +33,7 @@ def _pattern(names: str, *forms: str) -> re.Pattern[bytes]:
     return re.compile("|".join((member, *forms)).encode(), re.IGNORECASE)
 
 
-_IN_ARGUMENTS = _pattern(_ASKED, _ISO, _HTTP_DATE, _EPOCH)
+_IN_ARGUMENTS = _pattern(_ASKED, _ISO, _HTTP_DATE)
 _IN_RESULTS = _pattern(_TOLD, _ISO, _HTTP_DATE, _CLOCK, _EPOCH, _UUID, _HEX)
 _MARK = b"~"
 

@@ -53,7 +53,9 @@ def _firsts(trace: Trace, limits: Mapping[str, Any]) -> dict[tuple[str, Severity
         spent += step.spend_microusd
         for finding in runs.feed(step):
             seconds = (step.at_us - begun_us) / 1_000_000
-            first = First(max(0, calls - trace.onset), seconds, spent)
+            if trace.known is Class.LOOP and calls <= trace.onset:
+                continue  # said too early, it was no word about the loop
+            first = First(calls - trace.onset, seconds, spent)
             # What is ground to stop something is ground to tell somebody.
             severities = {finding.severity, Severity.ALERT}
             for name in (finding.detector, ANY):

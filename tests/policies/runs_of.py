@@ -41,6 +41,8 @@ def steps(row: dict[str, Any]) -> Iterator[Step]:
 def _arguments(kind: str, number: int) -> str:
     if kind.startswith("cycle"):
         return f'{{"id":"item-{number % int(kind.split()[1])}"}}'
+    if kind.startswith("number"):
+        return f'{{"customer":{int(kind.split()[1]) + number}}}'
     noise = _hash(str(number).encode()).hex()[:HEX]
     return {
         "same": '{"id":"item-1"}',
