@@ -5,13 +5,16 @@ that still fits is for verification.py to tell.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ledger.connection import MIGRATIONS_TABLE, open_file
+from ledger.connection import DATABASE, LOCK, MIGRATIONS_TABLE, open_file
 from ledger.errors import Kind, LedgerError, LedgerUnavailable, was_interrupted
 from ledger.migrations import STEPS
+from ledger.schema_checks import ledger_differences, trace_differences
 from ledger.sqlite import sqlite3
+from ledger.trace_schema import open_trace
 
 FOUND_MAX = 20  # of one check that are told; the first ones lead to the rest
 _STEPS_BETWEEN_SIGNALS = 100_000
@@ -83,6 +86,9 @@ _SELECTS: dict[str, str] = {
         "SELECT 'claim of call ' || c.call_id FROM claim c WHERE c.state = 'unknown' "
         "AND NOT EXISTS (SELECT 1 FROM calls WHERE id = c.call_id AND state = 'unknown')"
     ),
+    "every row is numbered from one": (
+        "SELECT 'row ' || seq FROM event WHERE seq < 1 ORDER BY seq"
+    ),
     "every kept answer has its claim": (
         "SELECT 'answer of claim ' || a.claim FROM answer a WHERE NOT EXISTS "
         "(SELECT 1 FROM claim c WHERE c.id = a.claim AND c.answered = 1)"
@@ -116,6 +122,10 @@ def _foreign_keys(conn: sqlite3.Connection) -> Iterator[str]:
         yield f"{table} row {row} names no {parent}"
 
 
+def _made_so(conn: sqlite3.Connection) -> Iterator[str]:
+    yield from ledger_differences(conn)
+
+
 def _select(statement: str) -> Check:
     def check(conn: sqlite3.Connection) -> Iterator[str]:
         for (text,) in conn.execute(statement):
@@ -130,10 +140,15 @@ _FORM: dict[str, Check] = {
     "its pages and indexes are whole": _integrity,
     "its references lead somewhere": _foreign_keys,
 }
-_SENSE: dict[str, Check] = {name: _select(statement) for name, statement in _SELECTS.items()}
+_SENSE: dict[str, Check] = {
+    "its tables, views and triggers are pullcord's": _made_so,
+    **{name: _select(statement) for name, statement in _SELECTS.items()},
+}
 
 CHECKS = (*_FORM, *_SENSE)
 """The names of all checks, in the order in which they are made."""
+
+TRACE_CHECK = "the tables of its trace are pullcord's"
 
 
 def checked(conn: sqlite3.Connection) -> Iterator[Finding]:
@@ -173,6 +188,20 @@ def checked_file(path: Path) -> Iterator[Finding]:
         yield from checked(conn)
     finally:
         conn.close()
+    if path.name == DATABASE and (path.parent / LOCK).exists():
+        yield from _checked_trace(path.parent)
+
+
+def _checked_trace(data: Path) -> Iterator[Finding]:
+    """The trace beside a ledger in use, where there is one."""
+    try:
+        trace = open_trace(data)
+        if trace is None:
+            return
+        with closing(trace):
+            yield _made(trace, TRACE_CHECK, lambda conn: iter(trace_differences(conn)))
+    except LedgerError as error:
+        yield Finding(TRACE_CHECK, (str(error),))
 
 
 def check_current(conn: sqlite3.Connection) -> None:

@@ -8,18 +8,19 @@ none of these; what went well, and what was let through, is in none of the last 
 from sqlite_utils.db import Database
 
 from ledger import views
+from ledger.pieces import Progress, has, piece, untold
 
-_INDEXES = (
-    "CREATE INDEX event_tenant ON event (tenant, seq) WHERE tenant IS NOT NULL",
-    "CREATE INDEX event_tool ON event (tool, seq) WHERE tool IS NOT NULL",
-    "CREATE INDEX event_release ON event (release, seq) WHERE release IS NOT NULL",
-    # Refusals are counted by their rule, too: how many calls has this cord stopped?
-    "CREATE INDEX event_stopped ON event (decision, seq, rule) WHERE decision <> 'allow'",
-    """
-    CREATE INDEX event_troubled ON event (state, call_id)
-        WHERE type = 'call.outcome' AND state <> 'done'
-    """,
-)
+_INDEXES = {
+    name: f"CREATE INDEX {name} ON event {columns}"
+    for name, columns in {
+        "event_tenant": "(tenant, seq) WHERE tenant IS NOT NULL",
+        "event_tool": "(tool, seq) WHERE tool IS NOT NULL",
+        "event_release": "(release, seq) WHERE release IS NOT NULL",
+        # Refusals are counted by their rule, too: how many calls has this cord stopped?
+        "event_stopped": "(decision, seq, rule) WHERE decision <> 'allow'",
+        "event_troubled": "(state, call_id) WHERE type = 'call.outcome' AND state <> 'done'",
+    }.items()
+}
 
 
 # Where SQLite knows how much the record holds, it would read all of it once to make a filter for a
@@ -51,11 +52,20 @@ WHERE p.actor IS NOT NULL AND p.type = 'cord.pulled'
 """
 
 
-def make(db: Database) -> None:
-    for statement in _INDEXES:
-        db.execute(statement)
-    for view in ("runs", "effects", "calls"):
-        db.execute(f"DROP VIEW {view}")
+def make(db: Database, progress: Progress = untold, /) -> None:
+    """Each index for itself; a second making goes on where it was."""
+    for number, (name, statement) in enumerate(_INDEXES.items()):
+        progress(number, len(_INDEXES), "indexes")
+        if not has(db.conn, name):
+            with piece(db.conn):
+                db.execute(statement)
+    with piece(db.conn):
+        _make_views(db)
+
+
+def _make_views(db: Database) -> None:
+    for view in ("incidents", "runs", "effects", "calls"):
+        db.execute(f"DROP VIEW IF EXISTS {view}")
     for view in (views.CALLS, views.EFFECTS, views.RUNS):
         for kind in _KINDS:
             view = view.replace(kind, f"+{kind}")

@@ -21,7 +21,13 @@ _NO_SECRETS = frozenset({"true", "false", "null"})
 
 # {"name": "API_KEY", "value": "..."}: the name of a value stands beside it.
 _NAMING = frozenset({"name", "key", "header", "field", "variable", "Name", "Key"})
-_NAMED = frozenset({"value", "Value", "val", "stringValue", "string_value", "default"})
+_NAMED = frozenset({"value", "Value", "val", "stringValue", "string_value", "default", "values",
+                    "Values", "content"})  # fmt: skip
+_TALKING = frozenset({"role", "tool_call_id", "tool_use_id"})  # beside a text that is no value
+# {"auth": {"value": "..."}}: names that say nothing of their own.
+_BLANK = frozenset({"code", "data", "hash", "id", "key", "raw", "text", "v", "val", "value",
+                    "values"})  # fmt: skip
+_COMMENTED = re.compile(r"\s*+/[/*]")
 
 
 class Masker(Protocol):
@@ -39,26 +45,30 @@ class Masker(Protocol):
 class _Frame:
     """An object or a list that is open. `values` are those that may yet turn out to be named."""
 
-    __slots__ = ("has_secret_name", "is_strong", "values")
+    __slots__ = ("has_secret_name", "is_all", "is_strong", "is_talking", "is_weak", "values")
 
-    def __init__(self, is_strong: bool) -> None:
+    def __init__(self, *, is_strong: bool, is_weak: bool, is_list: bool) -> None:
         self.is_strong = is_strong
+        self.is_weak = is_weak
+        self.is_all = is_strong or (is_weak and is_list)  # every text and number in it is secret
         self.has_secret_name = False
-        self.values: list[tuple[int, str]] = []
+        self.is_talking = False
+        self.values: list[tuple[int, str, str]] = []
 
 
 class _Reading:
     """One document being read: what was written so far, and what the next value stands under."""
 
-    __slots__ = ("_depth", "_frames", "_masker", "_name", "_out", "_text", "_weight")
+    __slots__ = ("_depth", "_frames", "_last", "_masker", "_name", "_out", "_text", "_weight")
 
     def __init__(self, text: str, masker: Masker, depth: int) -> None:
         self._text = text
         self._masker = masker
         self._depth = depth
         self._out: list[str] = []
-        self._frames = [_Frame(is_strong=False)]
+        self._frames = [_Frame(is_strong=False, is_weak=False, is_list=False)]
         self._name = ""
+        self._last = ""
         self._weight = Weight.PLAIN
 
     def read(self) -> str:
@@ -84,15 +94,19 @@ class _Reading:
 
     def _structure(self, mark: str) -> None:
         if mark in "{[":
-            strong = self._frames[-1].is_strong or self._weight is Weight.STRONG
-            self._frames.append(_Frame(strong))
+            frame, name = self._frames[-1], self._name
+            strong = frame.is_strong or self._weight is Weight.STRONG or _is_named(frame, name)
+            weak = self._weight is Weight.WEAK or _is_blank(frame, name)
+            self._frames.append(_Frame(is_strong=strong, is_weak=weak, is_list=mark == "["))
         elif len(self._frames) > 1:
             self._frames.pop()
         self._name, self._weight = "", Weight.PLAIN
 
     def _gap(self, gap: str) -> None:
         """What stands between texts: signs and numbers, in JSON."""
-        if self._frames[-1].is_strong:
+        if self._last and gap.rstrip()[-1:] == ":" and _COMMENTED.match(gap):
+            self._name, self._weight = self._last, self._masker.weight(self._last)
+        if self._frames[-1].is_all:
             gap = _BARE.sub(lambda found: self._bare(found[0]), gap)
         elif len(gap) > 5 and not _NUMBERS.fullmatch(gap):
             name = _BARE_NAME.search(gap[-128:])
@@ -108,6 +122,8 @@ class _Reading:
         name = _decoded(raw)
         weight = self._masker.weight(name)
         shown = raw
+        if name in _TALKING:
+            self._frames[-1].is_talking = True
         if len(name) >= 13 or name is not raw:
             hidden = self._masker.prose(name)
             shown = raw if hidden == name else _encoded(hidden)
@@ -116,21 +132,19 @@ class _Reading:
             self._name, self._weight = name, weight
             return
         self._name, self._weight = "", Weight.PLAIN
-        frame = self._frames[-1]
-        if weight or frame.is_strong or (name in _NAMED and frame.has_secret_name):
+        if self._is_secret(name, weight):
             scalar = self._bare(scalar)
         self._out.append(scalar)
 
     def _value(self, raw: str, end: str) -> None:
         frame, name, weight = self._frames[-1], self._name, self._weight
         self._name, self._weight = "", Weight.PLAIN
-        value = _decoded(raw)
+        self._last = value = _decoded(raw)
         if name in _NAMED and not frame.has_secret_name:
-            frame.values.append((len(self._out) + 1, value))
+            frame.values.append((len(self._out) + 1, value, name))
         elif name in _NAMING and self._masker.weight(value):
             self._has_secret_name(frame)
-        is_secret = weight or frame.is_strong or (name in _NAMED and frame.has_secret_name)
-        if is_secret:
+        if self._is_secret(name, weight):
             shown = _encoded(self._masker.hide(value))
         elif value is raw and (
             len(raw) < 6 or (len(raw) < 13 and "=" not in raw and ":" not in raw)
@@ -143,11 +157,27 @@ class _Reading:
             shown = raw if hidden == _decoded(raw) else _encoded(hidden)
         self._out += ('"', shown, end)
 
+    def _is_secret(self, name: str, weight: Weight) -> bool:
+        frame = self._frames[-1]
+        return bool(weight) or frame.is_all or _is_blank(frame, name) or _is_named(frame, name)
+
     def _has_secret_name(self, frame: _Frame) -> None:
         frame.has_secret_name = True
-        for at, value in frame.values:
+        for at, value, name in frame.values:
+            if frame.is_talking and name == "content":
+                continue
             self._out[at] = _encoded(self._masker.hide(value))
         frame.values.clear()
+
+
+def _is_blank(frame: _Frame, name: str) -> bool:
+    return frame.is_weak and (not name or name in _BLANK)
+
+
+def _is_named(frame: _Frame, name: str) -> bool:
+    """Whether the name of this value stood beside it, and told that it is a secret."""
+    is_value = frame.has_secret_name and name in _NAMED
+    return is_value and not (frame.is_talking and name == "content")
 
 
 def masked(text: str, masker: Masker, depth: int) -> str:

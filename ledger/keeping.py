@@ -1,11 +1,15 @@
 """The store's acts on the record as a whole: it is sealed, and old rows are taken out."""
 
-from ledger import pruning, seals
+from collections.abc import Iterator
+
+from ledger import pruning, seal_checks, seals
+from ledger.batch import Batch
 from ledger.chain import Head
+from ledger.events import PROGRAM
 from ledger.holding import Holding
 from ledger.pruning import Keys, Pruned
 from ledger.redact import check_storable
-from ledger.seals import Seal, Signer
+from ledger.seals import PublicKeys, Seal, Signer
 from ledger.states import EventType
 
 
@@ -21,16 +25,49 @@ class Keeping(Holding):
         """For the thread of the writer, between transactions."""
         return seals.last(self._conn)
 
-    def seal(self, signer: Signer, trace: Head, at_us: int) -> tuple[bytes, Seal] | None:
+    def copies_after(self, seq: int) -> Iterator[tuple[int, bytes]]:
+        """The seals over rows behind that number, in order, each as a line for another place. For
+        the thread of the writer, between transactions."""
+        whose, newest = seals.identity(self._conn), seals.last(self._conn)
+        if whose is not None and newest is not None:
+            for seal in seals.all_seals(self._conn, newest.seq, seq):
+                yield seal.seq, seal.line(whose)
+
+    def compare_seal(self, line: bytes, keys: PublicKeys, at_us: int) -> str:
+        """Whether the ledger has the seal of which this is a copy: empty, or why not; then the
+        record tells it for good, before anything else is sealed."""
+        whose = seals.identity(self._conn) or b""
+        wrong = seal_checks.unlike(self._conn, keys, whose, line)
+        if wrong:
+            with self._joined() as batch:
+                batch.journal.noted(EventType.BEHIND_SEAL, at_us=at_us, actor=PROGRAM, detail=wrong)
+                batch.must_last = True
+        return wrong
+
+    def seal(
+        self, signer: Signer, trace: Head, at_us: int, known: Seal | None = None
+    ) -> tuple[bytes, Seal] | None:
         """Seal all that is recorded until now: the ledger's identity and the seal; None when there
-        is nothing new. Raises LedgerError for a record that is shorter than what was sealed."""
+        is nothing new. `known` is the last seal, where the caller has made it. A trace that ends
+        before what was sealed of it is told in the record. Raises LedgerError for a record that is
+        shorter than what was sealed, and where `known` is gone."""
         with self._joined() as batch:
             batch.journal.write(self._conn)
-            made = seals.made(self._conn, batch.journal.head, trace, signer, at_us)
+            newest = seals.last(self._conn)
+            if newest is not None and (known is None or known.signature == newest.signature):
+                self._tell_trace(batch, newest, trace, at_us)
+            made = seals.made(self._conn, batch.journal.head, trace, signer, at_us, known)
             if made is not None:
                 seals.write(self._conn, made[1])
                 batch.must_last = True
             return made
+
+    def _tell_trace(self, batch: Batch, newest: Seal, trace: Head, at_us: int) -> None:
+        if newest.seq < batch.journal.head.seq and trace.seq < newest.trace_seq:
+            detail = f"the trace ends with message {trace.seq}; {newest.trace_seq} were sealed"
+            kind = EventType.TRACE_BEHIND
+            batch.journal.noted(kind, at_us=at_us, actor=PROGRAM, detail=detail)
+            batch.journal.write(self._conn)
 
     def prune(
         self, after_seq: int, before_us: int, keys: Keys, trace: Head, *, actor: str, at_us: int

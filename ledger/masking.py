@@ -5,29 +5,22 @@ one is tried twice over the same characters. What a body is, is read in redactio
 """
 
 import base64
-import json
 import re
 from binascii import Error as NotBase64Error
 from collections.abc import Iterable
-from itertools import islice
-from urllib.parse import quote, quote_plus, unquote
+from urllib.parse import quote, unquote
 
 from ledger import json_masking
 from ledger.redact import mark, mask, mask_base64
+from ledger.remembered import Known, times
 from ledger.secret_names import Weight, plain, weigh
 from policies.policy import Redaction
 
 STEPS_MAX = 400_000  # of one message; 1 MiB of plain JSON takes some 100,000
-VALUES_MAX = 100  # spellings of secrets of one call that are looked for everywhere in it
 RUN_CHARS_MAX = 4_096  # no key is longer; what is, is a file in base64
 PATTERN_CHARS_MAX = 8_192  # of a text at once, to a pattern of the policy
 NAMES_MAX = 4_096  # of which it is remembered how secret they are
 NESTED_MAX = 6  # JSON in texts of JSON
-
-# Shorter ones stand everywhere by chance: a PIN of six digits is also an amount.
-_VALUE_CHARS_MIN, _DIGITS_MIN, _VALUE_CHARS_MAX = 6, 9, 4_096
-_COMMON = frozenset({"bearer", "default", "disabled", "enabled", "private", "public", "required",
-                     "string", "unknown"})  # fmt: skip
 
 _MARK = re.compile(r"\[redacted:[0-9a-f]{8}\]")
 _CANDIDATE = re.compile(r"[A-Za-z0-9_\-+=.~:%/]{13,}")
@@ -35,7 +28,9 @@ _PEM = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,60}PRIVATE KEY(?: BLOCK)?-----"
     r"(?:[A-Za-z0-9+/=\s\\:,.()]|-(?!----(?:BEGIN|END)))*+(?:-----END[^-]{0,60}-----)?"
 )
-_USER = re.compile(r"://([^\s/@:\"'<>]{0,256})(?::([^\s/\"'<>]{1,512}))?@")
+_USER = re.compile(  # a port and a path are no password
+    r"://([^\s/@:\"'<>]{0,256})(?::([^\s/\"'<>]{1,512}|(?!\d{1,5}/)[^\s\"'<>?#@:]{1,128}))?@"
+)
 _SCHEMES = r"(?:AWS4-[A-Z0-9-]{1,40}|ApiKey|Basic|Bearer|Bot|Digest|Key|Negotiate|OAuth|Token)"
 _SCHEME = re.compile(rf"({_SCHEMES} +)(\S.*)", re.IGNORECASE | re.DOTALL)
 _SCHEMED = re.compile(rf"\b({_SCHEMES} {{1,3}})([A-Za-z0-9+/=._~-]{{8,}})", re.IGNORECASE)
@@ -54,83 +49,43 @@ _QUOTED = (
     r"|\"((?:[^\"\\\n]|\\.)++)|'((?:[^'\\\n]|\\.)++)"
 )
 _PAIR = re.compile(_NAME + _IS)
-_VALUE = re.compile(
-    rf"(?:{_SCHEMES} {{1,3}})?(?:{_QUOTED}|((?:[^\s\"'&;<>]|{_REST})++))", re.IGNORECASE
+_WHOLE = (  # texts in three quotes; a list or an object under a secret name
+    r"\"{3}((?:[^\"\\]|\\.|\"(?!\"\"))++)|'{3}((?:[^'\\]|\\.|'(?!''))++)"
+    r"|\[(?!redacted:)([^\[\]]{1,4096})\]|\{([^{}]{1,4096})\}"
 )
-_OPTION = re.compile(rf"(?<![\w\-])(--?[A-Za-z][\w\-]*+)[ \t]+(?:{_QUOTED}|([^\s\"'\-][^\s\"']*+))")
+_OBJECT = 4  # its group
+_VALUE = re.compile(
+    rf"(?:{_SCHEMES} {{1,3}})?(?:{_WHOLE}|{_QUOTED}|((?:[^\s\"'&;<>]|{_REST})++))",
+    re.IGNORECASE | re.DOTALL,
+)
+_BLOCK = re.compile(
+    r"^([ \t]*+)(?:- )?[\"']?([\w.\-]++)[\"']?:[ \t]*+(?:[|>][+\-\d]{0,2})?[ \t\r]*+$", re.M
+)
+_OPTION = re.compile(
+    rf"(?<![\w\-])(--?[A-Za-z][\w\-]*+)(?:[ \t]+|=)(?:{_QUOTED}|([^\s\"'\-][^\s\"']*+))"
+)
 _ELEMENT = re.compile(
     r"<(?:[\w\-]{1,64}:)?([A-Za-z][\w.\-]{0,63})(?:\s[^<>]*)?+>"
     r"(<!\[CDATA\[[^\]]{0,4096}\]\]>|[^<]++)"
 )
+_TREE = re.compile(r"<([\w\-]{1,64}:)?([A-Za-z][\w.\-]{0,63})(?:\s[^<>]*)?+>(?=\s*+<[\w])")
+_LEAF = re.compile(r">(\s*+[^<>\s][^<>]*+)(?=<|\Z)")
+_TREE_CHARS = 16_384  # where it ends nowhere
 _TAG = re.compile(r"<[A-Za-z][^<>]*+>")
 _TAG_NAME = re.compile(r"\b(?:name|key|id)=[\"']([^\"'<>]{1,200})[\"']", re.IGNORECASE)
 _TAG_VALUE = re.compile(r"\b(?:value|content)=(?:\"([^\"<>]++)|'([^'<>]++))", re.IGNORECASE)
 _HINT = re.compile(
     "pass|secret|token|key|auth|cred|cookie|sig|sess|sid|jwt|otp|bearer|pwd|hmac|pin|verifier|"
-    "assertion|mfa|cv|basic|xsrf|negotiate|digest|bot"
+    "assertion|mfa|cv|basic|xsrf|negotiate|digest|bot|pw|-u|identified"
 )
+_SHOWN = frozenset({"true", "false", "null", "None", "|", ">", "|-", ">-", "|+", ">+"})
+_NO_VALUE = frozenset({"", "|", ">"})  # what begins a block of lines
+_SQL = re.compile(r"\b((?:identified[ \t]++by|password)[ \t]++')((?:[^'\n])++)(?=')", re.IGNORECASE)
 _SAFE = "[]:@!$&'()*+,;="
 
 
 class TooMuchError(Exception):
     """Reading this message would take too long."""
-
-
-class Known:
-    """The secrets of one call that were found under their names, to be found by value as well."""
-
-    __slots__ = ("_marks", "_pattern")
-
-    def __init__(self) -> None:
-        self._marks: dict[str, str] = {}
-        self._pattern: re.Pattern[str] | None = None
-
-    def __len__(self) -> int:
-        return len(self._marks)
-
-    def add(self, value: str, shown: str) -> bool:
-        """Whether it is new, and worth to be looked for."""
-        least = _DIGITS_MIN if value.isdigit() else _VALUE_CHARS_MIN
-        is_worth = least <= len(value) <= _VALUE_CHARS_MAX
-        if not is_worth or value.lower() in _COMMON or value in self._marks:
-            return False
-        if len(self._marks) >= VALUES_MAX:
-            return False
-        for spelled in _spellings(value):
-            self._marks.setdefault(spelled, shown)
-        self._pattern = None
-        return True
-
-    def since(self, count: int) -> list[str]:
-        """What was added after there were so many."""
-        return list(islice(self._marks, count, None))
-
-    def masked(self, text: str) -> str:
-        if not any(value in text for value in self._marks):
-            return text
-        if self._pattern is None:
-            longest_first = sorted(self._marks, key=len, reverse=True)
-            self._pattern = re.compile("|".join(map(_exactly, longest_first)))
-        return self._pattern.sub(lambda found: self._marks[found[0]], text)
-
-
-def _exactly(value: str) -> str:
-    """A number is no part of a longer one."""
-    escaped = re.escape(value)
-    return rf"(?<!\d){escaped}(?!\d)" if value.isdigit() else escaped
-
-
-def _spellings(value: str) -> Iterable[str]:
-    """The value, and as JSON, forms and URLs write it, and Basic credentials hide it."""
-    once = json.dumps(value, ensure_ascii=False)[1:-1]
-    ascii_only = json.dumps(value)[1:-1]
-    raw = value.encode("utf-8", "surrogatepass")
-    found = {value, once, ascii_only, json.dumps(once, ensure_ascii=False)[1:-1]}
-    found |= {quote(raw, safe=""), quote_plus(raw), quote(raw)}
-    coded = base64.b64encode(raw).decode().rstrip("=")[:-1]
-    if len(coded) >= 8:
-        found.add(coded)
-    return found
 
 
 class Rules:
@@ -174,7 +129,7 @@ class Masking:
     def left_echoes(self) -> bool:
         """Whether what became known in this message stands in it oftener than under its name."""
         newer = self.known.since(self._before)
-        return sum(text.count(value) for text in self._texts for value in newer) > self._hidden
+        return sum(times(text, newer, self.step) for text in self._texts) > self._hidden
 
     def step(self, steps: int = 1) -> None:
         self._steps -= steps
@@ -209,7 +164,7 @@ class Masking:
         return self.rules.weight(name)
 
     def by_value(self, text: str) -> str:
-        return self.known.masked(text)
+        return self.known.masked(text, self.step)
 
     def own(self, text: str) -> str:
         """Without what the patterns of the policy match, looked for piece by piece."""
@@ -226,7 +181,11 @@ class Masking:
     def text(self, text: str, depth: int = 0) -> str:
         """Any text; one that is JSON is read as such."""
         self.step(1 + (len(text) >> 6))
-        if depth < NESTED_MAX and text.lstrip()[:1] in {"{", "["} and '"' in text:
+        begin = text.lstrip()[:1]
+        is_text = begin == '"' and "\\" in text and text.rstrip()[-1] == '"'
+        if is_text or (begin in {"{", "["} and '"' in text):
+            if depth >= NESTED_MAX:
+                return mark(text, self.rules.key)
             return json_masking.masked(text, self, depth + 1)
         return self.prose(text)
 
@@ -242,12 +201,15 @@ class Masking:
 
     def _named(self, text: str) -> str:
         if "\n" in text or ":" in text or "=" in text:
+            text = self._blocks(text) if "\n" in text else text
             text = _LINE.sub(self._line, text)
             text = self._pairs(text)
         if "-" in text:
             text = _OPTION.sub(self._option, text)
         if "<" in text and ">" in text:
-            text = _TAG.sub(self._tag, _ELEMENT.sub(self._element, text))
+            text = _TAG.sub(self._tag, _ELEMENT.sub(self._element, self._trees(text)))
+        if "'" in text:
+            text = _SQL.sub(lambda found: found[1] + self.hide(found[2]), text)
         return _SCHEMED.sub(self._schemed, text)
 
     def _user(self, found: re.Match[str]) -> str:
@@ -261,23 +223,66 @@ class Masking:
         self.step()
         at = found.lastindex or 0
         value = found[at]
-        if self.rules.weight(found[1]) is not Weight.STRONG or not value.strip():
+        if self.rules.weight(found[1]) is not Weight.STRONG or value.strip()[:1] in _NO_VALUE:
             return found[0]
         end = value[len(value.rstrip(" \t\r,")) :]
         return _replaced(found, at, self.hide(value[: len(value) - len(end)]) + end)
+
+    def _blocks(self, text: str) -> str:
+        """The deeper lines below a name of YAML."""
+        out, end = [], 0
+        for found in _BLOCK.finditer(text):
+            self.step()
+            if found.start() < end or self.rules.weight(found[2]) is not Weight.STRONG:
+                continue
+            start = stop = min(found.end() + 1, len(text))
+            indent = found[1]
+            while stop < len(text):
+                self.step()
+                line_end = text.find("\n", stop) + 1 or len(text)
+                line = text[stop:line_end]
+                if line.strip() and not (line.startswith(indent) and line[len(indent)] in " \t"):
+                    break
+                stop = line_end
+            below = text[start:stop]
+            if below.strip():
+                left = below[: len(below) - len(below.lstrip())]
+                right = below[len(below.rstrip()) :]
+                out += [text[end:start], left, self.hide(below.strip()), right]
+                end = stop
+        return "".join((*out, text[end:])) if out else text
+
+    def _trees(self, text: str) -> str:
+        """What stands in elements below one that is named as a secret."""
+        out, end = [], 0
+        for found in _TREE.finditer(text):
+            self.step()
+            start = found.end() - 1
+            if start < end or self.rules.weight(found[2]) is not Weight.STRONG:
+                continue
+            stop = start + _TREE_CHARS
+            closing = text.find(f"</{found[1] or ''}{found[2]}", start, stop)
+            stop = closing if closing >= 0 else stop
+            inner = _LEAF.sub(lambda leaf: f">{self.hide(leaf[1])}", text[start:stop])
+            out += [text[end:start], inner]
+            end = stop
+        return "".join((*out, text[end:])) if out else text
 
     def _pairs(self, text: str) -> str:
         """`name=value` and `name: value`, wherever they stand."""
         out, end = [], 0
         for found in _PAIR.finditer(text):
             self.step()
-            if found.start() < end or not self.rules.weight(found[1]):
+            weight = self.rules.weight(found[1])
+            if found.start() < end or not weight:
                 continue
             value = _VALUE.match(text, found.end())
             if value is None:
                 continue
             at = value.lastindex or 0
-            if value[at] not in {"true", "false", "null", "None"}:
+            if at == _OBJECT and weight is not Weight.STRONG:
+                continue
+            if value[at] not in _SHOWN:
                 out += [text[end : value.start()], _replaced(value, at, self.hide(value[at]))]
                 end = value.end()
         return "".join((*out, text[end:])) if out else text

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from sqlite_utils.db import Database
 from sqlite_utils.migrations import Migrations
 
-from ledger import chain, indexes, views
+from ledger import indexes, trust, views
 from ledger.errors import LedgerError
+from ledger.pieces import Progress, Step, Telling, untold
+from ledger.sqlite import sqlite3
 
 # One row per thing that happened; rows are added, never changed. A call is one row when it is
 # decided and one when it has ended; the columns that only the second knows are empty in the first.
@@ -294,43 +296,6 @@ _BOUNDS = (
 )
 
 
-_TRUST = (
-    # What `decide` saw of a call beside the columns, as JSON (ledger/seen.py); and the chain.
-    "ALTER TABLE event ADD COLUMN seen TEXT",
-    "ALTER TABLE event ADD COLUMN hash BLOB",
-    # Signed heads of the chain (ledger/seals.py). `trace_seq` and `trace_hash`: of the trace.
-    """
-    CREATE TABLE seal (
-        seq INTEGER PRIMARY KEY,
-        hash BLOB NOT NULL,
-        trace_seq INTEGER NOT NULL,
-        trace_hash BLOB NOT NULL,
-        at_us INTEGER NOT NULL,
-        previous BLOB NOT NULL,
-        key_id TEXT NOT NULL,
-        signature BLOB NOT NULL
-    ) STRICT
-    """,
-    # What `ledger prune` took out, signed: the rows from `first_seq` to `last_seq`, between the
-    # hash of the row before them and the hash of the last of them.
-    """
-    CREATE TABLE gap (
-        first_seq INTEGER PRIMARY KEY,
-        last_seq INTEGER NOT NULL,
-        before BLOB NOT NULL,
-        after BLOB NOT NULL,
-        rows INTEGER NOT NULL,
-        at_us INTEGER NOT NULL,
-        actor TEXT NOT NULL,
-        key_id TEXT NOT NULL,
-        signature BLOB NOT NULL
-    ) STRICT
-    """,
-    # An answer that is too long for a row: the name of its sealed file, and `sealed` is empty.
-    "ALTER TABLE answer ADD COLUMN file TEXT",
-)
-
-
 def _record(db: Database) -> None:
     for statement in _TABLES:
         db.execute(statement)
@@ -369,32 +334,47 @@ AND (d.type <> 'call.held' OR NOT EXISTS (
 """
 
 
-def _trust(db: Database) -> None:
-    for statement in _TRUST:
-        db.execute(statement)
-    chain.hash_all(db.conn)
+def _at_once(make: Callable[[Database], None]) -> Step:
+    def made(db: Database, _progress: Progress = untold, /) -> None:
+        make(db)
+
+    return made
 
 
-STEPS: tuple[tuple[str, Callable[[Database], None]], ...] = (
-    ("0001_record", _record),
-    ("0002_containment", _containment),
-    ("0003_final_reason", _final_reason),
-    ("0004_bounds", _bounds),
-    ("0005_resolved", views.make),
-    ("0006_trust", _trust),
+STEPS: tuple[tuple[str, Step], ...] = (
+    ("0001_record", _at_once(_record)),
+    ("0002_containment", _at_once(_containment)),
+    ("0003_final_reason", _at_once(_final_reason)),
+    ("0004_bounds", _at_once(_bounds)),
+    ("0005_resolved", _at_once(views.make)),
+    ("0006_trust", trust.make),
     ("0007_search", indexes.make),
 )
+_IN_PIECES = frozenset({"0006_trust", "0007_search"})  # they go through the record: pieces.py
+_STEPS_BETWEEN_SIGNS = 1_000_000  # of SQLite: some tenths of a second
 
 
-def migrate(db: Database) -> None:
-    """Bring the schema up to date. LedgerError when a newer pullcord made it."""
+def migrate(db: Database, progress: Progress = untold) -> None:
+    """Bring the schema up to date. `progress` is told at least every few seconds; what it raises
+    ends the work, which goes on there the next time. LedgerError when a newer pullcord made it.
+    """
     migrations = Migrations("pullcord")
+    telling = Telling(progress, len(STEPS))
     for name, step in STEPS:
-        migrations(name=name)(step)
+        migrations(name=name, transactional=name not in _IN_PIECES)(telling.of(step))
     known = {name for name, _ in STEPS}
     newer = [step.name for step in migrations.applied(db) if step.name not in known]
     if newer:
         raise LedgerError(
             f"the ledger was made by a newer pullcord (step {newer[-1]}); run that version"
         )
-    migrations.apply(db)
+    if not migrations.pending(db):
+        return
+    # A single statement may take minutes, too: a sign of life comes out of it.
+    db.conn.set_progress_handler(telling.again, _STEPS_BETWEEN_SIGNS)
+    try:
+        migrations.apply(db)
+    except sqlite3.Error as error:
+        raise telling.raised or error from None
+    finally:
+        db.conn.set_progress_handler(None, 0)

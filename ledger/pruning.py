@@ -19,6 +19,7 @@ from ledger.states import CallState, EventType
 
 ROWS_MAX = 1_000  # of one transaction: some tens of milliseconds, in which callers wait
 WINDOW_ROWS = 500  # that one transaction looks at; a call has two of them, mostly
+AHEAD_ROWS = 20_000  # that it looks through for the next old one, where none of those is old
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,15 @@ def step(
     identity = seals.identity(conn)
     first = None if identity else seals.made(conn, batch.journal.head, trace, keys.signer, at_us)
     identity = identity or (first[0] if first else b"")
-    gaps = [_gap(conn, one, identity, keys, actor, at_us) for one in _ranges(seqs)]
+    empty = Gap(0, 0, GENESIS, GENESIS, 0, at_us, actor, keys.signer.key_id)
+    ranges = list(_ranges(seqs))
+    gaps = _gaps(conn, ranges, empty, identity, keys.public)
     if first is not None:
         seals.write(conn, first[1])
+    for one in ranges:
+        conn.execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", (one[0], one[-1]))
     for gap in gaps:
-        conn.execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", (gap.first_seq, gap.last_seq))
-        _put(conn, gap, identity, keys)
+        seals.put_gap(conn, replace(gap, signature=keys.signer.sign(gap.text(identity))))
     batch.must_last = True
     return done
 
@@ -96,7 +100,7 @@ def planned(
     )
     window = [_Row(*row) for row in found]
     if not any(row.at_us < before_us for row in window):
-        return [], Pruned()
+        return [], Pruned(next_seq=_next_old(conn, after_seq, before_us))
     (newest,) = conn.execute("SELECT max(seq) FROM event").fetchone()
     standing = {pull.rule for pull in cords.load(conn).values()}
     seqs: list[int] = []
@@ -119,6 +123,20 @@ def planned(
         seqs += [each.seq for each in rows]
         calls += row.type in _DECISIONS
     return sorted(seqs), Pruned(len(seqs), calls, next_seq)
+
+
+def _next_old(conn: sqlite3.Connection, after_seq: int, before_us: int) -> int | None:
+    """Where to go on when the next rows are new: older ones may stand behind those of a clock that
+    was ahead. None at the end."""
+    looked, to_seq, old_seq = conn.execute(
+        "SELECT count(*), max(seq), min(CASE WHEN at_us < ?1 THEN seq END) FROM "
+        "(SELECT seq, at_us FROM event WHERE seq > ?2 AND seq < (SELECT max(seq) FROM event) "
+        "ORDER BY seq LIMIT ?3)",
+        (before_us, after_seq, AHEAD_ROWS),
+    ).fetchone()
+    if old_seq is not None:
+        return int(old_seq) - 1
+    return int(to_seq) if looked == AHEAD_ROWS else None
 
 
 def _of_call(conn: sqlite3.Connection, call_id: str) -> list[_Row]:
@@ -153,12 +171,14 @@ def _counts(conn: sqlite3.Connection, call_id: str, rows: list[_Row]) -> bool:
 
 
 _TOKEN = re.compile(r"\btoken ([0-9a-f]{16})\b")  # as the rows about tokens and operators say it
-_KEPT = frozenset({EventType.POLICY, EventType.PRUNED})
+_KEPT = frozenset(
+    {EventType.POLICY, EventType.PRUNED, EventType.BEHIND_SEAL, EventType.TRACE_BEHIND}
+)
 
 
 def _stands(conn: sqlite3.Connection, row: _Row, standing: Container[str], at_us: int) -> bool:
     """Whether what a row tells still holds: a cord, a token, an operator; which policies there
-    were, and who has pruned, is never forgotten."""
+    were, who has pruned, and what was missing of what was sealed, is never forgotten."""
     if row.type in _KEPT:
         return True
     if row.type.startswith("cord."):
@@ -183,52 +203,82 @@ def _lives(conn: sqlite3.Connection, token: str, at_us: int) -> bool:
 # ---------------------------------------------------------------------------------- what stays
 
 
-def _gap(
-    conn: sqlite3.Connection, seqs: range, identity: bytes, keys: Keys, actor: str, at_us: int
-) -> Gap:
-    """What is left of rows that follow each other, not yet signed. Raises LedgerError."""
+def _gaps(
+    conn: sqlite3.Connection, ranges: list[range], empty: Gap, identity: bytes, known: PublicKeys
+) -> list[Gap]:
+    """What is left of rows, in order, as one with the gaps beside them; not yet signed. Nothing
+    becomes part of a gap that was not checked here. Raises LedgerError."""
+    made: list[Gap] = []
+    for seqs in ranges:
+        first_seq, last_seq = seqs[0], seqs[-1]
+        if made and made[-1].last_seq == first_seq - 1:
+            left: Gap | None = made.pop()
+        else:
+            left = seals.gap_ending(conn, first_seq - 1)
+            _check(conn, left, identity, known)
+        gap = _gap(conn, seqs, empty, left)
+        right = seals.gap_beginning(conn, last_seq + 1)
+        if right is not None:
+            _check(conn, right, identity, known)
+            if right.before != gap.after or not _fits_behind(conn, right):
+                raise LedgerError(_changed(f"{_named(right)} does not fit what stands beside it"))
+            rows = gap.rows + right.rows
+            gap = replace(gap, last_seq=right.last_seq, after=right.after, rows=rows)
+        made.append(gap)
+    return made
+
+
+def _gap(conn: sqlite3.Connection, seqs: range, empty: Gap, left: Gap | None) -> Gap:
+    """What is left of rows that follow each other, and of the gap before them."""
     first_seq, last_seq = seqs[0], seqs[-1]
-    before = _before(conn, first_seq, identity, keys)
-    rows = stored(conn, first_seq - 1, last_seq, len(seqs))
-    after = before
-    for row in rows:
+    within = seals.gap_at(conn, first_seq)
+    if within is not None and within.first_seq <= last_seq:
+        raise LedgerError(_changed(f"{_named(within)} is over rows that stand"))
+    begin = left or replace(empty, first_seq=first_seq, before=_before(conn, first_seq))
+    after = begin.before if left is None else left.after
+    for row in stored(conn, first_seq - 1, last_seq, len(seqs)):
         after = link(after, row.columns)
         if after != row.hash:
             raise LedgerError(_changed(f"row {row.seq} is not as it was recorded"))
-    right = seals.gap_beginning(conn, last_seq + 1)
-    if right is not None and (keys.public.wrong(right, identity) or right.before != after):
-        raise LedgerError(_changed(f"the gap from row {right.first_seq} on is not signed"))
-    return Gap(first_seq, last_seq, before, after, len(seqs), at_us, actor, keys.signer.key_id)
+    first_seq, before, rows = begin.first_seq, begin.before, begin.rows + len(seqs)
+    return replace(
+        empty, first_seq=first_seq, last_seq=last_seq, before=before, after=after, rows=rows
+    )
 
 
-def _before(conn: sqlite3.Connection, first_seq: int, identity: bytes, keys: Keys) -> bytes:
-    """The hash of what stands before a row."""
+def _check(conn: sqlite3.Connection, gap: Gap | None, identity: bytes, known: PublicKeys) -> None:
+    """A gap that is about to become part of another one. Raises LedgerError."""
+    if gap is None:
+        return
+    if known.wrong(gap, identity):
+        raise LedgerError(_changed(f"{_named(gap)} is not signed"))
+    if seals.standing_in(conn, gap) is not None:
+        raise LedgerError(_changed(f"{_named(gap)} is over rows that stand"))
+
+
+def _before(conn: sqlite3.Connection, first_seq: int) -> bytes:
+    """The hash of the row before one that no gap ends at."""
     if first_seq == 1:
         return GENESIS
     row = conn.execute("SELECT hash FROM event WHERE seq = ?", (first_seq - 1,)).fetchone()
-    if row is not None and row[0] is not None:
-        return bytes(row[0])
-    left = seals.gap_ending(conn, first_seq - 1)
-    if left is None:
+    if row is None or row[0] is None:
         raise LedgerError(_changed(f"what stood before row {first_seq} is missing"))
-    if keys.public.wrong(left, identity):
-        raise LedgerError(_changed(f"the gap from row {left.first_seq} on is not signed"))
-    return left.after
+    return bytes(row[0])
+
+
+def _fits_behind(conn: sqlite3.Connection, gap: Gap) -> bool:
+    """Whether the row behind a gap, where one is, follows the last of those that are gone."""
+    after_seq = gap.last_seq
+    rows = stored(conn, after_seq, after_seq + 1, 1)
+    return all(link(gap.after, row.columns) == row.hash for row in rows)
+
+
+def _named(gap: Gap) -> str:
+    return f"the gap from row {gap.first_seq} on"
 
 
 def _changed(what: str) -> str:
     return f"{what}, so nothing is pruned over it; look at the record: pullcord ledger verify"
-
-
-def _put(conn: sqlite3.Connection, gap: Gap, identity: bytes, keys: Keys) -> None:
-    """Write it down, as one with the gaps on both sides of it."""
-    left = seals.gap_ending(conn, gap.first_seq - 1)
-    right = seals.gap_beginning(conn, gap.last_seq + 1)
-    if left is not None:
-        gap = replace(gap, first_seq=left.first_seq, before=left.before, rows=left.rows + gap.rows)
-    if right is not None:
-        gap = replace(gap, last_seq=right.last_seq, after=right.after, rows=gap.rows + right.rows)
-    seals.put_gap(conn, replace(gap, signature=keys.signer.sign(gap.text(identity))))
 
 
 def _ranges(seqs: list[int]) -> Iterator[range]:

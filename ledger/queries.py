@@ -275,7 +275,8 @@ _EVENT_COLUMNS = """
     coalesce(e.method, d.method) AS method, coalesce(e.host, d.host) AS host,
     coalesce(e.path, d.path) AS path, coalesce(e.effect, d.effect) AS effect,
     e.decision, e.reason, e.rule, e.state, e.status, e.key, e.replay_of,
-    e.latency_us / 1000.0 AS latency_ms, e.response_bytes, e.actor, e.detail
+    e.latency_us / 1000.0 AS latency_ms, e.response_bytes, e.actor, e.detail,
+    nullif(lower(hex(e.request_digest)), '') AS request_digest
 """
 
 

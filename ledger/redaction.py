@@ -5,13 +5,14 @@ digest alone, and `why` says so. How texts are masked is in masking.py.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote, unquote_plus
 
 from ledger import json_masking, reassembly
 from ledger.decoding import decoded
-from ledger.masking import Known, Masking, Rules, TooMuchError
+from ledger.masking import Masking, Rules, TooMuchError
 from ledger.redact import mask_known, redact_host, storable
+from ledger.remembered import Known
 from ledger.secret_names import plain
 from ledger.shown import is_secret
 from ledger.traced import Caught, Side
@@ -19,6 +20,7 @@ from policies.content import FORM, Content, read_content
 
 FIELDS_MAX = 50_000  # of a form or a query
 PARTS_MAX = 10_000  # of a multipart body
+_ESCAPED_TIMES = 3  # that a text of a URL or a form is escaped
 HEADERS_MAX, HEADER_CHARACTERS_MAX = 2_000, 200  # that are known to hold no secret
 
 _EDGE = re.compile(r"[^\s\"'&;<>(){}\[\]]{1,4096}")
@@ -26,11 +28,15 @@ _BINARY = re.compile(
     r"(?:image|audio|video|font)/(?!svg)|application/(?:grpc|zip|gzip|pdf|wasm|x-tar|"
     r"protobuf|x-protobuf|vnd\.google\.protobuf|vnd\.amazon\.eventstream|vnd\.openxml)"
 )
-_CHARSETS = {"utf-16": "utf-16", "utf-16le": "utf-16-le", "utf-16be": "utf-16-be",
-             "iso-8859-1": "latin-1", "latin1": "latin-1", "windows-1252": "cp1252"}  # fmt: skip
+_CHARSET = re.compile(  # names that codecs know, and no other of theirs: utf-7 hides ASCII
+    r"utf-?(?:8|16|16le|16be|32)|utf-16-[lb]e|us-ascii|ascii|latin-?1|iso-8859-\d{1,2}|"
+    r"(?:windows-|cp)125\d|shift[_-]jis|euc-(?:jp|kr)|gb(?:k|2312|18030)|big5|koi8-[ru]"
+)
 _JSON_LINES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl",
                          "application/json-lines", "application/jsonlines"})  # fmt: skip
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_OF_PATHS = frozenset({"apikey", "otp", "passcode", "passphrase", "passwd", "password", "pin",
+                       "pwd", "secret", "token"})  # fmt: skip
 _SAFE = "[]:@!$'()*,;"
 _MEDIA_CHARACTERS = 100
 
@@ -54,14 +60,25 @@ class Redacted:
 def redacted(caught: Caught, rules: Rules, known: Known) -> Redacted:
     """The message without secrets. What was masked by its name is added to `known`, and what is
     known is masked wherever it stands."""
+    is_cut = caught.body_bytes > len(caught.body)
     try:
-        masking = Masking(rules, known)
-        shown = _once(caught, masking)
-        if masking.left_echoes():
-            shown = _once(caught, Masking(rules, known))
+        return _twice(caught, rules, known)
+    except TooMuchError:
+        why = TOO_LONG
     except Exception:  # whatever it was: nothing of the message may be kept unmasked
-        return Redacted("", (), "", caught.body_bytes > len(caught.body), None, UNREADABLE)
-    return shown
+        return Redacted("", (), "", is_cut, None, UNREADABLE)
+    try:
+        head = _once(replace(caught, level="digest"), Masking(rules, known))
+    except TooMuchError:
+        return Redacted("", (), "", is_cut, None, why)
+    return replace(head, why=why)
+
+
+def _twice(caught: Caught, rules: Rules, known: Known) -> Redacted:
+    """Once more where what became known on the way may stand before."""
+    masking = Masking(rules, known)
+    shown = _once(caught, masking)
+    return _once(caught, Masking(rules, known)) if masking.left_echoes() else shown
 
 
 def _once(caught: Caught, masking: Masking) -> Redacted:
@@ -115,8 +132,20 @@ def _url(url: str, masking: Masking) -> str:
     shown = scheme + slashes + user + at if slashes else ""
     shown += redact_host(host, masking.rules.key)
     path = mask_known(slash + path, masking.rules.key)  # some reach over several segments
-    shown += "/".join(masking.prose(segment) for segment in path.split("/"))
+    shown += _path(path, masking)
     return shown + question + _form(query, masking) + hash_mark + _form(fragment, masking)
+
+
+def _path(path: str, masking: Masking) -> str:
+    """A segment behind one that is named as a secret is masked where it is no mere word."""
+    segments = path.split("/")
+    shown = [masking.prose(segment) for segment in segments]
+    for at, before in enumerate(segments[:-1]):
+        after = segments[at + 1]
+        is_word = len(after) < 4 or not any(char.isdigit() for char in after)
+        if plain(before) in _OF_PATHS and not is_word:
+            shown[at + 1] = masking.hide(unquote(after))
+    return "/".join(shown)
 
 
 def _header(name: str, value: str, masking: Masking) -> tuple[str, str]:
@@ -146,17 +175,23 @@ def _know_cookies(value: str, masking: Masking) -> None:
 
 def _text(body: bytes, content: Content, is_cut: bool) -> str | None:
     """None where it is no text."""
-    if _BINARY.match(content.media_type):
+    told = content.parameters or {}
+    charset = told.get("charset", "").lower() or "utf-8"
+    is_multipart = content.media_type.startswith("multipart/")
+    if _BINARY.match(content.media_type) or not _CHARSET.fullmatch(charset):
         return None
-    charset = (content.parameters or {}).get("charset", "").lower()
+    if is_multipart and not told.get("boundary"):
+        return None  # told twice or not at all: its parts cannot be told apart
     try:
-        text = body.decode(_CHARSETS.get(charset, "utf-8"))
+        text = body.decode(charset)
+    except LookupError:
+        return None
     except UnicodeDecodeError as error:
         is_edge = is_cut and error.start >= len(body) - 4
         if not is_edge and not _is_declared_text(content):
             return None
         text = body.decode("utf-8", "replace")
-    return None if _CONTROL.search(text) and not content.is_form else text
+    return None if not is_multipart and _CONTROL.search(text) else text
 
 
 def _is_declared_text(content: Content) -> bool:
@@ -224,23 +259,33 @@ def _escaped(text: str, masking: Masking) -> str:
     """A text with `%` escapes, which stay where nothing is masked."""
     if len(text) < 6:
         return text
-    clear = unquote(text.replace("+", " "))
-    masked = masking.text(masking.own(masking.by_value(clear)))
-    return text if masked == clear else quote(masked, safe=_SAFE)
+    clear = text.replace("+", " ")
+    for _ in range(_ESCAPED_TIMES):
+        clear = unquote(clear)
+        masked = masking.text(masking.own(masking.by_value(clear)))
+        if masked != clear:
+            return quote(masked, safe=_SAFE)
+        if "%" not in clear:
+            break
+    return text
 
 
 def _multipart(text: str, content: Content, masking: Masking) -> str | None:
     """Part by part. A file that is no text shows only its length."""
-    boundary = (content.parameters or {}).get("boundary", "")
-    if not boundary:
-        return _masked(text, masking)
+    boundary = (content.parameters or {})["boundary"]
     parts = text.split(f"--{boundary}", PARTS_MAX)
     if len(parts) > PARTS_MAX:
         return None
     return "--part".join(_part(part, masking) for part in parts)
 
 
-_NAME = re.compile(r'name="?([^";\r\n]{1,200})', re.IGNORECASE)
+_DISPOSITION = re.compile(r"^content-disposition[ \t]*:(.*)$", re.IGNORECASE | re.MULTILINE)
+_FOLD = re.compile(r"\r?\n[ \t]+")
+_NAME = re.compile(
+    r"(?<![\w\-*])name(\*?)(\d*+\*?)[ \t]*=[ \t]*(?:\"((?:[^\"\\]|\\.)*+)(\"?)|([^;\s]*+))",
+    re.IGNORECASE,
+)
+_BARE_BREAK = re.compile(r"\r(?!\n)|(?<!\r)\n")
 
 
 def _part(part: str, masking: Masking) -> str:
@@ -248,14 +293,34 @@ def _part(part: str, masking: Masking) -> str:
     if not gap:
         head, gap, body = part.partition("\n\n")
     if not gap:
-        return _masked(part, masking)
+        is_text = "\x00" not in part
+        return _masked(part, masking) if is_text else f"[{len(part)} characters that are no text]"
     end = body[len(body.rstrip("\r\n")) :]
     body = body[: len(body) - len(end)]
-    name = _NAME.search(head)
-    if name and masking.weight(unquote(name[1])) and body:
+    if body and _is_secret_part(head, masking):
         body = masking.hide(body)
     elif "\ufffd" in body or _CONTROL.search(body):
         body = f"[{len(body)} characters that are no text]"
     else:
         body = _masked(body, masking)
     return _masked(head, masking) + gap + body + end
+
+
+def _is_secret_part(head: str, masking: Masking) -> bool:
+    """Whether a part is named so, or is named in a way that servers may read in several."""
+    head = _FOLD.sub(" ", head)
+    told = _DISPOSITION.findall(head)
+    if not told:
+        return len(_DISPOSITION.findall(_BARE_BREAK.sub("\n", head))) > 0
+    names = _NAME.findall(told[0])
+    if len(told) > 1 or len(names) > 1 or (_BARE_BREAK.search(head) and "\r\n" in head):
+        return True
+    for is_coded, place, quoted, end, bare in names:
+        if place or (quoted and not end):
+            return True  # in pieces, or never closed
+        name = quoted or bare
+        if is_coded:
+            name = name.rpartition("'")[2]
+        if masking.weight(unquote(name.replace("\\", ""))):
+            return True
+    return False

@@ -1,7 +1,7 @@
 """Whether the seals themselves are whole: each signed, each behind the one before it, and the same
 as the copies that were kept elsewhere."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -9,6 +9,7 @@ from ledger import seals
 from ledger.errors import LedgerError
 from ledger.seals import PublicKeys, Seal
 from ledger.sqlite import sqlite3
+from ledger.states import EventType
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,30 @@ def check_seals(
     return count, []
 
 
+def told_losses(conn: sqlite3.Connection) -> list[int]:
+    """The rows of the record that tell that the trace ended before what was sealed of it."""
+    found = conn.execute(
+        "SELECT seq FROM event WHERE actor IS NOT NULL AND type = ? ORDER BY seq",
+        (EventType.TRACE_BEHIND,),
+    )
+    return [int(seq) for (seq,) in found]
+
+
+def check_covered(sealed: Iterable[Seal], losses: Sequence[int]) -> tuple[int, list[Problem]]:
+    """How many messages the seals say that there are, and the first seal by which there were less
+    than before, without a row that tells it. `sealed` are all seals, in order."""
+    left, most = list(reversed(losses)), 0
+    for seal in sealed:
+        while left and left[-1] <= seal.seq:
+            left.pop()
+            most = 0
+        if seal.trace_seq < most:
+            what = f"the seal over row {seal.seq} covers the trace up to message {seal.trace_seq}, "
+            return most, [Problem(f"{what}one before it up to message {most}", seal.seq)]
+        most = seal.trace_seq
+    return most, []
+
+
 def check_copies(
     conn: sqlite3.Connection, keys: PublicKeys, identity: bytes, lines: Iterable[bytes]
 ) -> tuple[int, list[Problem]]:
@@ -55,14 +80,25 @@ def check_copies(
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        wrong = _unlike(conn, keys, identity, line)
+        wrong = unlike(conn, keys, identity, line)
         if wrong:
             return count, [Problem(f"line {number} of the copies: {wrong}")]
         count += 1
+    if not count:
+        return 0, [Problem("there is no copy of a seal among the copies that were given")]
     return count, []
 
 
-def _unlike(conn: sqlite3.Connection, keys: PublicKeys, identity: bytes, line: bytes) -> str:
+def check_newest(
+    conn: sqlite3.Connection, keys: PublicKeys, identity: bytes, line: bytes
+) -> list[Problem]:
+    """The newest seal, as it was kept outside of the ledger."""
+    wrong = unlike(conn, keys, identity, line)
+    return [Problem(f"the newest seal, kept beside the keys: {wrong}")] if wrong else []
+
+
+def unlike(conn: sqlite3.Connection, keys: PublicKeys, identity: bytes, line: bytes) -> str:
+    """Why a copy of a seal does not fit the ledger; empty when it does."""
     try:
         whose, copy = seals.from_line(line)
     except LedgerError as error:

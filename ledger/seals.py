@@ -135,9 +135,10 @@ def seals(conn: sqlite3.Connection, after_seq: int, to_seq: int, limit: int) -> 
     return [Seal(*row) for row in found]
 
 
-def all_seals(conn: sqlite3.Connection, to_seq: int, at_once: int = 1000) -> Iterator[Seal]:
-    """All seals up to that row, in order, a few at a time."""
-    after_seq = 0
+def all_seals(
+    conn: sqlite3.Connection, to_seq: int, after_seq: int = 0, at_once: int = 1000
+) -> Iterator[Seal]:
+    """All seals over rows behind the one number, up to the other, in order, a few at a time."""
     while found := seals(conn, after_seq, to_seq, at_once):
         yield from found
         after_seq = found[-1].seq
@@ -155,11 +156,22 @@ def identity(conn: sqlite3.Connection) -> bytes | None:
 
 
 def made(
-    conn: sqlite3.Connection, head: Head, trace: Head, signer: Signer, at_us: int
+    conn: sqlite3.Connection,
+    head: Head,
+    trace: Head,
+    signer: Signer,
+    at_us: int,
+    known: Seal | None = None,
 ) -> tuple[bytes, Seal] | None:
     """A seal over where the record ends, not yet written, and the identity of the ledger; None
-    where that is sealed. Raises LedgerError for a record that is shorter than what was sealed."""
+    where that is sealed. Raises LedgerError for a record that is shorter than what was sealed, or
+    where `known`, the last seal as its maker knows it, is gone."""
     newest, whose = last(conn), identity(conn)
+    if known is not None and (newest is None or newest.signature != known.signature):
+        raise LedgerError(
+            f"the last seal, over row {known.seq}, is not in the ledger any more; look at it: "
+            "pullcord ledger verify"
+        )
     if newest is not None and newest.seq > head.seq:
         raise LedgerError(
             f"the record ends with row {head.seq}, and row {newest.seq} was sealed; look at it: "
@@ -235,6 +247,14 @@ def gap_beginning(conn: sqlite3.Connection, first_seq: int) -> Gap | None:
         (first_seq,),
     ).fetchone()
     return None if row is None else Gap(*row)
+
+
+def standing_in(conn: sqlite3.Connection, gap: Gap) -> int | None:
+    """A row that is still there although it was pruned."""
+    (seq,) = conn.execute(
+        "SELECT min(seq) FROM event WHERE seq BETWEEN ? AND ?", (gap.first_seq, gap.last_seq)
+    ).fetchone()
+    return None if seq is None else int(seq)
 
 
 def put_gap(conn: sqlite3.Connection, gap: Gap) -> None:

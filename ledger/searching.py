@@ -35,11 +35,9 @@ def _words(text: str, media_type: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def drop(conn: sqlite3.Connection, digest: bytes) -> None:
-    """The texts of all messages with this body."""
-    conn.execute(
-        "DELETE FROM searched WHERE rowid IN (SELECT seq FROM message WHERE digest = ?)", (digest,)
-    )
+def drop(conn: sqlite3.Connection, seq: int) -> None:
+    """A message's text is found no more."""
+    conn.execute("DELETE FROM searched WHERE rowid = ?", (seq,))
 
 
 def shrink(conn: sqlite3.Connection) -> None:

@@ -2,7 +2,8 @@
 
 Case and the signs between words do not count: apiKey, API_KEY, x-api-key and auth[api.key] are one.
 A name can be plain (its value is shown, but for what looks like a secret), weak (a text under it is
-masked, what stands in an object is judged by its own names) or strong (all under it is masked).
+masked, in a list too; what stands in an object is judged by its own names, where they say anything)
+or strong (all under it is masked).
 """
 
 import re
@@ -21,10 +22,11 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 _STRONG = re.compile(
     r"(?:.*(?:secret|password|passwd|passphrase|passcode|apikey|accesskey|privatekey|secretkey|"
-    r"signingkey|authkey|credential|cookie|signature|authorization|accesstoken|refreshtoken|"
+    r"signingkey|authkey|masterkey|passkey|credential|cookie|signature|authorization|accesstoken|refreshtoken|"
     r"idtoken|authtoken|sessiontoken|apitoken|bearertoken|csrftoken|usertoken|token))"
     r"|secrets|passwords|credentials|cookies|creds|pwd|jwt|bearer|hmac|otp|totp|mfa|cvv|cvc|"
-    r"assertion|sig|xsrf"
+    r"assertion|sig|xsrf|"
+    r"(?:db|user|root|admin|login|my|smtp|mail|ftp|ssh|mysql|pg|postgres|redis|sql)p(?:ass|w|wd)"
 )
 _WEAK = frozenset({"auth", "session", "sessions", "sid", "sessid", "pass", "pin", "sessionid",
                    "jsessionid", "phpsessid"})  # fmt: skip
@@ -55,6 +57,12 @@ _ABOUT = frozenset({
 })  # fmt: skip
 
 
+# Two letters stand in any random text: they must be a word, and the last.
+_PW = re.compile(r"(?:(?:\A|[_\-.\[ ])(?:pw|PW|Pw)|[a-z]Pw)\]?\Z")
+# The third of several versions of a key: api_key_v2.
+_VERSION = re.compile(r"[_\-.]?[vV]\d{1,3}\Z")
+
+
 def plain(name: str) -> str:
     """The name without case and signs, as policies name keys."""
     return "".join(char for char in name.lower() if char.isalnum())
@@ -62,9 +70,11 @@ def plain(name: str) -> str:
 
 def weigh(name: str) -> Weight:
     """How secret what stands under this name is."""
-    words = [word.lower() for word in _WORD.findall(name[:NAME_CHARACTERS_MAX])]
+    words = [word.lower() for word in _WORD.findall(_VERSION.sub("", name[:NAME_CHARACTERS_MAX]))]
     if not words or words[-1] in _ABOUT:
         return Weight.PLAIN
+    if words[-1] == "pw" and _PW.search(name):
+        return Weight.STRONG
     if words[-1] == "token" and _PLAIN_TOKENS.intersection(words):
         return Weight.PLAIN
     if any(_STRONG.fullmatch(word) and not _PLAIN_TOKEN.fullmatch(word) for word in words):

@@ -60,6 +60,8 @@ class EventType(StrEnum):
     UNPRICED = "model.unpriced"
     ADJUSTED = "budget.adjusted"
     PRUNED = "ledger.pruned"
+    BEHIND_SEAL = "ledger.behind_seal"
+    TRACE_BEHIND = "trace.behind_seal"
     TRACE_LOST = "trace.lost"
 
 

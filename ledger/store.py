@@ -314,7 +314,7 @@ class Store(Keeping):
         at_us = self._clock()
         with self._joined() as batch:
             if at_us >= self._sweep_us:
-                self._vault.sweep(self._conn)
+                self._vault.sweep(self._conn, at_us)
                 self._sweep_us = at_us + SWEEP_SECONDS * 1_000_000
             count = claims.reap(self._conn, at_us, limit) + holds.reap(batch, at_us, limit)
             self._reaped_to, dropped = windows.reap(self._conn, self._reaped_to, at_us, limit)

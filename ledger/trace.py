@@ -1,11 +1,13 @@
 """The trace: what calls said and were answered, redacted, for people. One process writes it.
 
-Redaction is in redaction.py, the file and its tables in trace_schema.py. Nothing here is on the
-way of a call, and nothing here is the record: that is the ledger's.
+Redaction is in redaction.py, the file and its tables in trace_schema.py, what is given up of it in
+trace_pruning.py. Nothing here is on the way of a call, and nothing here is the record: that is the
+ledger's.
 """
 
 import hashlib
 import hmac
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,28 +17,38 @@ from typing import Self
 import orjson
 import zstandard
 
-from ledger import searching
+from ledger import searching, trace_pruning
+from ledger.bodies import unpacked
 from ledger.chain import GENESIS, Head, Value, link
-from ledger.errors import unavailable
-from ledger.masking import Known, Rules
+from ledger.masking import Rules
 from ledger.redaction import Redacted, redacted
+from ledger.remembered import Remembered
 from ledger.sqlite import sqlite3
-from ledger.trace_schema import DATABASE, can_search, open_trace, open_writer
+from ledger.trace_pruning import Pruned, beginning, until_us, used_bytes
+from ledger.trace_schema import (
+    DATABASE,
+    Disk,
+    can_search,
+    no_room,
+    open_trace,
+    open_writer,
+    unusable,
+)
 from ledger.traced import Caught, Kept, Side
 from policies.policy import Redaction
 
 __all__ = [
     "Pruned", "Size", "TraceStore", "head", "links", "messages", "open_trace", "search", "size",
+    "until_us",
 ]  # fmt: skip
 
 search = searching.search
 
 ZSTD_LEVEL = 3
-CALLS_MAX = 2_000  # whose secrets are remembered, to be found again in the answer
 POLICIES_MAX = 16  # of which the patterns stay compiled
-PRUNED_TOGETHER = 50  # bodies in one transaction
 
 PRUNED = "pruned"
+DAMAGED = "damaged"  # it is not the text that was kept
 
 _COLUMNS = (
     "seq", "call_id", "side", "at_us", "run", "tenant", "tool", "release", "start", "headers",
@@ -44,14 +56,6 @@ _COLUMNS = (
 )  # fmt: skip
 _NAMES = ", ".join(_COLUMNS)
 _INSERT = f"INSERT INTO message ({_NAMES}, hash) VALUES ({'?, ' * len(_COLUMNS)}?)"  # noqa: S608
-
-
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """What was taken out: bodies, and how long they were as they were kept."""
-
-    bodies: int = 0
-    kept_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +70,35 @@ class Size:
 
 
 class TraceStore:
-    """Made by `open`, for one thread. Raises LedgerUnavailable when the file cannot be written."""
+    """Made by `open`, for one thread. Raises TraceUnavailable when the file cannot be written."""
 
     def __init__(
-        self, conn: sqlite3.Connection, path: Path, key: bytes, clock: Callable[[], int]
+        self,
+        conn: sqlite3.Connection,
+        path: Path,
+        key: bytes,
+        clock: Callable[[], int],
+        disk: Disk = os.statvfs,
     ) -> None:
         self._conn = conn
         self._path = path
+        self._disk = disk
         self._key = key
         self._clock = clock
         self._can_search = can_search(conn)
         self._zstd = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
         self._rules: OrderedDict[Redaction, Rules] = OrderedDict()
-        self._known: OrderedDict[str, Known] = OrderedDict()
+        self._remembered = Remembered()
 
     @classmethod
-    def open(cls, data: Path, key: bytes, clock: Callable[[], int]) -> Self:
+    def open(
+        cls, data: Path, key: bytes, clock: Callable[[], int], disk: Disk = os.statvfs
+    ) -> Self:
         """`key` is `redact.redact_key` of the vault's key; `clock` tells UTC microseconds.
 
-        Raises LedgerUnavailable, and LedgerError where the file is another program's or newer.
+        Raises TraceUnavailable, and LedgerError where the file is another program's or newer.
         """
-        return cls(open_writer(data), data / DATABASE, key, clock)
+        return cls(open_writer(data), data / DATABASE, key, clock, disk)
 
     def close(self) -> None:
         try:
@@ -97,7 +109,11 @@ class TraceStore:
             self._conn.close()
 
     def keep(self, messages: Sequence[Caught]) -> None:
-        """Redact and write these, in one transaction, all or none."""
+        """Redact and write these, in one transaction, all or none. Raises TraceUnavailable also
+        where the disk has no more room than the ledger needs."""
+        full = no_room(self._path.parent, self._disk)
+        if full is not None:
+            raise full
         ready = [(caught, self._redacted(caught)) for caught in messages]
         if not ready:
             return
@@ -107,26 +123,27 @@ class TraceStore:
                 end = self._write(end, caught, shown)
 
     def retain(self, before_us: int | None, bytes_max: int | None) -> Pruned:
-        """Drop bodies that were last caught before `before_us`, then the oldest until the file
-        needs at most `bytes_max`. Their messages stay, and say that they were pruned."""
-        bodies = kept_bytes = 0
-        while True:
+        """Drop the messages that were caught before `before_us`, then the oldest until the file
+        needs at most `bytes_max`. The chain of those that are left goes on from the last of them.
+        """
+        return sum(self.retaining(before_us, bytes_max), Pruned())
+
+    def retaining(self, before_us: int | None, bytes_max: int | None) -> Iterator[Pruned]:
+        """The same in small steps, between which others may write; ends when nothing is left to
+        be dropped."""
+        gone = Pruned(messages=1)
+        while gone.messages:
             with _Transaction(self._conn, self._path):
-                chosen = self._outlived(before_us, bytes_max)
-                for body, digest, length in chosen:
-                    self._drop(body, digest)
-                    bodies, kept_bytes = bodies + 1, kept_bytes + length
-                if chosen and self._can_search:
-                    searching.shrink(self._conn)
-            if not chosen:
-                break
-        if bodies:
+                gone = trace_pruning.prune(
+                    self._conn, before_us, bytes_max, can_search=self._can_search
+                )
             try:
-                self._conn.execute("PRAGMA incremental_vacuum").fetchall()
-                self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                trace_pruning.give_back(self._conn)
+                if not gone.messages:
+                    self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             except sqlite3.Error as error:
-                raise unavailable(error, self._path) from error
-        return Pruned(bodies, kept_bytes)
+                raise unusable(error, self._path) from error
+            yield gone
 
     def _redacted(self, caught: Caught) -> Redacted:
         rules = self._rules.get(caught.redaction)
@@ -134,12 +151,10 @@ class TraceStore:
             rules = self._rules[caught.redaction] = Rules(self._key, caught.redaction)
             if len(self._rules) > POLICIES_MAX:
                 self._rules.popitem(last=False)
-        known = self._known.get(caught.call_id) or Known()
+        known = self._remembered.of(caught.run, caught.call_id)
         shown = redacted(caught, rules, known)
-        if known and caught.call_id not in self._known:
-            self._known[caught.call_id] = known
-            if len(self._known) > CALLS_MAX:
-                self._known.popitem(last=False)
+        if known:
+            self._remembered.keep(caught.run, caught.call_id, known)
         return shown
 
     def _write(self, end: Head, caught: Caught, shown: Redacted) -> Head:
@@ -147,7 +162,7 @@ class TraceStore:
         if shown.text is not None:
             text = shown.text.encode()
             digest = hashlib.sha256(text).digest()
-            self._keep_body(digest, text, caught.at_us)
+            self._keep_body(digest, text)
         seq = end.seq + 1
         columns: dict[str, Value] = {
             "seq": seq,
@@ -172,41 +187,14 @@ class TraceStore:
             searching.add(self._conn, seq, shown.text, shown.media_type)
         return Head(seq, told)
 
-    def _keep_body(self, digest: bytes, text: bytes, at_us: int) -> None:
-        known = self._conn.execute(
-            "UPDATE body SET last_us = max(last_us, ?) WHERE digest = ?", (at_us, digest)
-        )
-        if known.rowcount:
+    def _keep_body(self, digest: bytes, text: bytes) -> None:
+        if self._conn.execute("SELECT 1 FROM body WHERE digest = ?", (digest,)).fetchone():
             return
         packed = self._zstd.compress(text)
         self._conn.execute(
-            "INSERT INTO body (digest, zstd, kept_bytes, last_us) VALUES (?, ?, ?, ?)",
-            (digest, packed, len(packed), at_us),
+            "INSERT INTO body (digest, zstd, kept_bytes) VALUES (?, ?, ?)",
+            (digest, packed, len(packed)),
         )
-
-    def _outlived(
-        self, before_us: int | None, bytes_max: int | None
-    ) -> list[tuple[int, bytes, int]]:
-        """The next ones to go, the oldest first; some at a time."""
-        over = 0
-        if bytes_max is not None:
-            over = _used_bytes(self._conn) - bytes_max
-        oldest = self._conn.execute(
-            "SELECT id, digest, kept_bytes, last_us FROM body ORDER BY last_us, id LIMIT ?",
-            (PRUNED_TOGETHER,),
-        ).fetchall()
-        chosen = []
-        for body, digest, length, last_us in oldest:
-            if over <= 0 and (before_us is None or last_us >= before_us):
-                break
-            chosen.append((body, digest, length))
-            over -= length
-        return chosen
-
-    def _drop(self, body: int, digest: bytes) -> None:
-        if self._can_search:
-            searching.drop(self._conn, digest)
-        self._conn.execute("DELETE FROM body WHERE id = ?", (body,))
 
 
 class _Transaction:
@@ -220,7 +208,7 @@ class _Transaction:
         try:
             self._conn.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            raise unavailable(error, self._path) from error
+            raise unusable(error, self._path) from error
 
     def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
         try:
@@ -228,27 +216,28 @@ class _Transaction:
         except sqlite3.Error as fault:
             if self._conn.in_transaction:
                 self._conn.execute("ROLLBACK")
-            raise unavailable(fault, self._path) from (error or fault)
+            raise unusable(fault, self._path) from (error or fault)
         if isinstance(error, sqlite3.Error):
-            raise unavailable(error, self._path) from error
+            raise unusable(error, self._path) from error
 
 
 def _head(conn: sqlite3.Connection) -> Head:
     row = conn.execute("SELECT seq, hash FROM message ORDER BY seq DESC LIMIT 1").fetchone()
     last = conn.execute("SELECT seq FROM sqlite_sequence WHERE name = 'message'").fetchone()
     seq = 0 if last is None else int(last[0])
-    return Head(seq) if row is None else Head(max(seq, int(row[0])), row[1])
+    end = beginning(conn) if row is None else Head(*row)
+    return Head(max(seq, end.seq), end.hash)
 
 
 def head(data: Path) -> Head:
-    """Where the trace ends; the start of a chain where there is none. Raises LedgerUnavailable."""
+    """Where the trace ends; the start of a chain where there is none. Raises TraceUnavailable."""
     conn = open_trace(data)
     if conn is None:
         return Head(0, GENESIS)
     try:
         return _head(conn)
     except sqlite3.Error as error:
-        raise unavailable(error, data / DATABASE) from error
+        raise unusable(error, data / DATABASE) from error
     finally:
         conn.close()
 
@@ -256,7 +245,8 @@ def head(data: Path) -> Head:
 def links(
     conn: sqlite3.Connection, after_seq: int = 0
 ) -> Iterator[tuple[Mapping[str, Value], bytes]]:
-    """Each message's columns as chain.link hashes them, and the hash that stands beside them."""
+    """Each message's columns as chain.link hashes them, and the hash that stands beside them. The
+    first one that is kept follows `trace_pruning.beginning`."""
     cursor = conn.execute(
         f"SELECT {_NAMES}, hash FROM message WHERE seq > ? ORDER BY seq",  # noqa: S608 - ours
         (after_seq,),
@@ -273,10 +263,9 @@ def messages(conn: sqlite3.Connection, call_id: str) -> list[Kept]:
         "LEFT JOIN body b ON b.digest = m.digest WHERE m.call_id = ? ORDER BY m.seq",
         (call_id,),
     )
-    unpack = zstandard.ZstdDecompressor()
     found = []
     for seq, call, side, at_us, start, headers, media, length, is_cut, digest, why, body in cursor:
-        has_text = body is not None and why is None
+        text = unpacked(body, digest) if body is not None and why is None else None
         found.append(
             Kept(
                 seq=seq,
@@ -289,8 +278,8 @@ def messages(conn: sqlite3.Connection, call_id: str) -> list[Kept]:
                 body_bytes=length,
                 is_cut=bool(is_cut),
                 digest=digest.hex(),
-                text=unpack.decompress(body).decode() if has_text else None,
-                why=why or ("" if has_text else PRUNED),
+                text=text,
+                why=why or ("" if text is not None else PRUNED if body is None else DAMAGED),
             )
         )
     return found
@@ -299,11 +288,4 @@ def messages(conn: sqlite3.Connection, call_id: str) -> list[Kept]:
 def size(conn: sqlite3.Connection) -> Size:
     (rows,) = conn.execute("SELECT count(*) FROM message").fetchone()
     bodies, kept = conn.execute("SELECT count(*), total(kept_bytes) FROM body").fetchone()
-    return Size(rows, bodies, int(kept), _used_bytes(conn))
-
-
-def _used_bytes(conn: sqlite3.Connection) -> int:
-    (pages,) = conn.execute("PRAGMA page_count").fetchone()
-    (free,) = conn.execute("PRAGMA freelist_count").fetchone()
-    (page,) = conn.execute("PRAGMA page_size").fetchone()
-    return int(pages - free) * int(page)
+    return Size(rows, bodies, int(kept), used_bytes(conn))

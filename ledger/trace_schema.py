@@ -1,10 +1,11 @@
 """The file of the trace: DATA/trace.db, its tables and its connections. Rows are not known here.
 
 It is no part of the ledger: no admission waits for it, and losing it loses no record. Every
-message is a row for good; bodies lie beside them, one for all that are equal, and are pruned.
+message is a row; bodies lie beside them, one for all that are equal. The oldest are pruned.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from ledger.connection import open_file
@@ -15,9 +16,62 @@ DATABASE = "trace.db"
 APPLICATION_ID = 0x70637472  # "pctr": whose file it is
 VERSION = 1
 
+RESERVE_BYTES = 512 * 1024 * 1024  # of the disk, which the ledger beside it needs;
+RESERVE_PARTS = 20  # of a small one a twentieth
+
 _CONTENTLESS_DELETE_SINCE = (3, 43, 0)
 
-# `body` has an id, so that the index by age stays short. `hash` chains a message to the one before.
+INDEX = "searched"
+# The text itself it keeps only where SQLite could not forget a row otherwise.
+INDEXES = tuple(
+    f'CREATE VIRTUAL TABLE {INDEX} USING fts5(text{kept}, tokenize="unicode61 remove_diacritics 2")'
+    for kept in ("", ", content='', contentless_delete=1")
+)
+
+_MEANING: dict[Kind, str] = {
+    Kind.LOCKED: "another program holds a lock on the trace; end it",
+    Kind.FULL: "the disk of the trace is full; make room",
+    Kind.READ_ONLY: "the trace cannot be written; check its permissions and its mount",
+    Kind.CORRUPT: "the trace is damaged; move it away: a new one is begun",
+    Kind.MISSING: "the trace's files were removed or replaced; a new one is begun",
+    Kind.OTHER: "the trace cannot be used",
+}
+
+
+class TraceUnavailable(LedgerUnavailable):
+    """The trace cannot be written, or not be read: nothing of the record is touched by it."""
+
+    def __str__(self) -> str:
+        meaning = _MEANING[self.kind]
+        return f"{meaning} ({self.cause})" if self.cause else meaning
+
+
+def unusable(error: sqlite3.Error, path: Path) -> TraceUnavailable:
+    """The SQLite error over the trace as ours."""
+    told = unavailable(error, path)
+    return TraceUnavailable(told.kind, told.cause)
+
+
+Disk = Callable[[Path], os.statvfs_result]
+
+
+def no_room(data: Path, disk: Disk = os.statvfs) -> TraceUnavailable | None:
+    """Why nothing more is kept on this disk; None while it has room. The ledger, which must be
+    written, has what the trace leaves."""
+    try:
+        found = disk(data)
+    except OSError as error:
+        return TraceUnavailable(Kind.OTHER, str(error))
+    reserve_bytes = min(RESERVE_BYTES, found.f_blocks * found.f_frsize // RESERVE_PARTS)
+    left_bytes = found.f_bavail * found.f_frsize
+    if left_bytes >= reserve_bytes:
+        return None
+    needed = f"{reserve_bytes >> 20} MiB are left to the ledger"
+    return TraceUnavailable(Kind.FULL, f"{data}: {needed}")
+
+
+# `hash` chains a message to the one before. `pruned` is one row: the last message that was given
+# up, from which the chain goes on.
 _TABLES = """
 CREATE TABLE message (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -44,10 +98,14 @@ CREATE TABLE body (
     id INTEGER PRIMARY KEY,
     digest BLOB NOT NULL UNIQUE,
     zstd BLOB NOT NULL,
-    kept_bytes INTEGER NOT NULL,
-    last_us INTEGER NOT NULL
+    kept_bytes INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX body_last ON body (last_us, kept_bytes);
+CREATE TABLE pruned (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    seq INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    until_us INTEGER NOT NULL
+) STRICT;
 """
 
 # NORMAL: after a power cut the last messages may be missing, never the file.
@@ -66,7 +124,7 @@ _PRAGMAS = (
 def open_writer(data: Path, busy_seconds: float = 5.0) -> sqlite3.Connection:
     """The connection of the tracer; makes the file where there is none.
 
-    Raises LedgerUnavailable, and LedgerError where the file is another program's or newer.
+    Raises TraceUnavailable, and LedgerError where the file is another program's or newer.
     """
     path = data / DATABASE
     try:
@@ -74,13 +132,13 @@ def open_writer(data: Path, busy_seconds: float = 5.0) -> sqlite3.Connection:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             path.chmod(0o600)
     except OSError as error:
-        raise LedgerUnavailable(Kind.OTHER, str(error)) from error
+        raise TraceUnavailable(Kind.OTHER, str(error)) from error
     try:
         conn = sqlite3.connect(
             path, isolation_level=None, timeout=busy_seconds, check_same_thread=False
         )
     except sqlite3.Error as error:
-        raise unavailable(error, path) from error
+        raise unusable(error, path) from error
     try:
         for pragma in _PRAGMAS:
             conn.execute(f"PRAGMA {pragma}")
@@ -88,7 +146,7 @@ def open_writer(data: Path, busy_seconds: float = 5.0) -> sqlite3.Connection:
         _prepare(conn, path)
     except sqlite3.Error as error:
         conn.close()
-        raise unavailable(error, path) from error
+        raise unusable(error, path) from error
     except LedgerError:
         conn.close()
         raise
@@ -98,16 +156,22 @@ def open_writer(data: Path, busy_seconds: float = 5.0) -> sqlite3.Connection:
 def open_trace(data: Path, busy_seconds: float = 5.0) -> sqlite3.Connection | None:
     """A connection that cannot write; None where nothing was traced yet.
 
-    Raises LedgerUnavailable, and LedgerError where the file is another program's or newer.
+    Raises TraceUnavailable, and LedgerError where the file is another program's or newer.
     """
     path = data / DATABASE
     if not path.exists():
         return None
-    conn = open_file(path, busy_seconds)
+    try:
+        conn = open_file(path, busy_seconds)
+    except LedgerUnavailable as error:
+        raise TraceUnavailable(error.kind, error.cause) from error
     try:
         if _version(conn, path) == 0:
             conn.close()
             return None
+    except sqlite3.Error as error:
+        conn.close()
+        raise unusable(error, path) from error
     except BaseException:
         conn.close()
         raise
@@ -126,8 +190,7 @@ def _prepare(conn: sqlite3.Connection, path: Path) -> None:
     conn.execute("BEGIN IMMEDIATE")
     try:
         if _version(conn, path) == 0:
-            for statement in _TABLES.split(";\n"):
-                conn.execute(statement)
+            make_tables(conn)
             _make_index(conn)
             conn.execute(f"PRAGMA application_id={APPLICATION_ID}")
             conn.execute(f"PRAGMA user_version={VERSION}")
@@ -137,17 +200,18 @@ def _prepare(conn: sqlite3.Connection, path: Path) -> None:
         raise
 
 
+def make_tables(conn: sqlite3.Connection) -> None:
+    """All but the index, which depends on SQLite's version."""
+    for statement in _TABLES.split(";\n"):
+        conn.execute(statement)
+
+
 def _make_index(conn: sqlite3.Connection) -> None:
-    """Rows of the index have the numbers of the messages. The text itself it keeps only where
-    SQLite could not forget a row otherwise."""
+    """Rows of the index have the numbers of the messages."""
     if not conn.execute("SELECT 1 FROM pragma_module_list WHERE name = 'fts5'").fetchone():
         return
     version = tuple(int(part) for part in sqlite3.sqlite_version.split("."))
-    kept = ", content='', contentless_delete=1" if version >= _CONTENTLESS_DELETE_SINCE else ""
-    conn.execute(
-        f"CREATE VIRTUAL TABLE searched USING fts5(text{kept}, "
-        'tokenize="unicode61 remove_diacritics 2")'
-    )
+    conn.execute(INDEXES[version >= _CONTENTLESS_DELETE_SINCE])
 
 
 def _version(conn: sqlite3.Connection, path: Path) -> int:

@@ -17,6 +17,7 @@ from ledger.connection import Writer
 from ledger.errors import LedgerError
 from ledger.inspection import Inspection
 from ledger.migrations import migrate
+from ledger.pieces import Progress, untold
 from ledger.records import Recovered
 from ledger.recovery import Alive, load, newest_us, nobody, recover
 from ledger.redact import redact_key
@@ -52,18 +53,20 @@ class Transactions:
         clock: Callable[[], int],
         busy_seconds: float = 5.0,
         alive: Alive = nobody,
+        progress: Progress = untold,
     ) -> Self:
         """Take the lock, bring the schema up to date, settle what a crash left open.
 
         `clock` tells UTC microseconds. `busy_seconds` is how long another program's lock is
-        waited for. What a worker that is `alive` holds stays open. Raises LedgerBusy,
-        LedgerUnavailable, and LedgerError for a newer schema.
+        waited for. What a worker that is `alive` holds stays open. `progress` is told while the
+        schema is brought up to date. Raises LedgerBusy, LedgerUnavailable, LedgerError for a
+        newer schema, and what `progress` raises.
         """
         writer = Writer(data, busy_seconds)
         try:
             store = cls(writer, vault_key, clock)
             try:
-                migrate(Database(writer.conn))
+                migrate(Database(writer.conn), progress)
                 store._memory = load(writer.conn)
                 store.newest_us = newest_us(writer.conn)
             except sqlite3.Error as error:
@@ -72,7 +75,7 @@ class Transactions:
                 store.recovered = recover(store._open_batch(), store._memory, clock(), alive)
             writer.watch_files()
             store._inspection = Inspection(data)
-            store._vault.use(AnswerFiles(data), writer.conn)
+            store._vault.use(AnswerFiles(data), writer.conn, clock())
         except BaseException:
             writer.close()
             raise

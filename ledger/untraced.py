@@ -1,6 +1,7 @@
 """What the record tells of calls that are missing from the trace: losses, and what the policy
 said."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from ledger.sqlite import sqlite3
 from ledger.states import EventType
 
 LOSSES_MAX = 10_000  # rows that are looked at, the newest
+
+# What stands before the runs, where there were so many that the row was cut short.
+_CUT = re.compile(r'\{"messages":(\d{1,18}),"since_us":(\d{1,18}),"why":"([^"\\]*)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +38,18 @@ def losses(reader: sqlite3.Connection, from_us: int = 0) -> Iterator[Loss]:
     for row in found:
         if row["at_us"] < from_us:
             return
-        try:
-            told = orjson.loads(row["detail"] or "")
-            since_us, messages, why = int(told["since_us"]), int(told["messages"]), told["why"]
-        except (ValueError, KeyError, TypeError):  # it was cut short: its end alone is known
-            since_us, messages, why = row["at_us"], 0, ""
-        yield Loss(since_us, row["at_us"], messages, str(why))
+        yield _loss(row["detail"] or "", row["at_us"])
+
+
+def _loss(detail: str, at_us: int) -> Loss:
+    try:
+        told = orjson.loads(detail)
+        return Loss(int(told["since_us"]), at_us, int(told["messages"]), str(told["why"]))
+    except (ValueError, KeyError, TypeError):
+        cut = _CUT.match(detail)
+    if cut is None:  # its end alone is known
+        return Loss(at_us, at_us, 0, "")
+    return Loss(int(cut[2]), at_us, int(cut[1]), cut[3])
 
 
 def policy_text(reader: sqlite3.Connection, digest: str) -> str | None:

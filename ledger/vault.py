@@ -38,10 +38,10 @@ class Vault:
         self._cipher = AESGCM(key)
         self._digest_key = hmac.digest(key, b"pullcord digests of requests", hashlib.sha256)
 
-    def use(self, files: AnswerFiles, conn: sqlite3.Connection) -> None:
+    def use(self, files: AnswerFiles, conn: sqlite3.Connection, now_us: int) -> None:
         """Keep long answers there; what a crash left of others goes."""
         self._files = files
-        files.sweep(conn)
+        files.sweep(conn, now_us)
 
     def put(self, conn: sqlite3.Connection, claim: int, call_id: str, answer: Answer) -> bool:
         """Keep the answer of a claim's call; False when it is too long to be kept, or its file is
@@ -69,10 +69,10 @@ class Vault:
             return answer
         return answer if self._files and self._files.has(answer.file) else None
 
-    def sweep(self, conn: sqlite3.Connection) -> None:
+    def sweep(self, conn: sqlite3.Connection, now_us: int) -> None:
         """Remove the files of answers that are kept no more."""
         if self._files is not None:
-            self._files.sweep(conn)
+            self._files.sweep(conn, now_us)
 
     def seal(self, call_id: str, answer: Answer) -> bytes:
         # The standard library's JSON: header values may hold bytes that are no UTF-8.

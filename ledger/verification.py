@@ -10,12 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ledger import seal_checks, seals
+from ledger.body_checks import check_bodies
 from ledger.chain import GENESIS, Head, Stored, link, stored
 from ledger.checks import check_current
 from ledger.errors import was_interrupted
+from ledger.row_checks import check_rows
+from ledger.schema_checks import ledger_differences, trace_differences
 from ledger.seal_checks import Problem
 from ledger.seals import Gap, PublicKeys, Seal
 from ledger.sqlite import sqlite3
+from ledger.states import EventType
 from ledger.trace_checks import check_trace
 
 ROWS_AT_ONCE = 1_000
@@ -24,11 +28,14 @@ _NEAR_ROWS = 20  # how far away the place of a row that stands out of order is s
 
 @dataclass(slots=True)
 class Verified:
-    """What was looked at, and what is wrong: the first bad row before all else.
+    """What was looked at, and what is wrong: what all else is read through, then the first bad
+    row, before all else.
 
     `rows` stand in the record now, `pruned` do no more; `unsealed` of them are behind the last
-    seal. `copies` and `trace` count the copies of seals and the messages of the trace; None where
-    they were not looked at.
+    seal. `copies`, `trace` and `bodies` count the copies of seals, the messages of the trace and
+    their bodies; None where they were not looked at. `behind` is what the record tells of starts
+    at which it did not have the newest seal, `trace_losses` how often it tells that the trace was
+    behind its seal.
     """
 
     rows: int = 0
@@ -42,6 +49,10 @@ class Verified:
     policies: int = 0
     copies: int | None = None
     trace: int | None = None
+    bodies: int | None = None
+    is_newest_compared: bool = False
+    trace_losses: int = 0
+    behind: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -54,11 +65,13 @@ def verify(
     keys: PublicKeys,
     *,
     copies: Iterable[bytes] | None = None,
+    newest: bytes | None = None,
     trace: sqlite3.Connection | None = None,
     in_place: bool = False,
 ) -> Verified:
-    """Look at all of it. `copies` are lines of seals that were kept elsewhere; a ledger that is
-    `in_place` has its trace beside it. Some twenty seconds for a million rows.
+    """Look at all of it. `copies` are lines of seals that were kept elsewhere, `newest` is one of
+    the newest seal; a ledger that is `in_place` has its trace beside it. Some twenty seconds for a
+    million rows.
 
     Raises LedgerError for what is no ledger, or one of another version.
     """
@@ -68,6 +81,8 @@ def verify(
         with _moment(conn):
             end, numbered = _end(conn)
             found.last_seal, identity = seals.last(conn), seals.identity(conn) or b""
+        found.problems += map(Problem, ledger_differences(conn))
+        found.problems += check_rows(conn, "event", "row")
         found.problems += _rows(conn, keys, identity, found, end)
         found.problems += _cut(found, end, numbered)
         found.seals, wrong = seal_checks.check_seals(conn, keys, identity, found.last_seal)
@@ -77,17 +92,39 @@ def verify(
         if copies is not None:
             found.copies, wrong = seal_checks.check_copies(conn, keys, identity, copies)
             found.problems += wrong
-        if trace is not None:
-            found.trace, wrong = check_trace(trace, seals.all_seals(conn, end))
-            found.problems += wrong
-        elif in_place and found.last_seal is not None and found.last_seal.trace_seq:
-            sealed = found.last_seal.trace_seq
-            found.problems.append(Problem(f"the trace is gone; {sealed} messages were sealed"))
+        if newest is not None:
+            found.problems += seal_checks.check_newest(conn, keys, identity, newest)
+            found.is_newest_compared = True
+        found.problems += _trace(conn, trace, found, end, in_place=in_place)
     except sqlite3.Error as error:
         if was_interrupted(error):
             raise KeyboardInterrupt from error
         found.problems.append(Problem(f"it cannot be read: {error}"))
     return found
+
+
+def _trace(
+    conn: sqlite3.Connection,
+    trace: sqlite3.Connection | None,
+    found: Verified,
+    end: int,
+    *,
+    in_place: bool,
+) -> list[Problem]:
+    losses = seal_checks.told_losses(conn)
+    found.trace_losses = len(losses)
+    sealed, wrong = seal_checks.check_covered(seals.all_seals(conn, end), losses)
+    if trace is not None:
+        after_seq = losses[-1] - 1 if losses else 0  # the seal over that row covers the new trace
+        wrong += [Problem(f"in the trace {each}") for each in trace_differences(trace)]
+        wrong += check_rows(trace, "message", "message", " of the trace")
+        found.bodies, unlike = check_bodies(trace)
+        wrong += unlike
+        found.trace, unlike = check_trace(trace, seals.all_seals(conn, end, after_seq))
+        wrong += unlike
+    elif in_place and sealed:
+        wrong.append(Problem(f"the trace is gone; {sealed} messages were sealed"))
+    return wrong
 
 
 @contextmanager
@@ -147,7 +184,9 @@ def _rows(
         with _moment(conn):
             gap = seals.gap_at(conn, walk.at.seq + 1)
             if gap is not None and gap.first_seq <= walk.at.seq + 1:
-                problem = walk.over(gap, _standing_in(conn, gap), _seal_over(conn, gap.last_seq))
+                problem = walk.over(
+                    gap, seals.standing_in(conn, gap), _seal_over(conn, gap.last_seq)
+                )
             else:
                 to_seq = end if gap is None else min(end, gap.first_seq - 1)
                 rows = stored(conn, walk.at.seq, to_seq, ROWS_AT_ONCE)
@@ -156,14 +195,6 @@ def _rows(
         if problem is not None:
             return [problem]
     return []
-
-
-def _standing_in(conn: sqlite3.Connection, gap: Gap) -> int | None:
-    """A row that is still there although it was pruned."""
-    (seq,) = conn.execute(
-        "SELECT min(seq) FROM event WHERE seq BETWEEN ? AND ?", (gap.first_seq, gap.last_seq)
-    ).fetchone()
-    return None if seq is None else int(seq)
 
 
 def _seal_over(conn: sqlite3.Connection, seq: int) -> Seal | None:
@@ -214,6 +245,8 @@ class _Walk:
     def _count(self, row: Stored) -> None:
         at_us = int(row.columns["at_us"] or 0)
         self._found.rows += 1
+        if row.columns["type"] == EventType.BEHIND_SEAL:
+            self._found.behind.append(f"row {row.seq}: {row.columns['detail']!s}")
         self._found.last_us = at_us
         if self._found.first_us is None:
             self._found.first_us = at_us

@@ -281,6 +281,9 @@ class _Reader:
 def _surprise(tag: str, text: str) -> str:
     """What YAML 1.1 would have made of a word that looks like something else."""
     shown = repr(text[:40])
+    if tag == "bool" and text.lower() == "off":
+        cure = "for trace write none, else false, or put it in quotes"
+        return f"{shown} is a boolean in YAML; {cure}"
     if tag == "bool":
         return f"{shown} is a boolean in YAML; write true or false, or put it in quotes"
     if tag == "timestamp":

@@ -18,6 +18,9 @@ _BELOW = r"(?:\[[^\[\]]*\])*"
 _FIELD = re.compile(
     rb'content-disposition:[ \t]*form-data;[ \t]*name=(?:"([^"\\]*)"|([^\s"\\;]+))[ \t]*', re.I
 )
+_HEADERS = frozenset(
+    {b"content-disposition", b"content-length", b"content-transfer-encoding", b"content-type"}
+)
 
 
 class Ignored(NamedTuple):
@@ -79,13 +82,22 @@ def is_field(names: re.Pattern[str], name: str, pair: bytes) -> bool:
 
 
 def is_part(names: re.Pattern[str], part: bytes, line_end: bytes) -> bool:
-    """Whether a part of a multipart body is such a field, plainly named, and no file."""
-    head, _, _ = part.partition(line_end * 2)
-    lines = head.split(line_end)
-    if any(line[:1] in (b" ", b"\t") for line in lines):
-        return False  # a folded line may say anything
-    told = [line for line in lines if line.lower().startswith(b"content-disposition")]
-    field = _FIELD.fullmatch(told[0]) if len(told) == 1 else None
+    """Whether a part of a multipart body is such a field, plainly named, and no file. A head that
+    servers may read in several ways says nothing: with line ends of two kinds, with a header that
+    is not known here or stands twice, with parts inside."""
+    head, gap, _ = part.partition(line_end * 2)
+    lines = head.removeprefix(line_end).split(line_end)
+    if not gap or any(b"\r" in line or b"\n" in line for line in lines):
+        return False
+    told: dict[bytes, bytes] = {}
+    for line in lines:
+        name, colon, _ = line.partition(b":")
+        if not colon or name.lower() not in _HEADERS or name.lower() in told:
+            return False  # a folded line, too, may say anything
+        told[name.lower()] = line
+    if b"multipart/" in told.get(b"content-type", b"").lower():
+        return False
+    field = _FIELD.fullmatch(told.get(b"content-disposition", b""))
     if field is None:
         return False
     name = field[1] if field[1] is not None else field[2]

@@ -12,6 +12,8 @@ from policies.schema_records import OperatorCallRule, RedactRule
 
 PLACES = ("call", "run", "tenant", "at", "at_seconds", "key")
 """What an operator's call may name of the call that it is about, beside `request.PATH`."""
+LOOKING = {"GET", "HEAD"}
+"""Methods that look and change nothing."""
 PLACE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -67,7 +69,9 @@ def _of_verify(
     elif file.tools[rule.tool].effect not in (None, Effect.READ):
         effect = file.tools[rule.tool].effect
         yield read.at((*here, "tool"), f"{rule.tool} is a {effect}, and only a read verifies")
-    if rule.method is not None and rule.method not in ("GET", "HEAD"):
+    else:
+        yield from _of_method(rule, file, read, here)
+    if rule.method is not None and rule.method not in LOOKING:
         yield read.at((*here, "method"), f"'method' must be GET or HEAD, not {rule.method}")
     if rule.path is not None and ("?" in rule.path or "#" in rule.path):
         yield read.at((*here, "path"), "'path' must hold no query; it has a 'query' beside it")
@@ -79,3 +83,16 @@ def _of_verify(
             if place not in PLACES and not place.startswith("request."):
                 known = f"there are {', '.join(PLACES)} and request.PATH"
                 yield read.at((*here, *where), f"{{{place}}} is unknown; {known}")
+
+
+def _of_method(
+    rule: OperatorCallRule, file: PolicyFile, read: Document, here: Location
+) -> Iterable[Mistake]:
+    """By its method no read: that is seen here, and not only when a person has to ask."""
+    methods = set(file.tools[rule.tool].match.method)
+    wanted = LOOKING if rule.method is None else {rule.method}
+    if rule.method in (None, *LOOKING) and "*" not in methods and not methods & wanted:
+        line = read.at(("tools", rule.tool), "", of_key=True).line
+        told = f"{rule.tool} (line {line}) is only for {', '.join(sorted(methods))}"
+        needs = "a read, by GET or HEAD" if rule.method is None else f"a tool for {rule.method}"
+        yield read.at((*here, "tool"), f"{told}, and 'verify' needs {needs}")

@@ -27,7 +27,17 @@ def _pattern(text: str) -> str:
 
 def _trace(value: object) -> object:
     """YAML reads a bare `none` as text, and `~` as nothing; nothing is what was meant by it."""
+    if value is False or value == "off":  # YAML reads a bare `off` as false
+        raise ValueError("must be full, digest or none; to keep nothing write none")
     return "none" if value is None else value
+
+
+def _no_credential(value: object) -> object:
+    if isinstance(value, dict) and any(str(name).lower() == "authorization" for name in value):
+        raise ValueError(
+            "must hold no Authorization; write `auth: NAME`, an entry of DATA/credentials.yaml"
+        )
+    return value
 
 
 Trace = Annotated[TraceRule, BeforeValidator(_trace)]
@@ -59,7 +69,7 @@ class OperatorCallRule(Part):
     path: Text | None = None
     """Left out: the tool's own, where that has no variables."""
     query: dict[Name, Text] = {}
-    headers: dict[Header, Text] = {}
+    headers: Annotated[dict[Header, Text], BeforeValidator(_no_credential)] = {}
     auth: Name | None = None
     """The entry of DATA/credentials.yaml that it carries. Left out: none."""
 

@@ -169,7 +169,9 @@ MEANING: dict[Reason, Meaning] = {
     Reason.DETECTOR_FAILURE: Meaning(503, "a detector failed, so nothing passes", False),
     Reason.POLICY_FAILURE: Meaning(503, "the call could not be judged, so it does not pass", False),
     Reason.SHUTTING_DOWN: Meaning(503, "pullcord is shutting down", True),
-    Reason.NOT_SENT: Meaning(502, "nothing was done: the upstream was not reached, or took nothing", True),
+    Reason.NOT_SENT: Meaning(
+        502, "nothing was done: the upstream was not reached, or took nothing", True
+    ),
     Reason.UPSTREAM_UNTRUSTED: Meaning(
         502, "nothing was sent: the upstream's certificate is not trusted", False
     ),

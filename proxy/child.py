@@ -1,7 +1,7 @@
 """A process of `up --workers N`: the one that decides, or one of its engines.
 
-It says `ready` on its output when it serves, or why it cannot, and ends when its input does: then
-its supervisor is gone, and so must be whatever it left.
+It says `ready` on its output when it serves, or why it cannot, `busy` while it takes longer, and
+ends when its input does: then its supervisor is gone, and so must be whatever it left.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -25,12 +26,14 @@ from proxy.control_socket import ControlError
 from proxy.judging import NotJudged
 from proxy.letterbox import post
 from proxy.settings import Settings
-from proxy.supervisor import READY
+from proxy.supervisor import BUSY, READY
 
 if TYPE_CHECKING:
     from proxy.remote import RemoteDecider
 
 UNUSABLE = 2  # the exit code for a store, a policy or a socket that cannot be used
+
+BUSY_SECONDS = 5.0  # how often an engine says that it waits for the decider
 
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
@@ -53,12 +56,16 @@ def main(arguments: list[str]) -> int:
 
 async def _decide(settings: Settings, listening: str) -> None:
     from proxy.deciding import PolicyFile, deciding
+    from proxy.upgrading import Upgrading
 
-    stopping = _minded()
+    clock = SystemClock()
+    upgrading = Upgrading(clock, lambda: _say(BUSY))
+    stopping = _minded(upgrading.stop)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, _halt_all, settings.data)  # for when it serves
     policy = PolicyFile(settings.policy_file, settings.invalid_policy)
-    async with deciding(settings, SystemClock(), policy, supervised=True) as service:
+    async with deciding(settings, clock, policy, supervised=True, upgrading=upgrading) as service:
         service.listening = listening
-        loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR1, service.halt_all, "signal:SIGUSR1")
         process.settle_heap()
         _say(READY)
@@ -87,7 +94,9 @@ async def _engine(settings: Settings, handle: int) -> None:
     listener.setblocking(False)
     connection = asyncio.create_task(remote.run())
     try:
-        await _either(remote.ready, stopping)
+        while not (remote.ready.is_set() or stopping.is_set()):
+            await _either(remote.ready, stopping)
+            _say(BUSY)
         if stopping.is_set():
             return
         certificates = prepared(settings, clock)
@@ -122,17 +131,25 @@ def _halt_all(data: Path) -> None:
 
 
 async def _either(*events: asyncio.Event) -> None:
+    """Until one is set, or BUSY_SECONDS."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(waits, timeout=BUSY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
 
 
-def _minded() -> asyncio.Event:
-    """Set when the supervisor asks for the end. When it has died this process does, at once."""
+def _minded(stop: Callable[[], None] | None = None) -> asyncio.Event:
+    """Set when the supervisor asks for the end. When it has died this process does, at once.
+    `stop` ends what has to end before anything serves."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+
+    def ask() -> None:
+        stopping.set()
+        if stop is not None:
+            stop()
+
+    loop.add_signal_handler(signal.SIGTERM, ask)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the terminal's: the supervisor's too
     loop.add_reader(sys.stdin.fileno(), _orphaned)
     return stopping

@@ -17,6 +17,7 @@ SOCKET = "control.sock"
 
 HELD = "the cord stands in the proxy's memory until it can be stored"
 """What the proxy adds to its refusal when its ledger failed under a pull."""
+OLDER = "the proxy that runs is older than this command; restart it"
 TOKEN_FILE = "operator.token"  # noqa: S105 - the name of a file
 PORT_VARIABLE = "PULLCORD_CONTROL"
 TOKEN_VARIABLE = "PULLCORD_OPERATOR_TOKEN"  # noqa: S105 - the name of a variable
@@ -26,6 +27,7 @@ TOKEN_VARIABLE = "PULLCORD_OPERATOR_TOKEN"  # noqa: S105 - the name of a variabl
 ANSWER_SECONDS = 10.0
 
 UNAVAILABLE = 503  # the proxy's ledger cannot record
+NOT_IMPLEMENTED = 501  # said in place of a proxy that lacks the route
 
 _LOOPBACK = re.compile(
     r"(?:http://)?(?P<host>localhost|127(?:\.\d{1,3}){3}|\[::1\]):(?P<port>\d{1,5})/?"
@@ -95,12 +97,21 @@ def ask(
     if response.status < 400:
         return answer
     message = str(answer.get("error", "it gave no reason"))
+    if _lacks_route(method, message):
+        raise Refused(NOT_IMPLEMENTED, f"{OLDER} ({message})")
     if address and method == "POST" and response.status == UNAVAILABLE:
         raise PortUnreachable(
             f"the proxy at {shown} cannot do that now: {message}; type the same on its own machine "
             f"without {PORT_VARIABLE}, where a cord has more ways"
         )
     raise Refused(response.status, message)
+
+
+def _lacks_route(method: str, message: str) -> bool:
+    """As control.py tells of what is no route there; our own sentences begin otherwise."""
+    return message.startswith(f"{method} /") and message.endswith(
+        (": Not Found", ": Method Not Allowed")
+    )
 
 
 def _at_port(address: str, timeout_seconds: float) -> "HTTPConnection":

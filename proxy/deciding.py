@@ -33,6 +33,7 @@ from proxy.links import Links
 from proxy.operations import CordName, cord_name, vault_key
 from proxy.sealing import Sealing
 from proxy.settings import Settings
+from proxy.upgrading import Upgrading
 
 log = structlog.get_logger()
 
@@ -201,15 +202,29 @@ class Service:
 
 @contextlib.asynccontextmanager
 async def deciding(
-    settings: Settings, clock: Clock, policy: PolicyFile, *, supervised: bool
+    settings: Settings,
+    clock: Clock,
+    policy: PolicyFile,
+    *,
+    supervised: bool,
+    upgrading: Upgrading | None = None,
 ) -> AsyncIterator[Service]:
     """Everything but the engines, from an opened store to a closed one.
 
-    Raises LedgerError and ControlError.
+    Raises LedgerError and ControlError, and Stopped when an upgrade of the ledger was.
     """
+    upgrading = upgrading or Upgrading(clock)
     async with contextlib.AsyncExitStack() as closing:
         alive = process.lives if supervised else _ended
-        store = Store.open(settings.data, vault_key(settings.data), clock.now_us, alive=alive)
+        # Aside, so that signals are heard meanwhile: to bring it up to date may take minutes.
+        store = await asyncio.to_thread(
+            Store.open,
+            settings.data,
+            vault_key(settings.data),
+            clock.now_us,
+            alive=alive,
+            progress=upgrading,
+        )
         closing.callback(store.close)
         clock.start_after(store.newest_us)
         prepared(settings, clock)  # by whoever owns the data, so that no second start changes it

@@ -276,7 +276,7 @@ class Gate(Parts, LongAnswers):
         if ended:
             self.live.pop(live.call_id, None)
         if not complete:
-            self._release(live, whole=False)
+            self._drop(live)
         if live.catch is not None:
             live.catch.settled(status, headers, is_first=not live.settled, is_over=ended)
         if live.settled:
@@ -296,26 +296,25 @@ class Gate(Parts, LongAnswers):
             lost = Reason.OUTCOME_UNKNOWN if live.is_write else Reason.UPSTREAM_FAILED
             fault = lost if live.sent else Reason.NOT_SENT
         latency_seconds = self._clock.monotonic_seconds() - live.asked_seconds
-        stored = await self._whole(live, status, headers) if complete else None
-        outcome = Outcome(
-            call_id=live.call_id,
-            at_us=self._clock.now_us(),
-            state=state,
-            claim_after=claim_after,
-            status=status,
-            latency_us=round(latency_seconds * 1e6),
-            response_digest=live.digest.digest() if live.answer_bytes else None,
-            response_bytes=live.answer_bytes,
-            answer=stored,
-            request_digest=live.body_digest,
-            error=error,
-            reason=fault.value if fault else "",
-        )
-        outcome = metering.settled(live, outcome, is_whole=complete)
-        logs.settled(live, outcome)
-        if not await self._record(live, outcome):
-            fault = Reason.OUTCOME_UNKNOWN
-        self._release(live)
+        async with self._whole(live, status if complete else None, headers) as stored:
+            outcome = Outcome(
+                call_id=live.call_id,
+                at_us=self._clock.now_us(),
+                state=state,
+                claim_after=claim_after,
+                status=status,
+                latency_us=round(latency_seconds * 1e6),
+                response_digest=live.digest.digest() if live.answer_bytes else None,
+                response_bytes=live.answer_bytes,
+                answer=stored,
+                request_digest=live.body_digest,
+                error=error,
+                reason=fault.value if fault else "",
+            )
+            outcome = metering.settled(live, outcome, is_whole=complete)
+            logs.settled(live, outcome)
+            if not await self._record(live, outcome):
+                fault = Reason.OUTCOME_UNKNOWN
         if fault is None:
             return None
         verdict = Verdict(Action.REFUSE, fault, rule)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ledger.answer_files import AnswerWriter
+from ledger.answer_writer import AnswerWriter
 from ledger.records import Claimant
 from policies import costs
 from policies.call import Effect, Identity, Request, ToolCall

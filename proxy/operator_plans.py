@@ -4,9 +4,11 @@ A plan is made only of what the policy itself takes for a read of that tool. Not
 anybody; operator_calls.py does.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -36,10 +38,15 @@ class Known(NamedTuple):
 
 
 def planned(
-    policy: Policy, asked: OperatorCall, known: Known, credentials: Mapping[str, Credential]
+    policy: Policy,
+    asked: OperatorCall,
+    known: Known,
+    credentials: Mapping[str, Credential],
+    entries: Path,
 ) -> Plan:
-    """The call with all its places filled in. Raises OperationError where it would not be a read
-    of that tool, as the policy itself takes it."""
+    """The call with all its places filled in. `entries` is the file of the credentials, to be
+    named. Raises OperationError where it would not be a read of that tool, as the policy itself
+    takes it."""
     tool = policy.tools[asked.tool]
     used: set[str] = set()
     host, port = _host(tool, known), tool.port or TLS_PORT
@@ -55,7 +62,7 @@ def planned(
     _check_headers(headers)
     if unused := sorted(known.given.keys() - used):
         raise OperationError(f"nothing of this call is {{{unused[0]}}}; leave it out of --set")
-    credential, lacks = _credential(asked.auth, host, credentials)
+    credential, lacks = _credential(asked.auth, host, credentials, entries)
     if credential and any(name == credential.header for name, _ in headers):
         raise OperationError(
             f"both the policy and {asked.auth} name the header {credential.header}"
@@ -84,7 +91,8 @@ def _host(tool: Tool, known: Known) -> str:
 
 
 def _method(tool: Tool) -> str:
-    return "GET" if tool.methods is None or "GET" in tool.methods else min(tool.methods)
+    methods = tool.methods or {"GET"}
+    return next((looking for looking in ("GET", "HEAD") if looking in methods), min(methods))
 
 
 def _path(tool: Tool) -> str:
@@ -103,24 +111,28 @@ def _check_headers(headers: tuple[tuple[str, str], ...]) -> None:
 
 
 def _credential(
-    auth: str | None, host: str, credentials: Mapping[str, Credential]
+    auth: str | None, host: str, credentials: Mapping[str, Credential], entries: Path
 ) -> tuple[Credential | None, str]:
     if auth is None:
         return None, ""
     found = credentials.get(auth)
     if found is None:
-        return None, f"credentials.yaml in the data directory has no entry {auth!r}"
+        lacks = f"{entries} has no entry {auth!r}" if entries.exists() else f"there is no {entries}"
+        entry = f"{json.dumps(auth)}: {{hosts: [{json.dumps(host)}], bearer: SECRET}}"
+        return None, f"{lacks}; write there, for you alone (chmod 600): {entry}"
     if host not in found.hosts:
-        return (
-            None,
-            f"the entry {auth!r} of credentials.yaml is not for {host}: its `hosts` lack it",
-        )
+        return None, f"the entry {auth!r} of {entries} is not for {host}: its `hosts` lack it"
     return found, ""
 
 
 def _check_reads(policy: Policy, plan: Plan) -> None:
     if plan.method not in ("GET", "HEAD"):
-        raise OperationError(f"only GET and HEAD look without changing anything, not {plan.method}")
+        line = policy.tools[plan.tool].line
+        raise OperationError(
+            f"only GET and HEAD look without changing anything, not {plan.method}: {plan.tool} "
+            f"({policy.source}:{line}) is what `verify` names; give it a read there, and see "
+            "pullcord policy check"
+        )
     request = Request(plan.method, "https", plan.host, plan.port, plan.target, plan.headers)
     call = identify(policy, request)
     where = f"{plan.method} {plan.host}{request.path}"

@@ -1,7 +1,7 @@
 """`ledger prune`: old rows are taken out of the record step by step, so that no caller waits long.
 
 The running proxy does it between its calls, the command line when no proxy runs. What goes, and
-what it leaves behind, is in ledger/pruning.py. Bodies of the trace go too, where that is asked.
+what it leaves behind, is in ledger/pruning.py. The trace is pruned too, where that is asked.
 """
 
 import asyncio
@@ -20,16 +20,17 @@ from ledger.pruning import Pruned
 from ledger.redact import redact_key
 from ledger.store import Store
 from proxy import process
+from proxy.last_seal import compared
 from proxy.operations import OperationError, timestamp, vault_key
 from proxy.pulling import acted
-from proxy.sealing import seal_keys, trace_head
+from proxy.sealing import covered, seal_alone, seal_keys, trace_head
 
 if TYPE_CHECKING:
     from proxy.clock import Clock
     from proxy.control_service import Service
 
 KEPT_SECONDS = 3_600  # the newest hour stays in any case: what is in it may still be under way
-PAUSE_SECONDS = 0.02  # between two steps, for the calls that wait
+PAUSE_SECONDS = 0.02  # between two steps, at least, for the calls that wait
 
 _SIZE = re.compile(r"(\d{1,15}) ?(|k|M|G|T)(i?)B?")
 _POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
@@ -39,7 +40,7 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to go: rows, bodies of the trace older than a time, bodies above so many bytes."""
+    """What is to go: rows, messages of the trace older than a time, those above so many bytes."""
 
     before_us: int
     trace_before_us: int | None
@@ -82,12 +83,14 @@ async def pruned(service: "Service", wanted: Wanted, actor: str) -> Answer:
     if wanted.dry_run:
         return await asyncio.to_thread(_previewed, data, wanted, clock.now_us())
     keys, done = service.sealing.keys, Pruned(next_seq=0)
-    covered = await asyncio.to_thread(trace_head, data)
+    end = await service.sealing.traced()
     try:
         while done.next_seq is not None:
-            step = _step(done.next_seq, wanted, keys, covered, actor, clock.now_us())
+            step = _step(done.next_seq, wanted, keys, end, actor, clock.now_us())
+            began_seconds = clock.monotonic_seconds()
             done += await acted(service, step)
-            await asyncio.sleep(PAUSE_SECONDS)
+            took_seconds = clock.monotonic_seconds() - began_seconds
+            await asyncio.sleep(max(PAUSE_SECONDS, took_seconds))  # half of the time is the calls'
     finally:
         if done.rows:
             at_us, before = clock.now_us(), timestamp(wanted.before_us)
@@ -103,17 +106,19 @@ def pruned_alone(data: Path, wanted: Wanted, clock: "Clock", actor: str) -> Answ
     """While no proxy runs. Raises LedgerBusy and LedgerError."""
     if wanted.dry_run:
         return _previewed(data, wanted, clock.now_us())
-    keys, done, covered = seal_keys(data), Pruned(next_seq=0), trace_head(data)
+    keys, done = seal_keys(data), Pruned(next_seq=0)
     store = Store.open(data, vault_key(data), clock.now_us, alive=process.lives)
     with contextlib.closing(store):
+        compared(data, store, keys.public, clock.now_us())
+        end = trace_head(data, covered(store.last_seal()))
         try:
             while done.next_seq is not None:
-                done += _step(done.next_seq, wanted, keys, covered, actor, clock.now_us())(store)
+                done += _step(done.next_seq, wanted, keys, end, actor, clock.now_us())(store)
         finally:
             if done.rows:
                 at_us, before = clock.now_us(), timestamp(wanted.before_us)
                 store.note_pruned(done, before, actor=actor, at_us=at_us)
-                store.seal(keys.signer, covered, at_us)
+                seal_alone(data, store, keys, at_us)
                 store.checkpoint()
     return _answer(wanted, done, _retained(data, wanted, clock.now_us))
 
@@ -122,12 +127,12 @@ def _step(
     after_seq: int,
     wanted: Wanted,
     keys: pruning.Keys,
-    covered: Head,
+    end: Head,
     actor: str,
     at_us: int,
 ) -> Callable[[Store], Pruned]:
     return lambda store: store.prune(
-        after_seq, wanted.before_us, keys, covered, actor=actor, at_us=at_us
+        after_seq, wanted.before_us, keys, end, actor=actor, at_us=at_us
     )
 
 
@@ -144,22 +149,22 @@ def _retained(data: Path, wanted: Wanted, now_us: Callable[[], int]) -> Answer |
     if not wanted.traces:
         return None
     before = _kept(data)
-    if not before["bodies"]:
-        return {"bodies": 0, "bytes": 0, "left": before}
+    if not before["messages"]:
+        return {"messages": 0, "bytes": 0, "left": before}
     store = trace.TraceStore.open(data, redact_key(vault_key(data)), now_us)
     with contextlib.closing(store):
         gone = store.retain(wanted.trace_before_us, wanted.trace_bytes_max)
-    return {"bodies": gone.bodies, "bytes": gone.kept_bytes, "left": _kept(data)}
+    return {"messages": gone.messages, "bytes": gone.kept_bytes, "left": _kept(data)}
 
 
 def _kept(data: Path) -> Answer:
     """What the trace holds."""
     reader = trace.open_trace(data)
     if reader is None:
-        return {"bodies": 0, "bytes": 0}
+        return {"messages": 0, "bytes": 0}
     with contextlib.closing(reader):
         size = trace.size(reader)
-    return {"bodies": size.bodies, "bytes": size.kept_bytes}
+    return {"messages": size.messages, "bytes": size.kept_bytes}
 
 
 def _answer(wanted: Wanted, done: Pruned, told: Answer | None) -> Answer:

@@ -64,7 +64,7 @@ class Questions:
         self, messages: int, runs: tuple[str, ...], since_us: int, until_us: int, why: str
     ) -> "asyncio.Future[None]":
         """So many messages of these runs are missing from the trace: a row of the record."""
-        told = {"messages": messages, "runs": runs, "since_us": since_us, "why": why}
+        told = {"messages": messages, "since_us": since_us, "why": why, "runs": runs}
         detail = orjson.dumps(told).decode()
         run = runs[0] if len(runs) == 1 else ""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ledger import activity, containment, holds, queries, untraced
 from ledger.connection import DATABASE, open_reader
-from ledger.errors import LedgerError, unavailable, was_interrupted
+from ledger.errors import LedgerError, was_interrupted
 from ledger.sqlite import sqlite3
 from ledger.states import EventType
 from policies.policy import Policy
@@ -121,6 +121,7 @@ def _tell_traced(data: Path, found: _Figures) -> None:
     """What reads the trace is not loaded before somebody asks."""
     from ledger.trace import Size, open_trace, size
     from ledger.trace_schema import DATABASE as TRACE
+    from ledger.trace_schema import no_room, unusable
 
     try:
         trace = open_trace(data, busy_seconds=0)
@@ -129,11 +130,13 @@ def _tell_traced(data: Path, found: _Figures) -> None:
             return
         with contextlib.closing(trace), activity.limited(trace, STATUS_SECONDS):
             found.traced = size(trace)
+        full = no_room(data)
+        found.trace_failure = None if full is None else str(full)
     except LedgerError as error:
         found.trace_failure = str(error)
     except sqlite3.Error as error:
         if not was_interrupted(error):
-            found.trace_failure = str(unavailable(error, data / TRACE))
+            found.trace_failure = str(unusable(error, data / TRACE))
 
 
 def _screen(

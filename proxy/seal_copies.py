@@ -3,12 +3,17 @@
 Whatever fails here stops no call: a copy waits, is tried again, and `status` tells.
 """
 
+import asyncio
 import base64
+import contextlib
 import os
 import socket
 import ssl
+import threading
+import time
 from collections import deque
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from collections.abc import Iterator
+from http.client import HTTP_PORT, HTTPS_PORT, HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -22,39 +27,69 @@ _PRIORITY = 10 * 8 + 5  # authpriv, notice (RFC 5424, section 6.2.1)
 
 
 def shown(target: str) -> str:
-    """Without what may be secret in a URL."""
+    """Without what is secret in a URL: its user, password and query."""
     if not is_url(target):
         return target
     parts = urlsplit(target)
-    return f"{parts.scheme}://{parts.hostname or ''}"
+    port = "" if parts.port is None else f":{parts.port}"
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
 class Copies:
-    """Of one place. `add` and `is_due` are for the loop; `send` blocks, in any one thread."""
+    """Of one place. `add` and `sending` are for the loop; `send` blocks, in any one thread.
+    `sent_seq` is the row that the last copy which arrived is over."""
 
     def __init__(self, target: str, logs: tuple[str, ...] = _LOGS) -> None:
         self.target = target
         self.error = ""
-        self._waiting: deque[bytes] = deque(maxlen=WAITING_MAX)
+        self.sent_seq: int | None = None
+        self._waiting: deque[tuple[int, bytes]] = deque(maxlen=WAITING_MAX)
         self._logs = logs
+        self._is_stopped = False
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def add(self, line: bytes) -> None:
-        self._waiting.append(line)
+    def add(self, line: bytes, seq: int = 0) -> None:
+        """A seal over that row."""
+        self._waiting.append((seq, line))
+
+    def stop(self) -> None:
+        """Send no more than the one that is on its way."""
+        self._is_stopped = True
+
+    async def sending(self) -> None:
+        """`send` in a thread of its own, for which no end of the process waits: a disk or a name
+        server that hangs holds up neither that nor the threads that others share."""
+        loop = asyncio.get_running_loop()
+        sent = loop.create_future()
+
+        def end() -> None:
+            if not sent.done():
+                sent.set_result(None)
+
+        def run() -> None:
+            try:
+                self.send()
+            finally:
+                with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                    loop.call_soon_threadsafe(end)
+
+        threading.Thread(target=run, name="seal copies", daemon=True).start()
+        await sent
 
     def send(self) -> None:
         """All that waits, in order, up to the first that fails."""
-        while self._waiting:
-            line = self._waiting[0]
+        while self._waiting and not self._is_stopped:
+            one = self._waiting[0]
             try:
-                self._sent(line)
+                self._sent(one[1])
             except (OSError, HTTPException, ValueError) as error:
                 self.error = str(error) or type(error).__name__
                 return
-            if self._waiting and self._waiting[0] is line:  # else it gave way to a newer one
+            self.sent_seq = one[0]
+            if self._waiting and self._waiting[0] is one:  # else it gave way to a newer one
                 self._waiting.popleft()
         self.error = ""
 
@@ -86,24 +121,75 @@ def _post(url: str, line: bytes) -> None:
     """Straight to it, never through a proxy of the environment, which may be this one."""
     parts = urlsplit(url)
     host = parts.hostname or ""
+    context: ssl.SSLContext | None = None
     connection: HTTPConnection
     if parts.scheme == "https":
-        context = ssl.create_default_context()
-        connection = HTTPSConnection(host, parts.port, timeout=COPY_SECONDS, context=context)
+        context, port = ssl.create_default_context(), parts.port or HTTPS_PORT
+        connection = HTTPSConnection(host, port, context=context)
     else:
-        connection = HTTPConnection(host, parts.port, timeout=COPY_SECONDS)
+        connection = HTTPConnection(host, parts.port or HTTP_PORT)
     headers = {"Content-Type": "application/json"}
     if parts.username is not None:
         name = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["Authorization"] = f"Basic {base64.b64encode(name.encode()).decode()}"
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    try:
-        connection.request("POST", path, line, headers)
-        status = connection.getresponse().status
-    finally:
-        connection.close()
+    with _connected(host, connection.port) as connection.sock:
+        if context is not None:
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=host)
+        try:
+            connection.request("POST", path, line, headers)
+            status = connection.getresponse().status
+        finally:
+            connection.close()
     if not 200 <= status < 300:
         raise OSError(f"it answered {status}")
+
+
+@contextlib.contextmanager
+def _connected(host: str, port: int) -> Iterator[socket.socket]:
+    """A connection that is cut when the time is over: a timeout of a socket starts anew with each
+    byte. Raises TimeoutError then, whatever came until then."""
+    until_seconds = time.monotonic() + COPY_SECONDS
+    connection = _dialled(host, port, until_seconds)
+    # TLS takes the one over; what cuts it must stay.
+    with connection, connection.dup() as same:
+        is_late = threading.Event()
+
+        def cut() -> None:
+            is_late.set()
+            with contextlib.suppress(OSError):  # it has ended
+                same.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(max(until_seconds - time.monotonic(), 0), cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield connection
+        except (OSError, HTTPException):
+            if not is_late.is_set():
+                raise
+        finally:
+            timer.cancel()
+        if is_late.is_set():
+            raise TimeoutError(f"it took longer than {COPY_SECONDS:g} seconds")
+
+
+def _dialled(host: str, port: int, until_seconds: float) -> socket.socket:
+    """Its first address that takes a connection. Raises OSError."""
+    failure = OSError("it has no address")
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # it has bounds of its own
+    for family, kind, protocol, _, address in found:
+        connection = socket.socket(family, kind, protocol)
+        try:
+            connection.settimeout(max(until_seconds - time.monotonic(), 0.001))
+            connection.connect(address)
+        except OSError as failed:
+            connection.close()
+            failure = failed
+        else:
+            connection.settimeout(None)  # from here on it is cut in time
+            return connection
+    raise failure
 
 
 def _log(places: tuple[str, ...], line: bytes) -> None:

@@ -18,9 +18,12 @@ from ledger.errors import LedgerError
 from ledger.pruning import Keys
 from ledger.seals import PublicKeys, Seal, Signer
 from ledger.store import Store
+from ledger.trace_schema import DATABASE as TRACE
+from ledger.whole_file import new_file
 from proxy.clock import Clock
+from proxy.last_seal import Sent, compared, keep_last
 from proxy.operations import secret_key, timestamp
-from proxy.seal_copies import COPY_SECONDS, Copies, shown
+from proxy.seal_copies import Copies, shown
 
 log = structlog.get_logger()
 
@@ -28,6 +31,7 @@ SEAL_SECONDS = 60.0  # rows are sealed when the oldest of them has waited so lon
 SEAL_ROWS_MAX = 10_000  # or when there are so many
 LOOK_SECONDS = 1.0
 RETRY_SECONDS = 10.0  # a copy that could not be sent is tried this often
+END_SECONDS = 3.0  # the end waits for copies; the next start sends what is left
 
 KEY_FILE = Path("private", "seal.key")
 PUBLIC_FILE = Path("private", "seal.pub")
@@ -51,10 +55,9 @@ def seal_keys(data: Path) -> Keys:
         known = path.read_bytes() if path.exists() else b""
         if signer.pem not in known:
             known += signer.pem
-            unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-            unfinished.write_bytes(known)
-            unfinished.chmod(0o644)
-            unfinished.replace(path)
+            with new_file(path, force=True) as unfinished:
+                unfinished.write_bytes(known)
+                unfinished.chmod(0o644)
     except OSError as error:
         raise LedgerError(f"cannot use {error.filename or path}: {error.strerror}") from error
     return Keys(signer, PublicKeys(known))
@@ -71,16 +74,45 @@ def public_keys(path: Path) -> PublicKeys:
 
 
 def trace_head(data: Path, known: Head = Head()) -> Head:  # noqa: B008 - it does not change
-    """Where the trace ends; what was known of it while it cannot be read: no seal waits for it."""
+    """Where the trace ends, brought to the disk first, so that a power cut leaves no seal over
+    more; what was known of it while it cannot be read: no seal waits for it."""
     try:
-        return trace.head(data)
-    except LedgerError as error:
+        head = trace.head(data)
+        _to_disk(data / f"{TRACE}-wal")  # what is not in this file any more is on the disk
+    except (LedgerError, OSError) as error:
         log.warning("seal.without_trace", error=str(error))
         return known
+    return head
+
+
+def _to_disk(path: Path) -> None:
+    for place in (path, path.parent):
+        try:
+            handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def covered(seal: Seal | None) -> Head:
+    """Where the trace ended by a seal."""
+    return Head() if seal is None else Head(seal.trace_seq, seal.trace_hash)
+
+
+def seal_alone(data: Path, store: Store, keys: Keys, at_us: int) -> None:
+    """Where no proxy runs. Raises LedgerError."""
+    last = store.last_seal()
+    made = store.seal(keys.signer, trace_head(data, covered(last)), at_us, last)
+    if made is not None:
+        keep_last(data, *made)
 
 
 class Sealing:
-    """Made with the store, before anything else uses it. `failure` is why there is no seal."""
+    """Made with the store, before anything else uses it. `failure` is why there is no seal,
+    `behind` what the ledger lacked of its newest seal at the start."""
 
     def __init__(self, data: Path, places: Sequence[str], clock: Clock, store: Store) -> None:
         """Raises LedgerError when the key cannot be used."""
@@ -91,12 +123,13 @@ class Sealing:
         self._store = store
         self._last = store.last_seal()
         self._rested_seconds = clock.monotonic_seconds()  # since then nothing waits to be sealed
-        self._copies = [Copies(place) for place in places]
+        self.behind = compared(data, store, self.keys.public, clock.now_us())
+        self._sent = Sent(data)
+        self._copies = [self._unsent(place) for place in places]
         self._sending: dict[str, asyncio.Task[None]] = {}
         self._tried_seconds = self._rested_seconds
-        # A power cut may lose the newest messages of the trace, which is not the record: what is
-        # sealed of it was there one seal before.
-        self._trace = trace_head(data)
+        self._trace = covered(self._last)
+        self._one_at_a_time, self._noting = asyncio.Lock(), asyncio.Lock()
 
     @property
     def unsealed(self) -> int:
@@ -120,10 +153,15 @@ class Sealing:
 
     async def seal(self, act: Act) -> None:
         """Seal what is recorded until now. It tells failures, and raises none."""
-        covered, self._trace = self._trace, await self._traced()
+        async with self._one_at_a_time:
+            await self._seal(act)
+
+    async def _seal(self, act: Act) -> None:
+        end, known = await self.traced(), self._last
         now_us = self._clock.now_us()
         try:
-            self._sealed(await act(lambda store: store.seal(self.keys.signer, covered, now_us)))
+            made = await act(lambda store: store.seal(self.keys.signer, end, now_us, known))
+            await self._sealed(made)
         except LedgerError as failure:
             self._failed(str(failure))
         except Exception as failure:  # a bug of ours must not end the sealing for good
@@ -132,13 +170,17 @@ class Sealing:
 
     async def close(self) -> None:
         """When nobody else uses the store any more: the last seal, and its copies for a while."""
-        covered = await self._traced()
+        end = await self.traced()
         try:
-            self._sealed(self._store.seal(self.keys.signer, covered, self._clock.now_us()))
+            made = self._store.seal(self.keys.signer, end, self._clock.now_us(), self._last)
+            await self._sealed(made)
         except LedgerError as failure:
             self._failed(str(failure))
+        self._send()
         if self._sending:
-            await asyncio.wait(self._sending.values(), timeout=COPY_SECONDS)
+            await asyncio.wait(self._sending.values(), timeout=END_SECONDS)
+        for copies in self._copies:
+            copies.stop()
         left = [copies for copies in self._copies if copies.waiting]
         for copies in left:
             log.error("seal.not_copied", to=shown(copies.target), waiting=copies.waiting)
@@ -147,6 +189,8 @@ class Sealing:
     def warnings(self) -> list[str]:
         """What somebody should know, though every call passes."""
         found = [f"the record is not sealed: {self.failure}"] if self.failure else []
+        if self.behind:
+            found.append(f"at the start the ledger was behind its newest seal: {self.behind}")
         for copies in self._copies:
             if copies.error:
                 found.append(f"seals are not copied to {shown(copies.target)}: {copies.error}")
@@ -159,6 +203,7 @@ class Sealing:
             "unsealed": self.unsealed,
             "key": self.keys.signer.key_id,
             "error": self.failure or None,
+            "behind": self.behind or None,
             "copies": [
                 {
                     "to": shown(copies.target),
@@ -169,23 +214,35 @@ class Sealing:
             ],
         }
 
-    def _sealed(self, made: Made) -> None:
+    async def _sealed(self, made: Made) -> None:
+        """Raises LedgerError where it cannot be kept beside the keys."""
+        if made is not None:
+            identity, self._last = made
+            line = self._last.line(identity)
+            for copies in self._copies:
+                copies.add(line, self._last.seq)
+            self._send()
+            await asyncio.to_thread(keep_last, self._data, identity, self._last)
         self.failure = ""
-        if made is None:
-            return
-        identity, self._last = made
-        line = self._last.line(identity)
-        for copies in self._copies:
-            copies.add(line)
-        self._send()
 
     def _failed(self, failure: str) -> None:
         if failure != self.failure:
             log.error("seal.failed", error=failure)
         self.failure = failure
 
-    async def _traced(self) -> Head:
-        return await asyncio.to_thread(trace_head, self._data, self._trace)
+    async def traced(self) -> Head:
+        """Where the trace ends."""
+        self._trace = await asyncio.to_thread(trace_head, self._data, self._trace)
+        return self._trace
+
+    def _unsent(self, place: str) -> Copies:
+        """What a place has not got yet; a new one gets the newest seal, which covers the others."""
+        copies, seq = Copies(place), self._sent.seq(place)
+        if seq is None:
+            seq = 0 if self._last is None else self._last.seq - 1
+        for over, line in self._store.copies_after(seq):
+            copies.add(line, over)
+        return copies
 
     def _send(self) -> None:
         self._tried_seconds = self._clock.monotonic_seconds()
@@ -197,8 +254,11 @@ class Sealing:
     async def _send_to(self, copies: Copies) -> None:
         before = copies.error
         try:
-            await asyncio.to_thread(copies.send)
+            await copies.sending()
         finally:
             del self._sending[copies.target]
+        if copies.sent_seq not in (None, self._sent.seq(copies.target)):
+            async with self._noting:
+                await asyncio.to_thread(self._sent.note, copies.target, copies.sent_seq)
         if copies.error and copies.error != before:
             log.error("seal.not_copied", to=shown(copies.target), error=copies.error)

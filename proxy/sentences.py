@@ -73,7 +73,9 @@ SENTENCES: dict[Reason, Words] = {
     ),
     Reason.OUTCOME_UNKNOWN: Words(
         "the write was sent as call {earlier} and may have happened: its outcome is unknown{why}",
-        "{operator} {show}, and once it is known, run: pullcord ledger resolve {earlier}",
+        "{operator} {show}, look with: pullcord ledger resolve {earlier} --verify (if the policy "
+        "says how), and once it is known, run: pullcord ledger resolve {earlier} "
+        '--as done|not_sent --reason "..."',
         "STOPPED",
     ),
     Reason.DONE_BUT_NOT_STORED: Words(

@@ -23,6 +23,7 @@ from proxy.gate import Gate
 from proxy.listening import address_of, bind, greeting
 from proxy.settings import Settings
 from proxy.tracing import SOCKET, Tell, Tracing
+from proxy.upgrading import Stopped, Upgrading
 
 log = structlog.get_logger()
 
@@ -82,7 +83,10 @@ async def _kept(tracer: supervisor.Child, needed: asyncio.Event) -> None:
 
 @contextlib.asynccontextmanager
 async def running(
-    settings: Settings, clock: Clock | None = None, resolve: Resolver | None = None
+    settings: Settings,
+    clock: Clock | None = None,
+    resolve: Resolver | None = None,
+    upgrading: Upgrading | None = None,
 ) -> AsyncIterator[Service]:
     """The whole proxy in this process, from an opened store to a closed one. `resolve` stands in
     for DNS.
@@ -94,7 +98,7 @@ async def running(
     async with contextlib.AsyncExitStack() as closing:
         listener = closing.enter_context(bind(settings.listen))
         service = await closing.enter_async_context(
-            deciding(settings, clock, policy, supervised=False)
+            deciding(settings, clock, policy, supervised=False, upgrading=upgrading)
         )
         tell, tracer = service.decider.trace_lost, supervisor.tracer(settings)
         tracing = await closing.enter_async_context(tracing_running(settings, clock, tell, tracer))
@@ -112,9 +116,16 @@ async def running(
 async def _until_signalled(settings: Settings) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    clock = SystemClock()
+    upgrading = Upgrading(clock)
+
+    def stop() -> None:
+        stopping.set()
+        upgrading.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    async with running(settings) as service:
+        loop.add_signal_handler(number, stop)
+    async with running(settings, clock, upgrading=upgrading) as service:
         loop.add_signal_handler(signal.SIGUSR1, service.halt_all, "signal:SIGUSR1")
         policy = service.decider.policy
         told = f"{policy.source} ({policy.digest[:12]})"
@@ -128,5 +139,8 @@ async def _until_signalled(settings: Settings) -> None:
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; SIGUSR1 halts everything. Returns the exit code."""
     logs.configure(sys.stderr)
-    asyncio.run(_until_signalled(settings))
+    try:
+        asyncio.run(_until_signalled(settings))
+    except Stopped as stopped:
+        log.info("proxy.stopping", told=str(stopped))
     return 0

@@ -96,6 +96,12 @@ def _one_or_more(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _none_for_off(value: Any) -> Any:
+    if value is False or value == "off":  # YAML reads a bare `off` as false
+        raise ValueError("to keep nothing write none")
+    return value
+
+
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -118,7 +124,7 @@ class Settings(BaseModel):
     body_bytes_max: Annotated[int, Field(ge=1024, le=1024**3)] = 16 * 1024**2
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 10.0
     workers: Annotated[int, Field(ge=1, le=WORKERS_MAX)] = 1
-    trace: Literal["full", "digest", "none"] = "full"
+    trace: Annotated[Literal["full", "digest", "none"], BeforeValidator(_none_for_off)] = "full"
     trace_body_bytes_max: Annotated[int, Field(ge=1024, le=16 * 1024**2)] = 1024**2
     trace_keep_days: Annotated[float, Field(gt=0, le=3_650)] = 30.0
     trace_keep_bytes: Annotated[int, Field(ge=1024**2, le=1024**4)] = 10 * 1024**3
@@ -217,10 +223,27 @@ def _told(error: ValidationError, places: Mapping[str, str]) -> list[str]:
         message = detail["msg"].removeprefix("Value error, ")
         if detail["loc"]:
             name = str(detail["loc"][0])
+            if detail["type"] in _NO_NUMBER:
+                message = _number_of(name)
             mistakes.append(f"{places[name]}: {name}: {message} (it is {detail['input']!r})")
         else:  # two settings do not go together
             mistakes.append(f"{places.get('identity', FILE)}: {message}")
     return mistakes
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else str(number)
+
+
+_NO_NUMBER = ("int_parsing", "int_from_float", "int_type", "float_parsing", "float_type")
+
+
+def _number_of(name: str) -> str:
+    """What to write where a number was not understood; the unit is in the setting's name."""
+    unit = next((unit for unit in ("seconds", "days", "bytes") if unit in name.split("_")), "")
+    example = Settings.model_fields[name].default
+    of = f" of {unit}" if unit else ""
+    return f"write a number{of} without a unit, such as {_plain(example)}"
 
 
 def _from_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

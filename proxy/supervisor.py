@@ -30,6 +30,7 @@ RESTART_SECONDS = 0.1  # before a dead child is started again; doubled while it 
 RESTART_SECONDS_MAX = 5.0
 STOP_SECONDS = 5.0  # beside the drain time, for a child to end by itself
 READY = "ready"
+BUSY = "busy"  # a child that is not ready yet and says so is not started again
 
 
 @dataclass(eq=False)
@@ -77,8 +78,7 @@ class Child:
         if process.stdout is None:
             raise RuntimeError("a child without an output")
         try:
-            async with asyncio.timeout(START_SECONDS):
-                said = (await process.stdout.readline()).decode("utf-8", "replace").strip()
+            said = await _last_word(process.stdout)
             self.said = "" if said == READY else said
             if said == READY:
                 self.ready.set()
@@ -104,6 +104,17 @@ class Child:
         if self.process is not None and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
+
+
+async def _last_word(output: asyncio.StreamReader) -> str:
+    """What a child says when it is no longer busy. Raises TimeoutError for one that is silent."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(START_SECONDS) as limit:
+        while True:
+            said = (await output.readline()).decode("utf-8", "replace").strip()
+            if said != BUSY:
+                return said
+            limit.reschedule(loop.time() + START_SECONDS)
 
 
 def tracer(settings: Settings) -> Child:

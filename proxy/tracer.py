@@ -36,7 +36,8 @@ from proxy.wire import Peer
 log = structlog.get_logger()
 
 NICE = 10
-RETAIN_SECONDS = 60.0  # how often what is too old, or too much, is given up
+RETAIN_SECONDS = 60.0  # how often what is too old, or too much, is given up,
+RETAIN_PAUSE_SECONDS = 0.02  # in small steps: what engines send is taken between them
 REOPEN_SECONDS = 1.0  # a trace that cannot be written is tried this often
 STOP_SECONDS = 2.0  # what engines had sent before the end is kept within it
 READY = "ready"
@@ -112,8 +113,8 @@ class Tracer:
         return self._store
 
     def _close(self, failure: LedgerError) -> None:
-        """The next batch opens it again."""
-        if self._failure is None:
+        """The next batch opens it again. The same failure is told once."""
+        if self._failure is None or str(self._failure) != str(failure):
             log.error("trace.unavailable", error=str(failure))
         self._failure = failure
         store, self._store = self._store, None
@@ -139,14 +140,20 @@ class Tracer:
         """Give up what is too old or too much, again and again."""
         while True:
             try:
-                before_us = self._clock.now_us() - self._keep_us
                 if (self._data / DATABASE).exists():
-                    self._opened().retain(before_us, self._keep_bytes)
+                    await self._retained(self._opened())
             except LedgerError as failure:
                 self._close(failure)
             except Exception:
                 log.exception("trace.not_retained")
             await asyncio.sleep(RETAIN_SECONDS)
+
+    async def _retained(self, store: TraceStore) -> None:
+        before_us = self._clock.now_us() - self._keep_us
+        for _ in store.retaining(before_us, self._keep_bytes):
+            await asyncio.sleep(RETAIN_PAUSE_SECONDS)
+            if self._store is not store:  # a batch could not be kept meanwhile
+                return
 
 
 def _text(fields: Fields) -> tuple[tuple[str, str], ...]:
@@ -163,7 +170,10 @@ async def _serve(tracer: Tracer, data: Path) -> None:
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the terminal's: the parent's too
     loop.add_reader(sys.stdin.fileno(), stopping.set)  # it ends with the parent
-    os.write(sys.stdout.fileno(), READY.encode() + b"\n")
+    try:
+        os.write(sys.stdout.fileno(), READY.encode() + b"\n")
+    except BrokenPipeError:
+        return  # the parent is gone
     server = await _listening(tracer, data, stopping)
     if server is None:
         return

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ledger import untraced
-from ledger.errors import LedgerError, unavailable
+from ledger.errors import LedgerError
 from ledger.redaction import BINARY, CODED, DIGEST, TOO_LONG, UNREADABLE
 from ledger.sqlite import sqlite3
-from ledger.trace import PRUNED, messages, open_trace, search
-from ledger.trace_schema import DATABASE
+from ledger.trace import DAMAGED, PRUNED, messages, open_trace, search, until_us
+from ledger.trace_schema import DATABASE, unusable
 from ledger.traced import Kept, Side
 from policies.verdict import Action
 
@@ -31,7 +31,8 @@ _WHY = {
     CODED: "it is in a coding that cannot be read",
     TOO_LONG: "looking through it for secrets would take too long",
     UNREADABLE: "it could not be looked through for secrets",
-    PRUNED: "pruned, by its age or for room",
+    PRUNED: "it was pruned, by its age or for room",
+    DAMAGED: "what stands in its place is not what was kept; look: pullcord ledger verify",
 }
 
 
@@ -62,6 +63,7 @@ class Traces:
         self._path = data / DATABASE
         self._losses: list[untraced.Loss] | None = None
         self._failure = ""
+        self._pruned_us: int | None = None  # what was caught until then may be pruned
         self._trace: sqlite3.Connection | None = None
         try:
             self._trace = open_trace(data)
@@ -78,6 +80,7 @@ class Traces:
         if self._trace is not None:
             try:
                 kept = tuple(messages(self._trace, row["id"]))
+                self._pruned_us = until_us(self._trace)
             except (sqlite3.Error, LedgerError, ValueError) as error:
                 self._failure = f"the trace cannot be read: {error}"
         return Shown(kept, self._note(row, kept))
@@ -89,7 +92,7 @@ class Traces:
         try:
             return search(self._trace, text, FOUND_MAX)
         except sqlite3.Error as error:
-            raise unavailable(error, self._path) from error
+            raise unusable(error, self._path) from error
 
     def _note(self, row: Row, kept: tuple[Kept, ...]) -> str:
         if self._failure:
@@ -98,6 +101,7 @@ class Traces:
         if Side.REQUEST in sides and (Side.RESPONSE in sides or not _was_answered(row)):
             return self._replayed(row)
         missing = "of its answer " if Side.REQUEST in sides else ""
+        missing = "of its request " if Side.RESPONSE in sides else missing
         why = self._why_missing(row)
         return f"nothing {missing}is in the trace: {why}"
 
@@ -110,9 +114,12 @@ class Traces:
     def _why_missing(self, row: Row) -> str:
         if not row["run"]:
             return "nobody that pullcord knows called"
+        began_us, ended_us = _times_us(row)
+        is_old = self._pruned_us is not None and began_us <= self._pruned_us
+        if is_old and self._rule(row) != "none":
+            return _WHY[PRUNED]
         if self._losses is None:
             self._losses = list(untraced.losses(self._ledger))
-        began_us, ended_us = _times_us(row)
         for loss in self._losses:
             if loss.since_us <= ended_us and began_us <= loss.until_us:
                 return f"it may be lost, as {loss.messages} messages were then: {loss.why}"

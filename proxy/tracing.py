@@ -57,6 +57,12 @@ class Lost:
     messages: int = 0
     runs: dict[str, None] = field(default_factory=dict)
 
+    def name(self, *runs: str) -> None:
+        """As far as there is room."""
+        for run in runs:
+            if len(self.runs) < LOST_RUNS_MAX:
+                self.runs[run] = None
+
 
 Tell = Callable[[int, tuple[str, ...], int, int, str], Awaitable[Any]]
 """Records a loss: how many messages, of which runs, since when and until when, why."""
@@ -189,8 +195,7 @@ class Tracing:
         if now_seconds - self._lost_seconds > _HOUR_SECONDS:
             self._lost_messages = 0
         self._lost_messages, self._lost_seconds = self._lost_messages + 1, now_seconds
-        if len(self._lost.runs) <= LOST_RUNS_MAX:
-            self._lost.runs[run] = None
+        self._lost.name(run)
         if self._telling is None and not self._closing:
             log.error("trace.losing", why=why)
             self._telling = asyncio.get_running_loop().create_task(self._told())
@@ -223,7 +228,7 @@ class Tracing:
         if later is not None:
             lost.messages += later.messages
             lost.since_us = min(lost.since_us, later.since_us)
-            lost.runs |= later.runs
+            lost.name(*later.runs)
         self._lost = lost
 
     def _broken(self, failure: Exception) -> None:

@@ -1,11 +1,12 @@
 """`verify`: what an upstream says of a write, before a person says how it ended.
 
-The policy names the read (`verify:` of a tool). It is planned, shown, made, shown again, and noted
-in the record; nothing is resolved here. The running proxy does it for its control socket, the
-command line for itself when no proxy runs.
+The policy names the read (`verify:` of a tool). It is planned, shown, noted in the record, made,
+shown and noted again; nothing is resolved here. The running proxy does it for its control socket,
+the command line for itself when no proxy runs.
 """
 
 import asyncio
+import codecs
 import contextlib
 import json
 import os
@@ -44,6 +45,10 @@ from proxy.resolutions import why_unknown
 from proxy.settings import Settings, host_and_port
 
 SHOWN_CHARACTERS_MAX = 8_192  # of what an upstream says: some screens, and the rest is cut
+# Of an answer are looked at: laid out and masked in milliseconds, whatever it holds.
+READ_BYTES_MAX = 1 << 16
+# Where an answer was cut, the beginning of a secret may stand that nothing knows any more.
+_TAIL_CHARACTERS = 512
 GIVEN_MAX = 32
 TELLING = frozenset({404, 410})
 
@@ -100,6 +105,10 @@ async def verified(ask: Question, ground: Ground, act: Acting, now_us: Callable[
     }
     if ask.dry_run or plan.lacks:
         return answer
+    place = f"{plan.tool}: {plan.method} {plan.host}{plan.target.partition('?')[0]}"
+    note = partial(_noted, ask, row, act, now_us)
+    # A credential leaves with it: who asked is on the disk before, whatever happens after.
+    await note(f"asks {place}")
     try:
         trust, stops = ground.data / UPSTREAM_FILE, partial(ground.stops, plan.tool)
         heard = await operator_calls.made(plan, ground.dialer, trust, stops)
@@ -110,25 +119,32 @@ async def verified(ask: Question, ground: Ground, act: Acting, now_us: Callable[
         answer["heard"] = await asyncio.to_thread(_heard_as_json, heard, plan, key)
         answer["tells"] = 200 <= heard.status < 300 or heard.status in TELLING
         said = f"{heard.status}, {len(heard.body)} bytes, sha256 {heard.digest[:16]}"
-    place = f"{plan.tool}: {plan.method} {plan.host}{plan.target.partition('?')[0]}"
+    await note(f"{place}: {said}")
+    return answer
+
+
+async def _noted(
+    ask: Question, row: Row, act: Acting, now_us: Callable[[], int], detail: str
+) -> None:
+    """On the disk when this returns. Raises LedgerError."""
     who = {"run": row["run"] or "", "tenant": row["tenant"] or "", "tool": row["tool"]}
     await act(
         lambda store: store.note(
             EventType.VERIFIED,
             actor=ask.actor,
             at_us=now_us(),
-            detail=f"{place}: {said}",
+            detail=detail,
             call_id=row["id"],
             **who,
         )
     )
-    return answer
 
 
 def _planned(ask: Question, ground: Ground, row: Row, asked: OperatorCall) -> tuple[Plan, bytes]:
     """The plan, and the key by which secrets are masked. It reads three files."""
     known = Known(row, ask.given, partial(_traced, ground.data, row["id"]))
-    plan = planned(ground.policy, asked, known, credentials.load(ground.data))
+    entries = ground.data / credentials.FILE
+    plan = planned(ground.policy, asked, known, credentials.load(ground.data), entries)
     return plan, redact_key(vault_key(ground.data))
 
 
@@ -257,41 +273,67 @@ def _plan_as_json(plan: Plan, key: bytes) -> Answer:
 
 
 def _heard_as_json(heard: Heard, plan: Plan, key: bytes) -> Answer:
-    text, why = _text(heard)
+    text, why, is_cut = _text(heard)
     text = _masked(text, plan, key)
+    if is_cut:
+        text = text[: -_tail_characters(plan)]
     return {
         "status": heard.status,
         "media_type": _masked(heard.media_type, plan, key)[:100],
         "location": _masked(heard.location, plan, key)[:SHOWN_CHARACTERS_MAX] or None,
         "bytes": len(heard.body),
         "digest": heard.digest,
-        "is_cut": heard.is_cut or len(text) > SHOWN_CHARACTERS_MAX,
+        "is_cut": is_cut or len(text) > SHOWN_CHARACTERS_MAX,
         "text": text[:SHOWN_CHARACTERS_MAX],
         "why_no_text": why or None,
     }
 
 
-def _text(heard: Heard) -> tuple[str, str]:
-    """The body as a person reads it, or why not."""
+def _text(heard: Heard) -> tuple[str, str, bool]:
+    """The beginning of the body as a person reads it, or why not; and whether more followed."""
+    is_cut = heard.is_cut or len(heard.body) > READ_BYTES_MAX
     if heard.coding not in ("", "identity"):
-        return "", f"it is coded as {heard.coding[:20]!r}"
+        return "", f"it is coded as {heard.coding[:20]!r}", is_cut
     try:
-        text = heard.body.decode("utf-8", "ignore" if heard.is_cut else "strict")
+        utf8 = codecs.getincrementaldecoder("utf-8")()
+        text = utf8.decode(heard.body[:READ_BYTES_MAX], final=not is_cut)
     except UnicodeDecodeError:
-        return "", "it is no text"
+        return "", "it is no text", is_cut
     if "\0" in text:
-        return "", "it is no text"
+        return "", "it is no text", is_cut
+    return (text, "", True) if is_cut else _laid_out(text)
+
+
+def _laid_out(text: str) -> tuple[str, str, bool]:
+    """JSON with a line for each value, up to a bound: deep nesting makes kilobytes of each byte."""
+    pieces: list[str] = []
+    size = 0
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False), ""
+        for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(json.loads(text)):
+            pieces.append(piece)
+            size += len(piece)
+            if size > READ_BYTES_MAX:
+                return "".join(pieces)[:READ_BYTES_MAX], "", True
     except (ValueError, RecursionError):
-        return text, ""
+        return text, "", False
+    return "".join(pieces), "", False
+
+
+def _tail_characters(plan: Plan) -> int:
+    """How long the beginning of a secret may be that stands where a text was cut."""
+    secrets = plan.credential.secrets if plan.credential else ()
+    return max([_TAIL_CHARACTERS, *(len(spelled) for it in secrets for spelled in _spelled(it))])
+
+
+def _spelled(secret: str) -> set[str]:
+    """As it is, and as JSON and URLs would spell it."""
+    return {secret, json.dumps(secret, ensure_ascii=False)[1:-1], quote(secret, safe="")}
 
 
 def _masked(text: str, plan: Plan, key: bytes) -> str:
     """Without what looks like a secret, and without the credential that the call carried, also as
     JSON and URLs would spell it."""
     for secret in plan.credential.secrets if plan.credential else ():
-        spelled = {secret, json.dumps(secret, ensure_ascii=False)[1:-1], quote(secret, safe="")}
-        for spelling in sorted(spelled, key=len, reverse=True):
+        for spelling in sorted(_spelled(secret), key=len, reverse=True):
             text = text.replace(spelling, mark(secret, key))
     return mask(text, key)

@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 
 from ledger.errors import Kind, LedgerError, LedgerUnavailable
+from ledger.trace_schema import TraceUnavailable
 from policies.verdict import Pulls, Reason
 from proxy.judging import NotJudged, PolicyMoved
 
@@ -129,6 +130,11 @@ class Peer:
     def _do(self, number: int, verb: str, args: tuple[Any, ...]) -> None:
         try:
             answer = self._verbs[verb](*args)
+        except (LedgerError, NotJudged, PolicyMoved) as failure:  # as its caller must expect
+            if not number:
+                log.error("wire.verb_failed", verb=verb, error=str(failure))
+            self._reply_failure(number, failure)
+            return
         except Exception as failure:
             log.exception("wire.verb_failed", verb=verb)
             self._reply_failure(number, failure)
@@ -149,7 +155,7 @@ class Peer:
 
     def _reply_failure(self, number: int, failure: BaseException) -> None:
         told: tuple[str, tuple[str, ...]]
-        if isinstance(failure, LedgerUnavailable):
+        if isinstance(failure, LedgerUnavailable) and not isinstance(failure, TraceUnavailable):
             told = ("unavailable", (failure.kind.value, failure.cause))
         elif isinstance(failure, NotJudged):
             told = ("not_judged", (failure.reason.value, str(failure)))

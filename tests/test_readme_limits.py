@@ -30,7 +30,8 @@ NO_LIMITS = {
     *("policies.schema_records.PATTERNS_MAX", "policies.schema_records.PATTERN_CHARACTERS_MAX"),
     *("policies.schema_records.FIELDS_MAX", "policies.schema_records.TEXT_CHARACTERS_MAX"),
     # How much of a text is shown or told.
-    *("ledger.checks.FOUND_MAX", "ledger.seen.TEXT_CHARS_MAX"),
+    *("ledger.body_checks.FOUND_MAX", "ledger.checks.FOUND_MAX"),
+    "ledger.seen.TEXT_CHARS_MAX",
     *("policies.match.HOST_CHARACTERS_MAX", "policies.match.OPERATION_CHARACTERS_MAX"),
     *("proxy.sentences.TEXT_CHARACTERS_MAX", "proxy.cli.records.POLL_SECONDS"),
     *("proxy.cli.status.CALLS_SHOWN_MAX", "proxy.cli.pulled.IDS_SHOWN_MAX"),

@@ -59,9 +59,12 @@ def act_alone(
     body: dict[str, Any],
     alone: "Alone",
     answer_seconds: float = ANSWER_SECONDS,
+    *,
+    counts_later: bool = True,
 ) -> dict[str, Any]:
     """POST to the proxy, or `alone` when none runs. While another process holds the store the
-    proxy may be starting again, and is asked once more. Raises Failure when it stays mute."""
+    proxy may be starting again, and is asked once more. `counts_later` is whether it is of use only
+    when a proxy starts. Raises Failure when the proxy stays mute."""
     deadline = time.monotonic() + HELD_SECONDS
     while True:
         try:
@@ -70,7 +73,8 @@ def act_alone(
         except Unreachable as dead:
             done, held = _alone(alone)
             if done is not None:
-                _warn_alone(data)
+                if counts_later:
+                    _warn_alone(data)
                 return done
             if time.monotonic() > deadline:
                 raise _mute(dead, held) from None

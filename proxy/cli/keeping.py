@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ledger.checks import Finding
 
 FOUND_PROBLEMS, UNUSABLE = 3, 2
+TRACE_DATABASE = "trace.db"  # as ledger/trace_schema.py has it, which is slow to import
 _MIB = 1024 * 1024
 
 
@@ -50,7 +51,12 @@ def backup(file: str, trace: str | None, force: bool, as_json: bool, data: str |
         say(f"{escaped(str(traced.path))}: the trace, {size}")
     say(f"not in it: the keys in {escaped(keys)}; keep a copy of them apart from this one")
     say(f"prove that it is whole: pullcord ledger check {escaped(file)}")
-    say(f"to go back to it: no pullcord runs, an empty data directory, the file as {DATABASE}")
+    say(
+        f"to go back to it: no pullcord runs, an empty data directory, the file as {DATABASE}, "
+        "the folder private/ beside it"
+        + ("" if traced is None else f", {escaped(str(trace))} as {TRACE_DATABASE}")
+    )
+    say("without that folder new keys are made: kept answers are lost, and verify finds it wrong")
     say("what happened after it is forgotten then: cords, revoked tokens, which writes were made")
 
 
@@ -83,14 +89,15 @@ def check(file: str | None, as_json: bool, data: str | None) -> None:
         raise Failure(f"there is no {path}; name a ledger or a backup of one", UNUSABLE)
     from ledger.checks import checked_file
 
-    wrong = False
+    wrong, skipped = False, ""
     for finding in checked_file(path):
         wrong = wrong or not finding.is_ok
         if as_json:
             told = {"check": finding.check, "ok": None if finding.skipped else finding.is_ok}
             say_json({**told, "found": finding.found, "skipped": finding.skipped or None})
-        else:
+        elif not finding.skipped or finding.skipped != skipped:
             _say(finding)
+        skipped = finding.skipped
     if wrong:
         raise Failure(
             f"{path} is not whole; keep it, and go on with a backup of it while no pullcord runs",
@@ -100,7 +107,7 @@ def check(file: str | None, as_json: bool, data: str | None) -> None:
 
 def _say(finding: "Finding") -> None:
     if finding.skipped:
-        say(f"skipped  {finding.check}: {finding.skipped}")
+        say(f"skipped  all that follows: {finding.skipped}")
     elif finding.is_ok:
         say(f"ok       {finding.check}")
     else:

@@ -105,6 +105,8 @@ def show(call_id: str, as_json: bool, data: str | None) -> None:
             say(f"{name:<16} {escaped(str(value))}")
     for event in events:
         say(_event_line(event))
+        if event["type"] == "call.outcome" and event["request_digest"]:
+            say(f"{'':<16} body sent, SHA-256: {event['request_digest']}")
     tracing.say_traced(traced)
 
 

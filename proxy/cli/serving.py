@@ -1,10 +1,15 @@
 """`up` and `demo`: what serves."""
 
 import os
+from pathlib import Path
 
 import click
 
 from proxy.cli.places import Command, config_directory, config_option
+from proxy.cli.reading import DATABASE
+from proxy.cli.terminal import warn
+
+VAULT_KEY_FILE = Path("private", "vault.key")  # as proxy/operations.py has it: slow to import
 
 # Flags of `up`, one for each setting (proxy/settings.py), as config/pullcord.yaml explains them.
 FLAGS = {
@@ -46,11 +51,32 @@ def up(config: str | None, **flags: str | None) -> None:
     from proxy.settings import load
 
     settings = load(directory, flags, os.environ)
+    _warn_of_keys(settings.data)
+    _warn_of_places(settings.seals)
     if settings.workers > 1:
         from proxy.supervisor import run
     else:
         from proxy.serve import run
     raise click.exceptions.Exit(run(settings))
+
+
+def _warn_of_keys(data: Path) -> None:
+    """A ledger that was put back without its keys starts, with new ones; somebody has to know."""
+    if (data / DATABASE).exists() and not (data / VAULT_KEY_FILE).exists():
+        warn(
+            f"THE KEYS ARE MISSING: a ledger is in {data}, but no {VAULT_KEY_FILE}. New keys are "
+            "made now: kept answers cannot be opened any more, and `pullcord ledger verify` finds "
+            "the seals wrong. If you have put back a backup, stop, and put the folder private/ "
+            "that was beside it here, too, in place of the new one"
+        )
+
+
+def _warn_of_places(seals: tuple[str, ...]) -> None:
+    """At once: the first copy is made a minute later, and nobody looks then."""
+    for place in seals:
+        folder = Path(place).parent
+        if place.startswith("/") and not folder.is_dir():
+            warn(f"seals: there is no directory {folder}, so no seal is copied to {place}; make it")
 
 
 @click.command(short_help="Watch a runaway agent being contained, in half a minute.")
@@ -61,8 +87,6 @@ def demo(fast: bool, policy: str | None) -> None:
 
     It checks its own figures: exit 1 when one is not as it must be.
     """
-    from pathlib import Path
-
     from policies.load import load_file
     from proxy.demo import main
 

@@ -9,7 +9,7 @@ from proxy.cli.acting import policy_or_none
 from proxy.cli.places import data_directory, data_option
 from proxy.cli.reading import told_cord
 from proxy.cli.terminal import counted, escaped, loud, say, say_json, say_table, span
-from proxy.control_client import Unreachable, ask
+from proxy.control_client import OLDER, Unreachable, ask
 
 PULLED = 10
 PROBLEMS = 3
@@ -71,11 +71,7 @@ def _say_dead(data: Path, dead: Unreachable, as_json: bool) -> None:
         say(loud(f"ledger  cannot be read, so what is pulled is not known: {escaped(failure)}"))
     if state["pulled"] or not failure:
         _say_cords(state)
-    _say_holds(state["holds"])
-    _say_limits(state["limits"])
-    _say_trace(state["trace"])
-    _say_drill(state["drill"])
-    _say_bounds(state["bounds"])
+    _say_parts(state)
 
 
 def _say_up(state: dict[str, Any]) -> None:
@@ -86,16 +82,16 @@ def _say_up(state: dict[str, Any]) -> None:
     say(
         f"proxy   up {span(state['up_seconds'])}  pid {state['proxy_pid']}  {listening}  "
         f"policy {policy['digest'][:12]} ({escaped(policy['source'])}, {verdict})  "
-        f"ledger {health}  prices of {escaped(state['prices']['date'])}"
+        f"ledger {health}{_prices(state)}"
     )
     _say_fleet(state["fleet"])
     if policy["error"]:
         say(loud(f"policy  {escaped(policy['error'], keep='\n')}"))
     if ledger["error"]:
         say(loud(f"ledger  {escaped(ledger['error'])}"))
-    if ledger["owed"]:
+    if ledger.get("owed"):
         say(loud(f"ledger  {counted(ledger['owed'], 'outcome')} not recorded yet"))
-    for text in _seal_warnings(state["seals"]):
+    for text in _seal_warnings(state.get("seals")):
         say(loud(f"seals   {escaped(text)}"))
     if state["clock"]["stepped_seconds"]:
         moved = f"{state['clock']['stepped_seconds']:+.0f} s"
@@ -103,17 +99,23 @@ def _say_up(state: dict[str, Any]) -> None:
     if state["identity"] == "open":
         say(f"{loud('identity open')}: callers name their own run and tenant, unchecked")
     _say_cords(state)
-    _say_holds(state["holds"])
-    _say_limits(state["limits"])
-    _say_trace(state["trace"])
-    _say_drill(state["drill"])
-    _say_bounds(state["bounds"])
+    _say_parts(state)
+    if not state.keys() >= _PARTS.keys() | _ASIDE:
+        say(loud(f"note    {OLDER}"))
     say(f"note    {BESIDE}")
     _say_calls(state["calls"])
 
 
-def _seal_warnings(seals: dict[str, Any]) -> list[str]:
+def _prices(state: dict[str, Any]) -> str:
+    return f"  prices of {escaped(state['prices']['date'])}" if "prices" in state else ""
+
+
+def _seal_warnings(seals: dict[str, Any] | None) -> list[str]:
+    if seals is None:
+        return []
     found = [f"the record is not sealed: {seals['error']}"] if seals["error"] else []
+    if seals["behind"]:
+        found.append(f"at the start the ledger was behind its newest seal: {seals['behind']}")
     return found + [
         f"{counted(copies['waiting'], 'seal')} not copied to {copies['to']}: {copies['error']}"
         for copies in seals["copies"]
@@ -208,6 +210,23 @@ def _say_drill(drill: dict[str, Any] | None) -> None:
     ended = "passed" if drill["passed"] else loud("FAILED")
     why = f": {escaped(drill['why'])}" if drill["why"] else ""
     say(f"drill   {ended}{why}  by {escaped(drill['actor'])} {span(drill['age_seconds'])} ago")
+
+
+_PARTS = {
+    "holds": _say_holds,
+    "limits": _say_limits,
+    "trace": _say_trace,
+    "drill": _say_drill,
+    "bounds": _say_bounds,
+}
+_ASIDE = {"seals", "prices"}  # told elsewhere; a proxy of an older version tells none of them
+
+
+def _say_parts(state: dict[str, Any]) -> None:
+    """What the proxy tells of them: an older one leaves some out."""
+    for name, say_part in _PARTS.items():
+        if name in state:
+            say_part(state[name])
 
 
 def _say_calls(calls: list[dict[str, Any]]) -> None:

@@ -85,4 +85,7 @@ def span(seconds: float) -> str:
 
 
 def counted(amount: int, word: str) -> str:
-    return f"{amount} {word}{'' if amount == 1 else 's'}"
+    """`1 body`, `2 bodies`, `3 calls`."""
+    if amount == 1:
+        return f"1 {word}"
+    return f"{amount} {word[:-1]}ies" if word.endswith("dy") else f"{amount} {word}s"

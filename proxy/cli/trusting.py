@@ -37,9 +37,11 @@ def verify(
     """Look whether the ledger, or a backup FILE, is as it was written.
 
     Every row is chained to the one before it, and the chain is signed once a minute. It names the
-    first row that was changed, taken out, put in or moved, or behind which the end is cut off; exit
-    code 3 then. The proxy goes on meanwhile. Who has the key of the seals can write all of it anew:
-    against that, keep copies of them elsewhere (setting seals) and give them as --seals.
+    first row that was changed, taken out, put in or moved; exit code 3 then. The end of the ledger
+    in use is compared with the newest seal, DATA/private/seal.last; that of a copy only with the
+    copies of the seals that you give. The proxy goes on meanwhile. Who can write DATA/private can
+    write all of it anew: against that, keep copies of the seals elsewhere (setting seals) and give
+    them as --seals.
     """
     directory = data_directory(data)
     path = directory / DATABASE if file is None else Path(file).absolute()
@@ -50,13 +52,21 @@ def verify(
     from ledger.verification import verify as look
 
     keys, pem = _keys(directory, public_key)
+    newest = _newest(path)  # before the ledger, which must have it
     try:
         connection = open_file(path)
     except LedgerUnavailable as error:
         code = FOUND_PROBLEMS if error.kind is Kind.CORRUPT else UNUSABLE
         raise Failure(str(error), code) from error
     with contextlib.closing(connection), _copies(seals) as copies, _trace(path) as trace:
-        found = look(connection, keys, copies=copies, trace=trace, in_place=_in_place(path))
+        found = look(
+            connection,
+            keys,
+            copies=copies,
+            newest=newest,
+            trace=trace,
+            in_place=_in_place(path),
+        )
     if as_json:
         say_json(_as_json(path, found, keys, pem))
     else:
@@ -73,6 +83,12 @@ def _keys(directory: Path, named: str | None) -> "tuple[PublicKeys, str]":
     if named is None and not path.exists():
         return PublicKeys(), ""
     return public_keys(path), path.read_text("ascii")
+
+
+_UNCOMPARED = (
+    "not compared with the newest seal (private/seal.last of a ledger in use): whether rows and "
+    "seals were cut off at the end is only seen by --seals"
+)
 
 
 @contextlib.contextmanager
@@ -100,6 +116,17 @@ def _trace(ledger: Path) -> "Iterator[sqlite3.Connection | None]":
         yield opened
 
 
+def _newest(ledger: Path) -> bytes | None:
+    """The newest seal, kept beside the keys of a ledger in use; a backup has none."""
+    from ledger.errors import LedgerError
+    from proxy.last_seal import read_last
+
+    try:
+        return read_last(ledger.parent) if _in_place(ledger) else None
+    except LedgerError as error:
+        raise Failure(str(error), UNUSABLE) from error
+
+
 def _in_place(ledger: Path) -> bool:
     """Whether it is in a data directory, not a copy."""
     return ledger.name == DATABASE and (ledger.parent / LOCK).exists()
@@ -122,7 +149,11 @@ def _as_json(path: Path, found: "Verified", keys: "PublicKeys", pem: str) -> Ans
         "unsealed": found.unsealed,
         "policies": found.policies,
         "copies": found.copies,
+        "newest_compared": found.is_newest_compared,
+        "behind": found.behind,
         "trace": found.trace,
+        "bodies": found.bodies,
+        "trace_losses": found.trace_losses,
         "keys": keys.ids,
         "public_key": pem,
         "problems": [
@@ -151,22 +182,30 @@ def _say(found: "Verified", keys: "PublicKeys", pem: str, seals: str | None) -> 
     if found.copies is not None:
         say(f"copies   {counted(found.copies, 'seal')} as in {escaped(seals or '')}")
     if found.trace is not None:
-        say(f"trace    {counted(found.trace, 'message')}")
+        bodies = "body" if found.bodies == 1 else "bodies"
+        say(f"trace    {counted(found.trace, 'message')}, {found.bodies or 0} {bodies}")
+    if found.trace_losses:
+        times = counted(found.trace_losses, "time")
+        say(loud(f"BEHIND   the trace ended before what was sealed of it, {times}"))
+    for told in found.behind:
+        say(loud(f"BEHIND   the ledger was without its newest seal at a start; {escaped(told)}"))
+    if not found.is_newest_compared:
+        say(f"note     {_UNCOMPARED}")
     for key in keys.ids:
         say(f"key      {key}")
-    if pem:
-        say(escaped(pem.strip(), keep="\n"))
     for problem in found.problems:
         call = f" (call {escaped(problem.call_id)})" if problem.call_id else ""
         say(loud(f"WRONG    {escaped(problem.what)}{call}"))
     if not found.problems:
         say("ok       all of it is as it was written")
+    if pem:
+        say(escaped(pem.strip(), keep="\n"))
 
 
 @click.command()
 @click.option("--older-than", required=True, metavar="90d", help="Which rows go; a time, too.")
-@click.option("--trace-older-than", metavar="30d", help="Bodies of the trace that go with them.")
-@click.option("--trace-max", metavar="SIZE", help="The oldest bodies go, down to SIZE (2GB).")
+@click.option("--trace-older-than", metavar="30d", help="What of the trace goes with them.")
+@click.option("--trace-max", metavar="SIZE", help="Its oldest messages go, down to SIZE (2GB).")
 @click.option("--dry-run", is_flag=True, help="Only count, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @data_option
@@ -198,7 +237,7 @@ def prune(
 
     body = {"older_than": older_than, "dry_run": dry_run}
     body |= {"trace_older_than": trace_older_than, "trace_max": trace_max}
-    answer = act_alone(directory, "/v1/prune", body, alone, PRUNE_SECONDS)
+    answer = act_alone(directory, "/v1/prune", body, alone, PRUNE_SECONDS, counts_later=False)
     with done("pruned"):
         if as_json:
             say_json(answer)
@@ -214,7 +253,8 @@ def _say_pruned(answer: Answer) -> None:
     if told is None:
         return
     if answer["dry_run"]:
-        say(f"trace: holds {counted(told['bodies'], 'body')} now, {told['bytes']} bytes")
+        say(f"trace: holds {counted(told['messages'], 'message')} now, {told['bytes']} bytes")
         return
-    left = f"{told['left']['bodies']} left, {told['left']['bytes']} bytes"
-    say(f"trace: {told['bodies']} bodies pruned, {told['bytes']} bytes; {left}")
+    left = f"{told['left']['messages']} left, {told['left']['bytes']} bytes"
+    gone = counted(told["messages"], "message")
+    say(f"trace: {gone} pruned, {told['bytes']} bytes; {left}")

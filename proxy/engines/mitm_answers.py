@@ -19,6 +19,7 @@ from proxy.usage_asked import WithoutUsage
 
 if TYPE_CHECKING:
     from proxy.engines.mitm_client import Handler
+    from proxy.engines.mitm_uploads import Upload
 
 _UNTRUSTED = "Certificate verify failed"  # as mitmproxy begins it
 _ENDED_BY_TRAILERS = "application/grpc"
@@ -148,12 +149,22 @@ async def failed(handler: "Handler", flow: http.HTTPFlow) -> None:
     exchange: Exchange | None = flow.metadata.get("exchange")
     if exchange is None:
         return
-    message = exchange.cut_by or (flow.error.msg if flow.error else "")
+    message = exchange.cut_by or _left(flow) or (flow.error.msg if flow.error else "")
     if exchange.live.sent:  # what follows a colon may quote the upstream, and so a secret
         message = message.partition(":")[0] if not exchange.cut_by else message
     reply = await settle(exchange, flow, complete=False, error=message[:200])
     if reply is not None:
         flow.response = wire.response(reply)
+
+
+def _left(flow: http.HTTPFlow) -> str:
+    """How far an upload was when its client left; empty where none did."""
+    upload: Upload | None = flow.metadata.get("upload")
+    if upload is None or upload.over or not flow.metadata.get("left"):
+        return ""
+    told = flow.request.headers.get("content-length", "")
+    whole = f" of {int(told) / 1e6:.1f}" if told.isascii() and told.isdigit() else ""
+    return f"the client left after {upload.body_bytes / 1e6:.1f}{whole} MB"
 
 
 async def settle(

@@ -369,7 +369,7 @@ def test_without_its_supervisor_all_of_it_ends_and_a_new_start_works_at_once(wor
     """5 seconds, most of them two starts. One of the engines is stopped, and ends all the same."""
     stopped = world.both()[0]
     children = world.children()
-    assert len(children) == 3
+    assert len(children) == 4  # the decider, two engines, the tracer
     os.kill(stopped, signal.SIGSTOP)
     world.proxy.end(signal.SIGKILL)
     until(lambda: not any(lives(pid) for pid in children), 3.0)

@@ -8,7 +8,8 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -253,9 +254,12 @@ def test_a_long_answer_outlives_a_kill_and_takes_little_memory(
         assert all(BLOCK[:64] not in path.read_bytes() for path in held)
 
 
-def test_a_kill_while_a_long_answer_flows_leaves_it_done_and_not_stored(tmp_path: Path) -> None:
-    with running(tmp_path, 1) as (sink, proxy):
-        run = proxy.mint()
+@pytest.mark.parametrize("victim", ["everything", "its engine"])
+def test_a_kill_while_a_long_answer_flows_leaves_it_done_and_not_stored(
+    tmp_path: Path, victim: str
+) -> None:
+    with running(tmp_path, 2 if victim == "its engine" else 1) as (sink, proxy):
+        run, answers = proxy.mint(), proxy.folder / "data" / "answers"
         with line(run, tls=False) as (side, start, credentials):
             side.sendall(
                 b"POST %b/reports HTTP/1.1\r\nHost: api.test\r\n" % start
@@ -263,11 +267,54 @@ def test_a_kill_while_a_long_answer_flows_leaves_it_done_and_not_stored(tmp_path
                 + b"Content-Length: 2\r\n\r\n{}"
             )
             _head(side)
-            proxy.end(signal.SIGKILL)
-        proxy.start()
-        assert list((proxy.folder / "data" / "answers").iterdir()) == []
-        head, _ = report(run, tls=False)
+            (left,) = _until(lambda: _unfinished(answers))
+            if victim == "everything":
+                proxy.end(signal.SIGKILL)
+            else:
+                os.kill(_holder(proxy, left), signal.SIGKILL)
+                while side.recv(1 << 20):
+                    pass
+        if victim == "everything":
+            proxy.start()
+        head, _ = _until(lambda: _answered(run))
         assert head.startswith(b"HTTP/1.1 409")
         assert len(sink.digests) == 1
-        (row, refused) = proxy.calls(run)
+        (row, *_, refused) = proxy.calls(run)
         assert (row["state"], refused["reason"]) == ("done", "done_but_not_stored")
+        assert _unfinished(answers) == [left]  # so young that somebody may be about to lock it
+        os.utime(left, (0, 0))
+        proxy.stop()
+        proxy.start()
+        assert list(answers.iterdir()) == []
+        assert report(run, tls=False)[0].startswith(b"HTTP/1.1 409")
+
+
+def _until[T](look: Callable[[], T | None]) -> T:
+    deadline = time.monotonic() + 30
+    while not (found := look()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+    return found
+
+
+def _unfinished(answers: Path) -> list[Path]:
+    return list(answers.glob("*.part"))
+
+
+def _answered(run: Run) -> tuple[bytes, str] | None:
+    """None while the engine's death is news still."""
+    with suppress(OSError, AssertionError):
+        told = report(run, tls=False)
+        return None if told[0].startswith(b"HTTP/1.1 503") else told
+    return None
+
+
+def _holder(proxy: Proxy, path: Path) -> int:
+    """The process that has this file open."""
+    assert proxy.process is not None
+    for pid in _family(proxy.process.pid):
+        for handle in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                if handle.readlink() == path:
+                    return pid
+    raise ValueError(path)

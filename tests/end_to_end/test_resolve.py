@@ -98,8 +98,10 @@ def test_the_upstream_is_asked_before_a_person_says_how_it_ended(
     asked(run, "POST", PATH, "3", tls=True)
     (row,) = proxy.calls(run, "state:unknown")
     look = ("ledger", "resolve", row["id"], "--verify")
-    assert "has no entry 'ops'" in proxy.cli(*look, code=3)
     entries = proxy.folder / "data" / "credentials.yaml"
+    told = proxy.cli(*look, code=3)
+    assert "there is no /" in told
+    assert "/data/credentials.yaml; write there" in told
     entries.write_text("ops: {hosts: [localhost], bearer: opaque-operators-key}\n")
     entries.chmod(0o644)
     proxy.cli(*look, code=2)

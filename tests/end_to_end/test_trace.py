@@ -247,10 +247,11 @@ def test_what_is_too_old_or_too_much_is_given_up(start: Start, kept: dict[str, A
     ask("tls", run, "GET", "/orders/again")
 
     def pruned() -> bool:
-        return shown(proxy, rows[0]["id"])["trace"][0]["why"] == "pruned"
+        return not shown(proxy, rows[0]["id"])["trace"]
 
     assert until(pruned), shown(proxy, rows[0]["id"])["trace"]
     assert "pruned" in proxy.cli("ledger", "show", rows[0]["id"])
+    assert "ok       all of it" in proxy.cli("ledger", "verify")
 
 
 # Other programs

@@ -109,6 +109,14 @@ ROWS = {
         "DELETE FROM answer WHERE claim = (SELECT id FROM claim WHERE call_id = 'b')",
         {"claim of call b"},
     ),
+    "its tables, views and triggers are pullcord's": (
+        "CREATE TRIGGER quiet AFTER UPDATE ON durable BEGIN SELECT 1; END",
+        {"the trigger quiet on durable is none of pullcord's"},
+    ),
+    "every row is numbered from one": (
+        "INSERT INTO event (seq, type, at_us) VALUES (0, 'x', 1), (-5, 'x', 1)",
+        {"row 0", "row -5"},
+    ),
     "its references lead somewhere": (
         "UPDATE event SET policy = 77 WHERE call_id = 'a' AND type = 'call.intent'",
         {"event row 1 names no policy"},

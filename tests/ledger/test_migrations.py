@@ -108,7 +108,12 @@ def first_step_ledger(data: Path) -> list[tuple[Any, ...]]:
     """A ledger as step 0001 made it, with a claimed write in flight, a cord and a token."""
     conn = sqlite3.connect(data / "ledger.db", isolation_level=None)
     first = Migrations("pullcord")
-    first(name=STEPS[0][0])(STEPS[0][1])
+    name, step = STEPS[0]
+
+    @first(name=name)
+    def made(db: Database) -> None:
+        step(db)
+
     first.apply(Database(conn))
     conn.execute("PRAGMA journal_mode=WAL")
     conn.execute(

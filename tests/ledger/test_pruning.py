@@ -8,7 +8,6 @@ from ledger import pruning
 from ledger.chain import Head
 from ledger.checks import checked
 from ledger.connection import open_reader
-from ledger.errors import LedgerError
 from ledger.pruning import Pruned
 from ledger.states import CallState, EventType
 from ledger.tokens import Grant
@@ -19,9 +18,7 @@ from tests.ledger.trusted import (
     HOUR_US,
     KEYS,
     called,
-    change,
     pruned,
-    rechain,
     sealed,
     trusted,
     verified,
@@ -302,64 +299,28 @@ def test_the_record_has_a_seal_and_an_identity_from_then_on(old: World) -> None:
     assert verified(old.data / "ledger.db").seals == 1  # sealing is not for it to do
 
 
-# Nothing is cleared away
-
-
-@pytest.mark.parametrize(
-    "statement, told",
-    [
-        ("UPDATE event SET run = 'other' WHERE seq = 3", "row 3 is not as it was recorded"),
-        ("UPDATE event SET hash = NULL WHERE seq = 1", "row 1 is not as it was recorded"),
-        ("DELETE FROM event WHERE seq = 2", "what stood before row 3 is missing"),
-    ],
-)
-def test_what_somebody_has_changed_is_not_pruned(old: World, statement: str, told: str) -> None:
-    later(old)
-    change(old, statement)
-    before = old.rows("SELECT seq FROM event")
-    with pytest.raises(LedgerError, match=rf"{told}.*pullcord ledger verify"):
-        pruned(old)
-    assert old.rows("SELECT seq FROM event") == before
-    assert gaps(old) == []
-
-
-def test_rows_that_were_written_anew_are_found_by_their_seal_after_pruning(old: World) -> None:
-    """Pruning does not look at seals; verify does, as long as a seal is over the gap's last row."""
-    later(old)
-    sealed(old)
-    change(old, "UPDATE event SET run = 'other' WHERE seq = 3")
-    rechain(old, 3, 8)
-    pruned(old)
-    assert wrong(old)[0].startswith("rows 1 to 8 were written anew")
-
-
-@pytest.mark.parametrize("column", ["signature", "after", "before"])
-def test_a_gap_that_was_changed_is_not_merged(old: World, column: str) -> None:
-    old.admit(old.read("d"))
-    old.settle("d")
-    later(old)
-    pruned(old)
-    old.wait(7_200)
-    called(old, "newer")
-    change(old, f"UPDATE gap SET {column} = x'00'")
-    with pytest.raises(LedgerError, match="the gap from row 1 on is not signed"):
-        pruned(old)
-
-
-@pytest.mark.parametrize("column", ["signature", "after", "before"])
-def test_a_gap_behind_that_was_changed_is_not_merged_either(world: World, column: str) -> None:
+def test_old_rows_behind_those_of_a_clock_that_was_ahead_go_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "WINDOW_ROWS", 4)
+    monkeypatch.setattr(pruning, "AHEAD_ROWS", 6)
     trusted(world)
-    world.admit(world.read("lost"))
-    world.settle("lost", complete=False)
-    called(world, "a")
-    world.wait(2 * 86_400)
-    world.admit(world.read("open"))
-    pruned(world)
-    assert gaps(world) == [(3, 4, 2)]
-    world.store.resolve("lost", CallState.DONE, reason="seen", actor="bob", at_us=world.now_us)
-    world.wait(7_200)
-    called(world, "newer")
-    change(world, f"UPDATE gap SET {column} = x'00'")
-    with pytest.raises(LedgerError, match="the gap from row 3 on is not signed"):
-        pruned(world)
-    assert gaps(world) == [(3, 4, 2)]
+    day_us = 86_400_000_000
+    world.now_us += 3 * day_us
+    called(world, *(f"ahead{number}" for number in range(20)))
+    world.now_us -= 3 * day_us
+    called(world, "old")
+    world.now_us += 3 * day_us
+    called(world, *(f"new{number}" for number in range(20)))
+    assert pruned(world) == Pruned(2, 1, None)
+    assert gaps(world) == [(41, 42, 2)]
+    assert is_whole(world)
+
+
+def test_what_tells_of_a_ledger_behind_its_seal_is_never_pruned(old: World) -> None:
+    for kind in (EventType.BEHIND_SEAL, EventType.TRACE_BEHIND):
+        old.store.note(kind, actor="pullcord", at_us=old.now_us, detail="x")
+    later(old)
+    pruned(old)
+    kinds = [kind for (kind,) in old.rows("SELECT type FROM event ORDER BY seq")]
+    assert kinds[:2] == [EventType.BEHIND_SEAL, EventType.TRACE_BEHIND]

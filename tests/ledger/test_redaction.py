@@ -3,7 +3,9 @@
 import gzip
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger import masking
-from ledger.masking import Known, Masking, Rules, TooMuchError
+from ledger.masking import Masking, Rules, TooMuchError
 from ledger.redact import mark
 from ledger.redaction import Redacted, redacted
+from ledger.remembered import Known
 from ledger.traced import Caught, Side
 from policies.policy import Redaction
 
@@ -97,6 +100,13 @@ URLS = {
     "GET https://x.example/a;jsessionid=abc/b?page_token=5": (
         "GET https://x.example/a;jsessionid=[*]/b?page_token=5"
     ),
+    "GET https://x.example/a?q=password%253Dpw1&b=x%2520y": (
+        "GET https://x.example/a?q=password%3D[*]&b=x%2520y"
+    ),
+    "GET https://x.example/password/hunter2xyz/y": "GET https://x.example/password/[*]/y",
+    "GET https://x.example/password/reset/token/v1": (
+        "GET https://x.example/password/reset/token/v1"
+    ),
     "GET https://[2001:db8::1]:8443/a?": "GET https://[2001:db8::1]:8443/a?",
 }
 
@@ -148,6 +158,10 @@ def test_equal_secrets_have_equal_marks_wherever_they_stand() -> None:
         ("application/grpc+proto", b"plain", "", "binary"),
         ("text/plain", b"no gzip", "gzip", "coded"),
         ("text/plain", b"abc", "own-coding", "coded"),
+        ("application/json; charset=utf-7", b'{"+AHA-assword": "a"}', "", "binary"),
+        ("application/x-www-form-urlencoded", "password=a".encode("utf-16-le"), "", "binary"),
+        ("multipart/form-data; boundary=B; boundary=B", b"--B\r\n\r\na\r\n--B--", "", "binary"),
+        ("multipart/form-data", b"--B\r\n\r\na\r\n--B--", "", "binary"),
         ("application/x-www-form-urlencoded", b"&" * 60_000, "", "too_long"),
         ("text/event-stream", b"\n\n" * 30_000, "", "too_long"),
     ],
@@ -193,6 +207,43 @@ def test_hostile_megabytes_end_in_bounded_steps(
     body = (text * (MIB // 8 // len(text))).encode("utf-8", "surrogatepass")
     kept = show(caught(body, media_type))
     assert kept.why in {"", "too_long", "binary"}
+
+
+def hostile_values() -> Iterator[tuple[str, list[str], str]]:
+    """Secrets and texts that are alike for as long as can be."""
+    long = ["ab"[n % 2] + "-" + "a-" * 2_000 + str(n) for n in range(50)]
+    yield "long", long, "a-" * 350_000 + long[0] + long[1]
+    yield "one letter", ["a" * (6 + n) for n in range(100)], "a" * 500_000
+    yield "same beginning", ["a" * 40 + f"b{n}" for n in range(100)], "a" * 500_000
+    yield "numbers", ["1" * (9 + n) for n in range(90)], "1" * 500_000
+    yield "middle", ["a" * 8 + "b" + "a" * 6 + chr(65 + n) for n in range(50)], "a" * 500_000
+
+
+@pytest.mark.parametrize("case", list(hostile_values()), ids=lambda case: case[0])
+@pytest.mark.parametrize("pieces", [1, 200])
+def test_looking_for_secrets_by_value_ends(case: tuple[str, list[str], str], pieces: int) -> None:
+    """40 seconds of one request's body, where each secret was tried at each place."""
+    _, values, text = case
+    size = len(text) // pieces
+    texts = ["\u00e9" + text[n * size : (n + 1) * size] for n in range(pieces)]
+    body = json.dumps({"p": [{"password": value} for value in values], "t": texts}).encode()
+    before_seconds = process_time()
+    kept = show(caught(body))
+    assert process_time() - before_seconds < 5  # 0.5 where it is bounded
+    assert kept.why in {"", "too_long"}
+    assert kept.start == "POST https://api.example/v1"
+
+
+@pytest.mark.parametrize("times", range(1, 13))
+def test_json_too_deep_in_texts_is_masked_whole(times: int) -> None:
+    for wrap in (lambda text: json.dumps(text), lambda text: json.dumps({"a": text})):
+        body = json.dumps({"password": "hunter2x"})
+        for _ in range(times):
+            body = wrap(body)
+        kept = show(caught(body.encode()))
+        assert kept.text is not None
+        assert "hunter2x" not in kept.text
+        assert MARK.search(kept.text)
 
 
 def test_steps_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

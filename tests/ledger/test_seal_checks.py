@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from ledger import seals
+from ledger.chain import Head
 from ledger.connection import open_reader
+from ledger.errors import LedgerError
 from ledger.seals import PublicKeys, Signer
 from ledger.verification import verify
 from tests.ledger.trusted import (
+    KEYS,
     SIGNER,
     called,
     change,
@@ -170,3 +173,97 @@ def test_a_gap_has_to_fit_the_seal_over_its_last_row(thinned: World) -> None:
     change(thinned, "DELETE FROM seal WHERE seq = 12")
     seals.write(thinned.conn, replace(other, signature=SIGNER.sign(other.text(identity))))
     assert wrong(thinned) == ["the gap from row 10 to 12 does not fit the seal over its last row"]
+
+
+# The newest seal, kept outside, and the trace
+
+
+def back_to(world: World, seq: int) -> None:
+    """Cut it off behind a seal, and leave no trace of it in the file."""
+    change(world, "DELETE FROM event WHERE seq > ?", seq)
+    change(world, "DELETE FROM seal WHERE seq > ?", seq)
+    change(world, "UPDATE sqlite_sequence SET seq = ? WHERE name = 'event'", seq)
+
+
+def looked_at(world: World, newest: bytes) -> list[str]:
+    found = verify(world.conn, KEYS.public, newest=newest)
+    assert found.is_newest_compared
+    return [problem.what for problem in found.problems]
+
+
+def test_a_cut_back_to_an_earlier_seal_is_found_by_the_newest(kept: World) -> None:
+    newest = sealed(kept)
+    assert looked_at(kept, newest) == []
+    back_to(kept, 10)
+    assert wrong(kept) == []  # nothing in the file shows it
+    (told,) = looked_at(kept, newest)
+    assert told.startswith("the newest seal, kept beside the keys: a seal of ")
+    assert told.endswith(" over row 12, and the record is cut off after row 10")
+
+
+def test_a_newest_seal_that_is_none_is_told(kept: World) -> None:
+    (told,) = looked_at(kept, b"garbage")
+    assert told == "the newest seal, kept beside the keys: it is no copy of a seal"
+
+
+def test_a_ledger_that_lacks_a_seal_says_so_for_good(kept: World) -> None:
+    newest = sealed(kept)
+    assert kept.store.compare_seal(newest, KEYS.public, kept.now_us) == ""
+    back_to(kept, 10)
+    kept.reopen()
+    told = kept.store.compare_seal(newest, KEYS.public, kept.now_us)
+    assert told.endswith("the record is cut off after row 10")
+    sealed(kept)
+    found = verified(kept.data / "ledger.db")
+    assert (found.problems, found.behind) == ([], [f"row 11: {told}"])
+
+
+def test_nothing_is_sealed_over_a_seal_that_vanished(kept: World) -> None:
+    sealed(kept)
+    last = kept.store.last_seal()
+    change(kept, "DELETE FROM seal WHERE seq = 12")
+    called(kept, "e")
+    with pytest.raises(LedgerError, match="the last seal, over row 12, is not in the ledger"):
+        kept.store.seal(SIGNER, Head(), kept.now_us, last)
+
+
+def test_copies_that_hold_no_seal_prove_nothing(kept: World) -> None:
+    told = ["there is no copy of a seal among the copies that were given"]
+    assert wrong(kept, []) == told
+    assert wrong(kept, [b"\n", b" \n"]) == told
+
+
+def test_a_trace_that_is_gone_is_missed_by_any_seal_before(world: World) -> None:
+    trusted(world)
+    called(world, "a")
+    sealed(world, Head(500, b"h" * 32))
+    called(world, "b")
+    signed(world, Head(0))
+    told = [each.what for each in verify(world.conn, KEYS.public, in_place=True).problems]
+    assert told == [
+        "the seal over row 4 covers the trace up to message 0, one before it up to message 500",
+        "the trace is gone; 500 messages were sealed",
+    ]
+
+
+def signed(world: World, trace: Head) -> None:
+    """A seal as one that tells nothing of the trace would make it."""
+    made = seals.made(world.conn, world.store.head, trace, SIGNER, world.now_us)
+    assert made is not None
+    seals.write(world.conn, made[1])
+
+
+def test_a_trace_that_goes_back_is_told_in_the_record(world: World) -> None:
+    trusted(world)
+    called(world, "a")
+    sealed(world, Head(500, b"h" * 32))
+    called(world, "b")
+    sealed(world, Head(3, b"i" * 32))
+    called(world, "c")
+    sealed(world, Head(4, b"j" * 32))
+    assert world.rows("SELECT seq, detail FROM event WHERE type = 'trace.behind_seal'") == [
+        (5, "the trace ends with message 3; 500 were sealed")
+    ]
+    found = verify(world.conn, KEYS.public, in_place=True)
+    told = [problem.what for problem in found.problems]
+    assert (told, found.trace_losses) == (["the trace is gone; 4 messages were sealed"], 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ledger import trace
+from ledger import trace, trace_pruning
 from ledger.chain import GENESIS, Head, link
 from ledger.errors import Kind, LedgerError, LedgerUnavailable
 from ledger.sqlite import sqlite3
@@ -119,13 +119,21 @@ def test_each_message_is_chained_to_the_one_before(
     assert [columns["seq"] for columns, _ in trace.links(reader, after_seq=2)] == [3, 4]
 
 
-def test_pruning_changes_no_link(
+def test_pruning_changes_no_link_of_what_is_left(
     store: TraceStore, reader: sqlite3.Connection, tmp_path: Path
 ) -> None:
-    store.keep([said("a"), said("b")])
+    assert trace_pruning.beginning(reader) == Head(0, GENESIS)
+    store.keep([said("a", at_us=1), said("b", at_us=2), said("a", at_us=200)])
     before, rows = trace.head(tmp_path), list(trace.links(reader))
     store.retain(before_us=100, bytes_max=None)
-    assert (trace.head(tmp_path), list(trace.links(reader))) == (before, rows)
+    assert trace_pruning.beginning(reader) == Head(2, rows[1][1])
+    assert (trace.head(tmp_path), list(trace.links(reader))) == (before, rows[2:])
+    store.retain(before_us=300, bytes_max=None)
+    assert (trace.head(tmp_path), list(trace.links(reader))) == (before, [])
+    assert trace_pruning.beginning(reader) == before
+    store.keep([said("c", at_us=400)])
+    ((columns, told),) = trace.links(reader)
+    assert (columns["seq"], told) == (4, link(before.hash, columns))
 
 
 def test_the_chain_goes_on_after_a_restart(store: TraceStore, tmp_path: Path) -> None:
@@ -147,21 +155,30 @@ def test_the_chain_goes_on_after_a_restart(store: TraceStore, tmp_path: Path) ->
 # Retention
 
 
-def test_bodies_go_by_their_age(store: TraceStore, reader: sqlite3.Connection) -> None:
+def test_messages_go_by_their_age(store: TraceStore, reader: sqlite3.Connection) -> None:
     store.keep([said("old word", "a", at_us=10), said("both", "b", at_us=20)])
     store.keep([said("both", "c", at_us=200), said("new", "d", at_us=210)])
+    assert trace.until_us(reader) is None
     pruned = store.retain(before_us=100, bytes_max=None)
-    assert pruned.bodies == 1
+    assert (pruned.messages, pruned.bodies) == (2, 1)
     assert pruned.kept_bytes > 0
-    (old,), (shared,) = trace.messages(reader, "a"), trace.messages(reader, "b")
-    assert (old.text, old.why) == (None, "pruned")
+    assert (trace.messages(reader, "a"), trace.messages(reader, "b")) == ([], [])
+    (shared,) = trace.messages(reader, "c")
     assert (shared.text, shared.why) == ("both", "")
     assert trace.search(reader, "word", 10) == []
-    assert trace.search(reader, "both", 10) == ["c", "b"]
+    assert trace.search(reader, "both", 10) == ["c"]
+    assert trace.until_us(reader) == 20
     assert store.retain(before_us=100, bytes_max=None) == Pruned()
 
 
-def test_the_oldest_bodies_go_until_the_file_is_small_enough(
+def test_what_is_left_has_no_hole(store: TraceStore, reader: sqlite3.Connection) -> None:
+    """An upload is caught when it is over, with the time at which it came."""
+    store.keep([said("a", "a", at_us=90), said("b", "b", at_us=200), said("up", "u", at_us=50)])
+    assert store.retain(before_us=100, bytes_max=None).messages == 1
+    assert [columns["call_id"] for columns, _ in trace.links(reader)] == ["b", "u"]
+
+
+def test_the_oldest_messages_go_until_the_file_is_small_enough(
     store: TraceStore, reader: sqlite3.Connection
 ) -> None:
     for n in range(250):
@@ -170,10 +187,43 @@ def test_the_oldest_bodies_go_until_the_file_is_small_enough(
     pruned = store.retain(before_us=None, bytes_max=bytes_max)
     left = trace.size(reader)
     assert left.file_bytes <= bytes_max
-    assert left.bodies >= 50, "not many more than it needs"
-    assert (left.bodies, left.messages) == (250 - pruned.bodies, 250)
-    texts = [trace.messages(reader, f"call-{n}")[0].text for n in range(250)]
-    assert [text is None for text in texts] == [True] * pruned.bodies + [False] * left.bodies
+    assert left.bodies >= 60, "not many more than it needs"
+    assert (left.bodies, left.messages) == (250 - pruned.bodies, 250 - pruned.messages)
+    kept = [bool(trace.messages(reader, f"call-{n}")) for n in range(250)]
+    assert kept == [False] * pruned.messages + [True] * left.messages
+
+
+def test_heads_are_bounded_too_and_new_bodies_are_kept(
+    store: TraceStore, reader: sqlite3.Connection, tmp_path: Path
+) -> None:
+    """Many small messages, of which the heads alone take more than what is allowed."""
+    bytes_max, headers = 1024**2, tuple((f"x-{n}", "v" * 40) for n in range(20))
+    for part in range(10):
+        calls = [f"call-{part}-{n}" for n in range(200)]
+        store.keep([said(f"word{call}", call, headers=headers, at_us=part) for call in calls])
+        store.retain(before_us=None, bytes_max=bytes_max)
+        size = trace.size(reader)
+        assert size.file_bytes <= bytes_max
+        (newest,) = trace.messages(reader, calls[-1])
+        assert newest.text == f"word{calls[-1]}"
+        assert size.messages >= 200, "it keeps what there is room for"
+        assert trace.search(reader, f'"word{calls[-1]}"', 5) == [calls[-1]]
+    assert (tmp_path / DATABASE).stat().st_size <= 4 * bytes_max
+    assert trace.head(tmp_path).seq == 2_000
+
+
+def test_others_write_between_its_steps(
+    store: TraceStore, reader: sqlite3.Connection, tmp_path: Path
+) -> None:
+    store.keep([said(f"text {n}", f"call-{n}", at_us=1) for n in range(450)])
+    other = TraceStore.open(tmp_path, KEY, lambda: 0)
+    steps = 0
+    for _ in store.retaining(before_us=100, bytes_max=None):
+        steps += 1
+        other.keep([said("meanwhile", f"new-{steps}", at_us=200)])
+    other.close()
+    assert steps >= 3
+    assert trace.size(reader).messages == steps
 
 
 def test_a_body_that_was_pruned_is_kept_when_it_comes_again(
@@ -182,8 +232,8 @@ def test_a_body_that_was_pruned_is_kept_when_it_comes_again(
     store.keep([said("again", "a")])
     store.retain(before_us=100, bytes_max=None)
     store.keep([said("again", "b", at_us=200)])
-    (old,), (new,) = trace.messages(reader, "a"), trace.messages(reader, "b")
-    assert (old.text, new.text) == ("again", "again"), "it is the same text"
+    (new,) = trace.messages(reader, "b")
+    assert new.text == "again"
     assert trace.search(reader, "again", 10) == ["b"]
 
 
@@ -290,6 +340,30 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
         with pytest.raises(LedgerUnavailable) as told:
             opening()
         assert told.value.kind is Kind.CORRUPT
+        assert str(told.value).startswith("the trace is damaged; move it away: a new one is begun")
+        assert "ledger" not in str(told.value).replace(str(tmp_path), "")
+
+
+def test_the_last_room_of_the_disk_is_the_ledgers(
+    tmp_path: Path, reader: sqlite3.Connection
+) -> None:
+    disk = os.statvfs(tmp_path)
+    left = {"blocks": 10_000_000, "free": 0}
+
+    def told(_: Path) -> os.statvfs_result:
+        sizes = (4096, 4096, left["blocks"], left["free"], left["free"])
+        return os.statvfs_result((*sizes, *tuple(disk)[5:]))
+
+    store = TraceStore.open(tmp_path, KEY, lambda: 0, disk=told)
+    for blocks, enough in ((10_000_000, 131_072), (10_000, 500)):  # 512 MiB; of a small one 5 %
+        left.update(blocks=blocks, free=enough - 1)
+        with pytest.raises(LedgerUnavailable, match="the disk of the trace is full") as refused:
+            store.keep([said("x")])
+        assert refused.value.kind is Kind.FULL
+        left["free"] = enough
+        store.keep([said("x")])
+    store.close()
+    assert trace.size(reader).messages == 2
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger import trace
+from ledger import trace, trace_schema
 from ledger.sqlite import sqlite3
 from ledger.trace import TraceStore
 from ledger.traced import Caught, Side
@@ -65,11 +65,52 @@ def test_a_trace_that_nobody_touched_is_whole(traced: World) -> None:
     assert (found.problems, found.trace) == ([], 6)
 
 
-def test_pruned_bodies_change_nothing(traced: World) -> None:
+def pruned(world: World, amount: int) -> None:
+    """The oldest are gone, as `retain` takes them out."""
+    conn = trace_schema.open_writer(world.data)
+    conn.execute("BEGIN")
+    conn.execute(
+        "INSERT INTO pruned SELECT 1, seq, hash, at_us FROM message WHERE seq = ?", (amount,)
+    )
+    conn.execute("DELETE FROM message WHERE seq <= ?", (amount,))
+    conn.execute("COMMIT")
+    conn.close()
+
+
+@pytest.mark.parametrize("amount, left", [(1, 5), (4, 2), (5, 1), (6, 0)])
+def test_what_was_pruned_is_not_missing(traced: World, amount: int, left: int) -> None:
+    pruned(traced, amount)
+    found = looked_at(traced)
+    assert (found.problems, found.trace) == ([], left)
+
+
+def test_all_may_be_pruned_and_it_goes_on(traced: World) -> None:
     store = TraceStore.open(traced.data, b"k" * 32, lambda: traced.now_us)
-    assert store.retain(START_US + 1, None).bodies == 3
+    assert store.retain(START_US + 1, None).messages == 6
+    store.keep([message("new", Side.REQUEST)])
     store.close()
-    assert looked_at(traced).problems == []
+    found = looked_at(traced)
+    assert (found.problems, found.trace) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    "statement, told",
+    [
+        ("UPDATE pruned SET seq = 1", "messages 2 to 2 of the trace are missing"),
+        ("UPDATE pruned SET hash = x'00'", "message 3 of the trace was changed"),
+        ("DELETE FROM pruned", "messages 1 to 2 of the trace are missing"),
+        ("DELETE FROM message WHERE seq = 3", "messages 3 to 3 of the trace are missing"),
+    ],
+)
+def test_a_cut_that_does_not_fit_is_found(traced: World, statement: str, told: str) -> None:
+    pruned(traced, 2)
+    assert tampered(traced, statement) == [told]
+
+
+def test_a_cut_at_a_sealed_message_must_be_that_message(traced: World) -> None:
+    pruned(traced, 6)
+    forged = "UPDATE pruned SET seq = 4, hash = x'00'"
+    assert "is not what was sealed" in tampered(traced, forged)[0]
 
 
 @pytest.mark.parametrize(

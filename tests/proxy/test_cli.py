@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from ledger.store import Store
 from proxy import authority, environment, operations
-from proxy.cli import agents, main, places, reading, serving, terminal, tokens, trust
+from proxy.cli import agents, main, places, reading, serving, status, terminal, tokens, trust
 from proxy.cli.main import EXIT_CODES, cli
 from proxy.settings import DEFAULT_DATA, NAMES
 
@@ -283,3 +283,58 @@ def test_text_of_the_world_cannot_command_a_terminal(text: str, shown: str) -> N
 )
 def test_a_span_has_two_units_at_most(seconds: float, shown: str) -> None:
     assert terminal.span(seconds) == shown
+
+
+# ---------------------------------------------------------------------------- another version runs
+
+OF_THE_FIRST = {
+    "proxy_pid": 1,
+    "up_seconds": 60,
+    "listening": "127.0.0.1:8640",
+    "identity": "token",
+    "policy": {"digest": "0" * 64, "source": "policy.yaml", "error": None},
+    "ledger": {"error": None},
+    "clock": {"stepped_seconds": 0},
+    "fleet": {"engines": 1, "runs": 0, "calls_per_minute": 0, "refused_per_minute": 0}
+    | {"cost_usd_per_hour": 0.0},
+    "pulled": [],
+    "halt_file": None,
+    "calls": [],
+}
+
+
+def test_the_status_of_an_older_proxy_is_what_it_tells(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status._say_up(OF_THE_FIRST)
+    told = capsys.readouterr().out
+    assert "the proxy that runs is older than this command; restart it" in told
+    assert "pulled  nothing" in told
+
+
+# ---------------------------------------------------------------------------- before it starts
+
+
+def test_a_ledger_without_its_keys_is_told_at_the_start(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serving._warn_of_keys(root / "data")
+    serving._warn_of_keys(root / "none")
+    assert capsys.readouterr().err == ""
+    (root / "data" / "private" / "vault.key").unlink()
+    serving._warn_of_keys(root / "data")
+    assert "THE KEYS ARE MISSING" in capsys.readouterr().err
+
+
+def test_a_place_for_seals_that_is_not_there_is_told_at_the_start(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serving._warn_of_places(("syslog", "https://host.example/x", str(root / "seals")))
+    assert capsys.readouterr().err == ""
+    serving._warn_of_places((str(root / "no" / "seals"),))
+    assert f"there is no directory {root}/no" in capsys.readouterr().err
+
+
+def test_things_are_counted_in_words() -> None:
+    counts = [terminal.counted(1, "body"), terminal.counted(12, "body"), terminal.counted(0, "row")]
+    assert counts == ["1 body", "12 bodies", "0 rows"]

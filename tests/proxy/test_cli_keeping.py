@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import sqlite3
 import stat
 from pathlib import Path
 
@@ -38,19 +39,29 @@ def typed(*words: str) -> Result:
     return CliRunner().invoke(cli, ("ledger", *words))
 
 
+def test_what_is_no_ledger_is_told_in_two_lines(data: Path) -> None:
+    with sqlite3.connect(data.parent / "other.db") as other:
+        other.execute("CREATE TABLE t (a)")
+    other.close()
+    told = typed("check", "other.db")
+    assert told.exit_code == 3
+    assert [line.split()[0] for line in told.stdout.splitlines()] == ["WRONG", "it", "skipped"]
+
+
 # Backup
 
 
 def test_a_backup_says_what_is_in_it_and_what_is_not(data: Path) -> None:
     told = typed("backup", "copy.db")
     assert told.exit_code == 0, told.output
-    what, keys, proof, back, forgotten = told.stdout.splitlines()
+    what, keys, proof, back, without, forgotten = told.stdout.splitlines()
     path = data.parent / "copy.db"
     assert what.startswith(f"{path}: 0.")
     assert what.endswith("rows up to number 12, the newest of 2026-11-18T11:06:40.000Z")
     assert f"the keys in {data}/private" in keys
     assert proof == "prove that it is whole: pullcord ledger check copy.db"
-    assert "no pullcord runs" in back
+    assert back.endswith("the file as ledger.db, the folder private/ beside it")
+    assert "new keys are made" in without
     assert "which writes were made" in forgotten
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert typed("check", "copy.db").exit_code == 0

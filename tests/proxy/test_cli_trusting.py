@@ -13,6 +13,7 @@ from proxy import environment
 from proxy.cli import status
 from proxy.cli.main import cli
 from proxy.clock import SystemClock
+from proxy.last_seal import keep_last
 from proxy.operations import vault_key
 from proxy.sealing import seal_keys
 from tests.ledger.trusted import called, change, trusted
@@ -64,9 +65,41 @@ def test_a_whole_record_is_told_with_what_is_covered(data: Path) -> None:
     assert lines[1].endswith("; 2 rows behind it")
     assert lines[2] == "policies 1 text"
     assert lines[3] == "copies   1 seal as in copies"
-    assert lines[4] == f"key      {seal_keys(data).signer.key_id}"
-    assert "\n".join(lines[5:-1]) + "\n" == (data / "private" / "seal.pub").read_text()
-    assert lines[-1] == "ok       all of it is as it was written"
+    assert lines[4].startswith("note     not compared with the newest seal (private/seal.last")
+    assert lines[5] == f"key      {seal_keys(data).signer.key_id}"
+    assert lines[6] == "ok       all of it is as it was written"
+    assert "\n".join(lines[7:]) + "\n" == (data / "private" / "seal.pub").read_text()
+
+
+def test_a_cut_back_to_an_earlier_seal_is_found_where_the_ledger_is(data: Path) -> None:
+    keys = seal_keys(data)
+    with closing(World(data).store) as store:
+        made = store.seal(keys.signer, Head(), SystemClock().now_us())
+    assert made is not None
+    keep_last(data, *made)
+    told = typed("verify", "--json")
+    assert (told.exit_code, json.loads(told.stdout)["newest_compared"]) == (0, True)
+    assert typed("backup", "copy.db").exit_code == 0
+    tampered(data, "DELETE FROM event WHERE seq > 10")
+    tampered(data, "DELETE FROM seal WHERE seq > 10")
+    tampered(data, "UPDATE sqlite_sequence SET seq = 10 WHERE name = 'event'")
+    told = typed("verify")
+    assert (told.exit_code, "the record is cut off after row 10" in told.stderr) == (3, True)
+    told = typed("verify", "copy.db")
+    assert (told.exit_code, "not compared with the newest seal" in told.stdout) == (0, True)
+    # It is told for good by whoever uses it next, also without a proxy.
+    assert typed("prune", "--older-than", "3d").exit_code == 0
+    told = typed("verify")
+    assert told.exit_code == 0, told.output
+    assert "BEHIND   the ledger was without its newest seal at a start; row 11: a" in told.stdout
+
+
+def test_copies_without_a_seal_end_with_3(data: Path) -> None:
+    (data.parent / "empty").touch()
+    told = typed("verify", "--seals", "empty")
+    assert (told.exit_code, "there is no copy of a seal among" in told.stderr) == (3, True)
+    told = typed("verify", "--seals", str(data / "private" / "seal.pub"))
+    assert (told.exit_code, "line 1 of the copies: it is no copy" in told.stderr) == (3, True)
 
 
 def test_a_whole_record_is_told_as_one_object(data: Path) -> None:
@@ -86,6 +119,10 @@ def test_a_whole_record_is_told_as_one_object(data: Path) -> None:
         "unsealed": 2,
         "policies": 1,
         "copies": None,
+        "newest_compared": False,
+        "behind": [],
+        "bodies": None,
+        "trace_losses": 0,
         "trace": None,
         "keys": [keys.signer.key_id],
         "public_key": keys.signer.pem.decode(),
@@ -158,10 +195,11 @@ def test_where_no_ledger_is_nothing_is_made(
 
 def test_status_says_what_is_wrong_with_seals_and_no_more() -> None:
     fine = {"to": "syslog", "waiting": 0, "error": None}
-    assert status._seal_warnings({"error": None, "copies": [fine]}) == []
+    assert status._seal_warnings({"error": None, "behind": None, "copies": [fine]}) == []
     late = {"to": "https://host", "waiting": 2, "error": "it answered 503"}
-    assert status._seal_warnings({"error": "full", "copies": [fine, late]}) == [
+    assert status._seal_warnings({"error": "full", "behind": "cut", "copies": [fine, late]}) == [
         "the record is not sealed: full",
+        "at the start the ledger was behind its newest seal: cut",
         "2 seals not copied to https://host: it answered 503",
     ]
 
@@ -175,7 +213,6 @@ def test_pruning_is_told_and_the_record_stays_whole(data: Path) -> None:
     assert told.stdout.startswith("would go: 10 rows, 5 calls, older than 20")
     told = typed("prune", "--older-than", "3d")
     assert told.stdout.startswith("pruned: 10 rows, 5 calls, older than 20")
-    assert "no proxy runs on" in told.stderr
     told = typed("verify", "--seals", "copies")
     assert told.exit_code == 0, told.output
     assert "; 10 pruned, in 1 signed gap\n" in told.stdout
@@ -187,7 +224,7 @@ def test_pruning_is_told_and_the_record_stays_whole(data: Path) -> None:
 def test_pruning_told_as_one_object(data: Path) -> None:
     told = json.loads(typed("prune", "--older-than", "3d", "--trace-max", "1GB", "--json").stdout)
     assert told.pop("before").endswith("Z")
-    nothing = {"bodies": 0, "bytes": 0}
+    nothing = {"messages": 0, "bytes": 0}
     assert told == {
         "dry_run": False,
         "rows": 10,

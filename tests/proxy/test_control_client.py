@@ -107,3 +107,20 @@ async def test_a_ledger_that_fails_there_is_no_reason_to_act_here(running: Contr
     (running.data / "ledger.db").rename(running.data / "elsewhere.db")
     with pytest.raises(PortUnreachable, match="on its own machine"):
         await asked_port(running.data)
+
+
+@pytest.mark.parametrize(
+    "method, path", [("POST", "/v1/of-tomorrow"), ("GET", "/v1/pull"), ("POST", "/v1/status?a=b")]
+)
+async def test_a_proxy_that_lacks_a_route_is_older(
+    running: Controlled, method: str, path: str
+) -> None:
+    refused = await running.refused(method, path, a=1)
+    assert str(refused).startswith("the proxy that runs is older than this command; restart it")
+    assert exit_code(refused) == 2
+
+
+async def test_what_is_not_found_on_a_route_is_no_older_proxy(running: Controlled) -> None:
+    body = {"call": "nobody", "state": "done", "reason": "r", "dry_run": False}
+    refused = await running.refused("POST", "/v1/calls/resolve", **body)
+    assert (refused.status, "older" in str(refused)) == (404, False)

@@ -1,5 +1,6 @@
 """What an operator's call would be: places filled in, and nothing but the policy's own read."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ CALL = {
     "host": "pay.example",
     "at": "2026-11-22T11:00:47.250Z",
 }
+ENTRIES = Path("/nowhere/credentials.yaml")
 OPS = Credential("ops", frozenset({"pay.example"}), "authorization", "Bearer s", ("s",))
 
 
@@ -52,7 +54,7 @@ def plan(
     made = policy(verify)
     asks = made.tools["make"].verify
     assert asks is not None
-    return planned(made, asks, Known(call, given or {}, asked), credentials)
+    return planned(made, asks, Known(call, given or {}, asked), credentials, ENTRIES)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def test_no_value_makes_another_header(value: str) -> None:
 @pytest.mark.parametrize(
     "verify, why",
     [
-        ("{tool: gone, path: /v1/charges/1}", "only GET and HEAD look"),
+        ("{tool: gone, path: /v1/charges/1}", r"gone \(line 6\) is only for DELETE"),
         ("{tool: list, method: POST}", "must be GET or HEAD, not POST"),
         ("{tool: one}", "say which path of one"),
         ("{tool: odd}", "odd is a write, and only a read verifies"),
@@ -140,7 +142,7 @@ def test_headers_that_frame_a_message_are_refused(name: str) -> None:
     assert asks is not None
     object.__setattr__(asks, "headers", ((name, "x"),))
     with pytest.raises(OperationError, match="is not the policy's to set"):
-        planned(made, asks, Known(CALL, {}, str), {})
+        planned(made, asks, Known(CALL, {}, str), {}, ENTRIES)
 
 
 def test_a_value_that_nothing_asks_for_is_a_mistake() -> None:
@@ -162,13 +164,16 @@ def test_a_credential_of_another_host_stays() -> None:
     found = plan("{tool: list, auth: ops}", ops=elsewhere)
     assert found.credential is None
     assert found.lacks == (
-        "the entry 'ops' of credentials.yaml is not for pay.example: its `hosts` lack it"
+        f"the entry 'ops' of {ENTRIES} is not for pay.example: its `hosts` lack it"
     )
 
 
 def test_a_missing_credential_is_told() -> None:
     found = plan("{tool: list, auth: ops}")
-    assert found.lacks == "credentials.yaml in the data directory has no entry 'ops'"
+    assert found.lacks == (
+        f"there is no {ENTRIES}; write there, for you alone (chmod 600): "
+        '"ops": {hosts: ["pay.example"], bearer: SECRET}'
+    )
 
 
 def test_no_header_stands_twice() -> None:

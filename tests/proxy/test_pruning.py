@@ -1,8 +1,10 @@
 """`ledger prune` beside a running proxy and without one: step by step, told in the record."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from policies.call import Effect, Request, ToolCall
 from proxy import operations, pruning
 from proxy.operations import OperationError
 from proxy.pruning import pruned_alone, size_bytes, wanted
+from proxy.pulling import acted
 from proxy.sealing import public_keys, seal_keys
 from tests.ledger.trusted import called, trusted
 from tests.ledger.world import START_US, World
@@ -123,19 +126,19 @@ async def test_rows_that_were_changed_end_it_and_what_went_before_is_told(
     assert [problem.what for problem in looked_at(running.data).problems] == ["row 8 was changed"]
 
 
-async def test_bodies_of_the_trace_go_where_that_is_asked(running: Controlled) -> None:
+async def test_messages_of_the_trace_go_where_that_is_asked(running: Controlled) -> None:
     traced(running.data, 5)
     running.clock.us += 3 * HOUR_US
     told = await running.asked(
         "POST", "/v1/prune", older_than="2h", trace_older_than="4h", dry_run=True
     )
-    assert told["trace"]["bodies"] == 5
+    assert told["trace"]["messages"] == 5
     told = await running.asked("POST", "/v1/prune", older_than="2h", trace_older_than="4h")
-    assert (told["trace"]["bodies"], told["trace"]["left"]["bodies"]) == (0, 5)
+    assert (told["trace"]["messages"], told["trace"]["left"]["messages"]) == (0, 5)
     told = await running.asked("POST", "/v1/prune", older_than="2h", trace_older_than="1h")
-    assert (told["trace"]["bodies"], told["trace"]["left"]["bodies"]) == (5, 0)
+    assert (told["trace"]["messages"], told["trace"]["left"]["messages"]) == (5, 0)
     told = await running.asked("POST", "/v1/prune", older_than="2h", trace_max="0")
-    assert told["trace"] == {"bodies": 0, "bytes": 0, "left": {"bodies": 0, "bytes": 0}}
+    assert told["trace"] == {"messages": 0, "bytes": 0, "left": {"messages": 0, "bytes": 0}}
 
 
 def test_without_a_proxy_the_command_prunes_itself(tmp_path: Path) -> None:
@@ -151,7 +154,7 @@ def test_without_a_proxy_the_command_prunes_itself(tmp_path: Path) -> None:
     world.store.close()
     asked = wanted("2h", None, "10B", False, now_us)
     told = pruned_alone(tmp_path, asked, FakeClock(now_us), "ann")
-    assert (told["rows"], told["calls"], told["trace"]["bodies"]) == (4, 2, 3)
+    assert (told["rows"], told["calls"], told["trace"]["messages"]) == (4, 2, 3)
     found = looked_at(tmp_path)
     assert (found.problems, found.rows, found.pruned, found.unsealed) == ([], 3, 4, 0)
     opened = trace.open_trace(tmp_path)
@@ -167,7 +170,7 @@ def test_a_trace_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     World(tmp_path).store.close()
     asked = wanted("2h", "1d", None, False, START_US)
     told = pruned_alone(tmp_path, asked, FakeClock(START_US), "ann")
-    assert told["trace"]["bodies"] == 0
+    assert told["trace"]["messages"] == 0
     assert not (tmp_path / "trace.db").exists()
 
 
@@ -198,3 +201,25 @@ def test_a_size_has_a_unit(text: str, size: int) -> None:
 def test_what_is_no_size_is_told(text: str) -> None:
     with pytest.raises(OperationError, match="is no size"):
         size_bytes(text)
+
+
+async def test_it_pauses_for_as_long_as_a_step_took(
+    running: Controlled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await refused_calls(running, 4)
+    running.clock.us += 3 * HOUR_US
+    await refused_calls(running, 1)
+    sleep, slept = asyncio.sleep, []
+
+    async def slowly(service: Any, act: Any) -> Any:
+        running.clock.us += 40_000
+        return await acted(service, act)
+
+    async def noted(seconds: float) -> None:
+        slept.append(round(seconds, 6))
+        await sleep(0)
+
+    monkeypatch.setattr(pruning, "acted", slowly)
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    await running.asked("POST", "/v1/prune", older_than="2h")
+    assert 0.04 in slept

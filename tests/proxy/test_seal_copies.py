@@ -1,5 +1,7 @@
 """Copies of seals: to a file, a URL, the system's log; what fails waits and is told."""
 
+import asyncio
+import contextlib
 import socket
 import stat
 import threading
@@ -11,6 +13,7 @@ import pytest
 
 from proxy import seal_copies
 from proxy.seal_copies import Copies, shown
+from tests.proxy.looked_at import serving
 
 
 class Collector(BaseHTTPRequestHandler):
@@ -104,6 +107,93 @@ def test_nobody_at_the_url_is_told() -> None:
     assert (copies.waiting, "refused" in copies.error) == (1, True)
 
 
+@contextlib.contextmanager
+def answering(head: bytes, pieces: int) -> Iterator[str]:
+    """Takes one connection, says the head, and then one piece of a header now and then; the URL.
+    Without pieces it says nothing more until the end of the block."""
+    over = threading.Event()
+
+    def answer() -> None:
+        taken, _ = listener.accept()
+        with taken, contextlib.suppress(OSError):
+            taken.recv(65_536)
+            taken.sendall(head)
+            for _ in range(pieces):
+                taken.sendall(b"x")
+                over.wait(0.02)
+            over.wait()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        finally:
+            over.set()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "head, pieces", [(b"HTTP/1.1 200 OK\r\n", 500), (b"HTTP/1.1 200 OK\r\n", 0), (b"", 0)]
+)
+def test_a_url_that_answers_by_drips_or_not_at_all_has_one_bound_in_time(
+    head: bytes, pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seal_copies, "COPY_SECONDS", 0.25)
+    with answering(head, pieces) as url:
+        copies = sent(Copies(url), b"{1}")
+    assert (copies.waiting, copies.error) == (1, "it took longer than 0.25 seconds")
+
+
+def test_a_url_by_tls_gets_it_where_its_certificate_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tmp_path) as service:
+        url = f"https://localhost:{service.port}/take"
+        copies = sent(Copies(url), b"{1}")
+        assert (copies.waiting, service.asked) == (1, [])
+        assert "certificate verify failed" in copies.error
+        monkeypatch.setenv("SSL_CERT_FILE", str(service.ca))
+        sent(copies)
+    assert (copies.waiting, copies.error) == (0, "")
+    ((method, path, headers),) = service.asked
+    assert (method, path, headers["host"]) == ("POST", "/take", url.split("/")[2])
+
+
+def test_tls_that_is_never_agreed_on_has_the_same_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seal_copies, "COPY_SECONDS", 0.25)
+    drip = b"\x16\x03\x03\x3f\xff"  # the head of a long record
+    with answering(drip, 500) as url:
+        copies = sent(Copies(url.replace("http:", "https:")), b"{1}")
+    assert (copies.waiting, copies.error) == (1, "it took longer than 0.25 seconds")
+
+
+def test_a_copy_under_way_holds_up_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seal_copies, "COPY_SECONDS", 5.0)
+    with answering(b"", 0) as url:
+        copies = Copies(url)
+        copies.add(b"{1}")
+
+        async def ends_at_once() -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await copies.sending()
+
+        asyncio.run(ends_at_once())
+        assert (copies.waiting, copies.error) == (1, "")  # else it was waited for
+        (thread,) = [thread for thread in threading.enumerate() if thread.name == "seal copies"]
+        assert thread.daemon
+    thread.join()
+    assert copies.error
+
+
+async def test_what_was_sent_in_a_thread_is_told(tmp_path: Path) -> None:
+    copies = Copies(str(tmp_path / "seals"))
+    copies.add(b"{1}")
+    await copies.sending()
+    assert (copies.waiting, (tmp_path / "seals").read_bytes()) == (0, b"{1}\n")
+
+
 def test_the_systems_log_gets_each_as_a_notice(tmp_path: Path) -> None:
     place = tmp_path / "log"
     copies = sent(Copies("syslog", (str(tmp_path / "none"), str(place))), b"{1}")
@@ -116,6 +206,8 @@ def test_the_systems_log_gets_each_as_a_notice(tmp_path: Path) -> None:
 
 
 def test_what_is_secret_in_a_url_is_not_shown() -> None:
-    assert shown("https://me:secret@host.example/take?token=secret") == "https://host.example"
+    url = "https://me:secret@host.example:8443/take?token=secret"
+    assert shown(url) == "https://host.example:8443/take"
+    assert shown("http://host.example") == "http://host.example"
     assert shown("/var/seals") == "/var/seals"
     assert shown("syslog") == "syslog"

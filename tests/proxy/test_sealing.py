@@ -1,10 +1,13 @@
 """When the record is sealed: after a while, after many rows, at the end; and by which key."""
 
 import asyncio
+import os
+import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,11 +18,12 @@ from ledger.errors import LedgerError
 from ledger.seals import PublicKeys, from_line
 from ledger.states import EventType
 from ledger.store import Store
+from ledger.trace import TraceStore
 from ledger.verification import Verified, verify
-from proxy import sealing
+from proxy import seal_copies, sealing
 from proxy.deciding import PolicyFile, deciding
 from proxy.operations import vault_key
-from proxy.sealing import SEAL_SECONDS, Sealing, public_keys, seal_keys
+from proxy.sealing import SEAL_SECONDS, Sealing, public_keys, seal_keys, trace_head
 from proxy.settings import Settings
 from tests.proxy.controlled import POLICY, Controlled, FakeClock, controlled
 
@@ -43,6 +47,7 @@ def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     private = tmp_path / "data" / "private"
     assert stat.S_IMODE((private / "seal.key").stat().st_mode) == 0o600
     assert (private / "seal.pub").read_bytes() == keys.signer.pem
+    assert stat.S_IMODE((private / "seal.pub").stat().st_mode) == 0o644
     assert sorted(path.name for path in private.iterdir()) == ["seal.key", "seal.pub"]
     assert seal_keys(tmp_path / "data").signer.key_id == keys.signer.key_id
 
@@ -199,10 +204,9 @@ async def test_a_copy_that_fails_is_told_and_stops_nothing(
         assert (status, answer) == (200, known)
 
 
-async def test_a_seal_covers_what_the_trace_was_one_seal_before(
+async def test_a_seal_covers_what_the_trace_is(
     running: Controlled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A power cut may lose the newest messages of the trace, and raises no alarm by that."""
     heads = iter([5, 9, 12])
 
     def head(data: Path) -> Head:
@@ -215,4 +219,125 @@ async def test_a_seal_covers_what_the_trace_was_one_seal_before(
         await service.sealing.seal(service.decider.act)
     with closing(open_file(running.data / "ledger.db")) as reader:
         found = reader.execute("SELECT trace_seq FROM seal ORDER BY seq").fetchall()
-    assert found == [(0,), (5,), (9,)]
+    assert found == [(5,), (9,), (12,)]
+
+
+async def test_what_is_sealed_of_the_trace_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut would look as if somebody had cut it off."""
+    store = TraceStore.open(tmp_path, b"k" * 32, lambda: 1)
+    wal = (tmp_path / "trace.db-wal").stat().st_ino
+    synced = []
+    fsync = os.fsync
+
+    def told(handle: int) -> None:
+        synced.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", told)
+    assert trace_head(tmp_path) == Head()
+    assert synced == [wal, tmp_path.stat().st_ino]
+    store.close()
+
+
+# The newest seal, beside the keys
+
+
+async def started(settings: Settings) -> dict[str, Any]:
+    """Start, end, and what status told of seals in between."""
+    policy = PolicyFile(settings.policy_file, "keep")
+    async with deciding(settings, FakeClock(), policy, supervised=False) as service:
+        return service.sealing.as_json()
+
+
+async def test_an_older_ledger_that_was_put_back_says_so_loudly_and_for_good(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "policy.yaml").write_text(POLICY, "utf-8")
+    settings = Settings(config=tmp_path, data=tmp_path / "data")
+    data = settings.data
+    assert (await started(settings))["behind"] is None
+    last = data / "private" / "seal.last"
+    assert stat.S_IMODE(last.stat().st_mode) == 0o600
+    backup = (data / "ledger.db").read_bytes()
+    assert not list(data.glob("ledger.db-wal"))
+    assert (await started(settings))["behind"] is None
+    newest = from_line(last.read_bytes())[1]
+    (data / "ledger.db").write_bytes(backup)
+    told = await started(settings)
+    assert f"over row {newest.seq}, and the record is cut off after row" in told["behind"]
+    found = looked_at(data)
+    assert (found.problems, len(found.behind)) == ([], 1)
+    assert (await started(settings))["behind"] is None  # it is sealed, and stays told
+    assert len(looked_at(data).behind) == 1
+
+
+async def test_readyz_warns_of_a_ledger_behind_its_seal(running: Controlled) -> None:
+    running.service.sealing.behind = "cut"
+    ready = await running.asked("GET", "/readyz")
+    assert ready["warnings"] == ["at the start the ledger was behind its newest seal: cut"]
+
+
+async def test_two_seals_at_once_wait_for_each_other(running: Controlled) -> None:
+    service = running.service
+    await running.called("r1")
+    await service.sealing.seal(service.decider.act)
+    await running.called("r1")
+    failed = []
+
+    async def act(what: Callable[[Store], Any]) -> Any:
+        try:
+            return await service.decider.act(what)
+        except LedgerError as error:
+            failed.append(str(error))
+            raise
+
+    await asyncio.gather(*(service.sealing.seal(act) for _ in range(3)))  # type: ignore[arg-type]
+    assert (failed, looked_at(running.data).seals) == ([], 2)
+
+
+# Copies that were not sent
+
+
+async def test_copies_that_were_not_sent_are_sent_after_a_restart(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(POLICY, "utf-8")
+    place = tmp_path / "later" / "copies"
+    settings = Settings(config=tmp_path, data=tmp_path / "data", seals=(str(place),))
+    place.parent.mkdir()
+    await started(settings)
+    place.parent.rename(tmp_path / "away")
+    await started(settings)
+    await started(settings)
+    (tmp_path / "away").rename(place.parent)
+    await started(settings)
+    lines = place.read_bytes().splitlines()
+    found = looked_at(settings.data, lines)
+    assert (found.problems, found.seals, found.copies) == ([], 4, 4)
+    told = (settings.data / "private" / "seal.sent").read_text()
+    assert (str(found.last.seq) in told, str(place) in told) == (True, False)
+
+
+async def test_a_place_that_is_new_gets_the_newest_seal_first(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(POLICY, "utf-8")
+    settings = Settings(config=tmp_path, data=tmp_path / "data")
+    for _ in range(3):
+        await started(settings)
+    place = tmp_path / "copies"
+    await started(settings.model_copy(update={"seals": (str(place),)}))
+    found = looked_at(settings.data, place.read_bytes().splitlines())
+    assert (found.problems, found.seals, found.copies) == ([], 4, 2)
+
+
+async def test_a_url_that_is_slow_holds_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sealing, "END_SECONDS", 0.05)
+    (tmp_path / "policy.yaml").write_text(POLICY, "utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        settings = Settings(config=tmp_path, data=tmp_path / "data", seals=(url,))
+        async with asyncio.timeout(seal_copies.COPY_SECONDS - 1):
+            told = await started(settings)
+    assert told["error"] is None
+    assert not (settings.data / "private" / "seal.sent").exists()

@@ -243,3 +243,18 @@ def test_there_are_not_too_many_places(config: Path) -> None:
     places = ", ".join(f"f{number}" for number in range(9))
     with pytest.raises(SettingsError, match="8 places at most"):
         load(written(config, f"seals: [{places}]\n"), {}, {})
+
+
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        ("trace_keep_days: 30d", "write a number of days without a unit, such as 30 (it is '30d')"),
+        ("trace_keep_bytes: 10GB", "write a number of bytes without a unit, such as 10737418240"),
+        ("idle_seconds: 5m", "write a number of seconds without a unit, such as 300"),
+        ("workers: some", "write a number without a unit, such as 1"),
+        ("trace: off", "for trace write none"),
+        ("trace: 'off'", "trace: to keep nothing write none"),
+    ],
+)
+def test_what_to_write_is_said(config: Path, line: str, says: str) -> None:
+    assert says in mistakes(written(config, line + "\n"))

@@ -100,6 +100,27 @@ def test_the_policy_then_is_why(world: World) -> None:
     assert "trace: none" in shown(world, "a").note
 
 
+def test_what_was_pruned_is_told(world: World) -> None:
+    for call_id in ("a", "b"):
+        world.decided(world.ask(call_id))
+        world.settle(call_id, status=201)
+        for side in (Side.REQUEST, Side.RESPONSE):
+            keep(world, call_id, side)
+        world.now_us += 60_000_000
+    store = TraceStore.open(world.data, KEY, lambda: world.now_us)
+    assert store.retain(world.now_us - 90_000_000, None).messages == 2
+    store.close()
+    assert "it was pruned, by its age or for room" in shown(world, "a").note
+    assert (len(shown(world, "b").messages), "pruned" in shown(world, "b").note) == (2, False)
+
+
+def test_a_request_that_is_missing_is_told(world: World) -> None:
+    world.decided(world.ask("a"))
+    world.settle("a", status=201)
+    keep(world, "a", Side.RESPONSE)
+    assert "nothing of its request is in the trace" in shown(world, "a").note
+
+
 def test_a_stranger_has_no_trace(world: World) -> None:
     world.decided(world.read("a", claimant=None))
     assert "nobody that pullcord knows" in shown(world, "a").note

@@ -117,6 +117,23 @@ async def test_a_loss_that_cannot_be_recorded_is_told_again(
     assert len(place.told) == 1
 
 
+async def test_so_many_runs_are_named_however_often_it_is_told(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "LOST_SECONDS", 0.02)
+    monkeypatch.setattr(tracing, "LOST_AGAIN_SECONDS", 0.02)
+    place.untold = 3
+    traced = place.tracing()
+    for number in range(200):
+        traced.lost(f"run-{number}", 1, "it is away")
+        if number % 20 == 0:
+            await asyncio.sleep(0.01)
+    await until(lambda: bool(place.told))
+    await traced.close()
+    assert {len(loss[1]) for loss in place.told} == {tracing.LOST_RUNS_MAX}
+    assert sum(loss[0] for loss in place.told) == 200
+
+
 async def test_memory_is_bounded_over_all_calls(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,17 +2,22 @@
 
 import hashlib
 import json
+import tracemalloc
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ledger.redact import redact_key
+from ledger.sqlite import sqlite3
 from ledger.trace import TraceStore
 from ledger.traced import Caught, Side
-from proxy import operations
+from proxy import operations, operator_calls, verifying
 from proxy.credentials import FILE
+from proxy.operator_calls import Heard
+from proxy.verifying import READ_BYTES_MAX
 from tests.proxy.looked_at import Service, serving
 from tests.proxy.verifiable import (
     CREDENTIALS,
@@ -68,12 +73,14 @@ def test_the_upstream_is_asked_and_nothing_is_resolved(data: Path, service: Serv
     assert headers["authorization"] == f"Bearer {SECRET}"
     assert headers["x-asks"] == "about lost"
     assert record()["state"] == "unknown"
-    (row,) = [row for row in record()["events"] if row["type"] == "call.verified"]
-    assert row["detail"] == (
-        f"look: GET localhost/v1/charges: 200, 35 bytes, sha256 {_digest(service)}"
-    )
-    assert row["actor"]
-    assert (row["run"], row["tenant"], row["tool"]) == ("r1", "acme", "pay")
+    rows = [row for row in record()["events"] if row["type"] == "call.verified"]
+    assert [row["detail"] for row in rows] == [
+        "asks look: GET localhost/v1/charges",
+        f"look: GET localhost/v1/charges: 200, 35 bytes, sha256 {_digest(service)}",
+    ]
+    for row in rows:
+        assert row["actor"]
+        assert (row["run"], row["tenant"], row["tool"]) == ("r1", "acme", "pay")
 
 
 def _digest(service: Service) -> str:
@@ -88,7 +95,7 @@ def test_with_a_word_it_is_asked_and_then_resolved(data: Path, service: Service)
     assert "resolved as done: it is listed" in lines
     assert not [line for line in lines if line.startswith("nothing was resolved")]
     kinds = [row["type"] for row in record()["events"]]
-    assert kinds[-2:] == ["call.verified", "call.resolved"]
+    assert kinds[-3:] == ["call.verified", "call.verified", "call.resolved"]
     assert record()["state"] == "done"
 
 
@@ -119,7 +126,7 @@ def test_an_answer_that_tells_nothing_resolves_nothing(
     assert told.exit_code == 3, told.output
     assert f"the upstream answered {status}, which tells nothing of the write" in told.stderr
     assert record()["state"] == "unknown"
-    assert len(rows_about()) == 1
+    assert len(rows_about()) == 2
 
 
 @pytest.mark.parametrize("status", [200, 204, 404, 410])
@@ -140,8 +147,52 @@ def test_who_does_not_answer_resolves_nothing(data: Path, service: Service) -> N
     assert "NO ANSWER: localhost" in told.stdout
     assert "127.0.0.1" not in told.output
     assert record()["state"] == "unknown"
-    assert rows_about()[0].startswith("look: GET localhost/v1/charges: no answer: localhost")
+    assert rows_about()[1].startswith("look: GET localhost/v1/charges: no answer: localhost")
     assert port == service.port
+
+
+def test_a_long_answer_of_deep_nesting_is_not_laid_out_whole(data: Path, service: Service) -> None:
+    """A megabyte of it makes two hundred, and all calls would wait while that is masked."""
+    body = "[" * 200 + ",".join(["0"] * 520_000) + "]" * 200
+    service.says(200, body)
+    tracemalloc.start()
+    told = json.loads(typed("lost", "--verify", "--json").stdout)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert told["heard"]["text"].startswith("[[[[")
+    assert (told["heard"]["is_cut"], told["heard"]["bytes"]) == (True, len(body))
+    assert told["heard"]["digest"] == hashlib.sha256(body.encode()).hexdigest()
+    assert peak < 25 << 20
+
+
+def test_a_short_answer_of_deep_nesting_is_laid_out_up_to_a_bound() -> None:
+    body = b"[" * 200 + b",".join([b"0"] * 30_000) + b"]" * 200
+    text, why, is_cut = verifying._text(Heard(200, "", "", "", body, False))
+    assert (text[:7], why, is_cut) == ("[\n  [\n ", "", True)
+    assert len(text) == READ_BYTES_MAX
+
+
+def test_no_beginning_of_a_secret_is_shown_where_an_answer_is_cut(
+    data: Path, service: Service
+) -> None:
+    """What stands before it is all masked, and so short that the cut is shown, too."""
+    other = "aB1cD2eF3gH4iJ5kL6mN7oP8qR9sT0uV" * 10 + " "
+    before = (other * 1_000)[: READ_BYTES_MAX - len(SECRET) // 2 - 1] + " "
+    service.says(200, before + SECRET)
+    told = json.loads(typed("lost", "--verify", "--json").stdout)["heard"]
+    assert told["is_cut"]
+    assert told["text"].startswith("[redacted:")
+    assert SECRET[:5] not in told["text"]
+
+
+@pytest.mark.parametrize("body", ["é" * (1 << 16), "a" + "é" * (1 << 16)])
+def test_a_character_that_is_cut_in_two_makes_no_answer_unreadable(
+    data: Path, service: Service, body: str
+) -> None:
+    service.says(200, body)
+    told = json.loads(typed("lost", "--verify", "--json").stdout)["heard"]
+    assert (told["text"], told["why_no_text"]) == (body[: len(told["text"])], None)
+    assert told["is_cut"]
 
 
 def test_only_an_unknown_call_is_verified(data: Path, service: Service) -> None:
@@ -157,6 +208,34 @@ def test_a_tool_without_a_read_says_what_to_write(data: Path, service: Service) 
     assert "the policy names no read by which mail is verified" in told.stderr
 
 
+def test_who_asks_is_on_the_disk_before_the_call_leaves(
+    data: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ends the command while it waits, the record has it."""
+    kept: list[str] = []
+
+    async def dies(*_: object) -> None:
+        kept.extend(rows_about())
+        raise SystemExit(137)
+
+    monkeypatch.setattr(operator_calls, "made", dies)
+    assert typed("lost", "--verify").exit_code == 137
+    assert kept == rows_about() == ["asks look: GET localhost/v1/charges"]
+
+
+def test_what_cannot_be_noted_is_not_asked(data: Path, service: Service) -> None:
+    with closing(sqlite3.connect(data / "ledger.db", isolation_level=None)) as conn:
+        conn.execute(
+            "CREATE TRIGGER broken BEFORE INSERT ON event WHEN NEW.type = 'call.verified' "
+            "BEGIN SELECT raise(ABORT, 'disk I/O error'); END"
+        )
+        told = typed("lost", "--verify")
+        conn.execute("DROP TRIGGER broken")
+    assert told.exit_code != 0
+    assert (service.asked, rows_about()) == ([], [])
+    assert record()["state"] == "unknown"
+
+
 # ---------------------------------------------------------------------------- what is missing
 
 
@@ -166,17 +245,19 @@ def test_without_the_credential_the_plan_says_so_and_nobody_is_asked(
     (data / FILE).unlink()
     told = typed("lost", "--verify")
     assert told.exit_code == 3
-    assert (
-        "CANNOT BE ASKED: credentials.yaml in the data directory has no entry 'ops'" in told.stdout
-    )
-    assert "would ask look" in typed("lost", "--verify", "--dry-run").stdout
+    assert f"CANNOT BE ASKED: there is no {data / FILE}; write there" in told.stdout
+    assert "counts when one starts" not in told.stderr
+    planned = typed("lost", "--verify", "--dry-run")
+    assert (planned.exit_code, "would ask look" in planned.stdout) == (3, True)
+    entries(data, "other: {hosts: [localhost], bearer: x}\n")
+    assert f"{data / FILE} has no entry 'ops'; write" in typed("lost", "--verify").stdout
     assert (service.asked, rows_about()) == ([], [])
 
 
 def test_a_credential_does_not_go_to_another_host(data: Path, service: Service) -> None:
     entries(data, CREDENTIALS.replace("localhost", "api.stripe.com"))
     told = typed("lost", "--verify")
-    assert "the entry 'ops' of credentials.yaml is not for localhost" in told.stdout
+    assert f"the entry 'ops' of {data / FILE} is not for localhost" in told.stdout
     assert service.asked == []
 
 

@@ -157,8 +157,9 @@ async def test_a_running_proxy_asks_itself(
         assert told.exit_code == 0, told.output
         assert "no proxy runs" not in told.stderr
         assert '  |       "id": "ch_1",' in told.stdout
-        (row,) = running.rows("call.verified")
-        assert row["detail"].startswith("look: GET localhost/sent: 200, ")
+        asks, answered = sorted(row["detail"] for row in running.rows("call.verified"))
+        assert asks == "asks look: GET localhost/sent"
+        assert answered.startswith("look: GET localhost/sent: 200, ")
         assert len(running.rows("call.resolved")) == 1
 
 
@@ -183,7 +184,8 @@ async def test_a_halt_that_comes_while_it_waits_ends_it(tmp_path: Path, service:
         await running.asked("POST", "/v1/pull", level="halt", scope="global")
         told = await asking
         assert "the halt of everything stands" in told["why_unheard"]
-        assert running.rows("call.verified")[0]["detail"].endswith('--reason "..."')
+        details = [row["detail"] for row in running.rows("call.verified")]
+        assert [text.endswith('--reason "..."') for text in details].count(True) == 1
 
 
 async def test_it_takes_who_may_release(tmp_path: Path, service: Service) -> None:
@@ -194,8 +196,8 @@ async def test_it_takes_who_may_release(tmp_path: Path, service: Service) -> Non
             secret = await running.enrolled(role, f"of-{role}")
             told = await running.at_port("POST", "/v1/calls/verify", secret, body={"call": "lost"})
             assert told[0] == status
-        (row,) = running.rows("call.verified")
-        assert row["actor"] == "operator:of-release"
+        actors = [row["actor"] for row in running.rows("call.verified")]
+        assert actors == ["operator:of-release"] * 2
 
 
 async def test_the_api_tells_what_was_wrong(tmp_path: Path, service: Service) -> None:

@@ -8,14 +8,18 @@ import struct
 from decimal import Decimal
 
 import pytest
+from structlog.testing import capture_logs
 
 from ledger.errors import Kind, LedgerError, LedgerUnavailable
 from ledger.records import Ask, Bearer, OwnState
+from ledger.trace_schema import TraceUnavailable
 from policies.call import Effect, Identity, Request, ToolCall
 from policies.ceilings import EMPTY, Ceiling, Count, Per, limit
 from policies.verdict import Reason
 from proxy.judging import NotJudged, PolicyMoved
 from proxy.wire import Peer, PeerGone
+
+EXPECTED = (NotJudged, PolicyMoved)
 
 ASK = Ask(
     "id",
@@ -124,6 +128,33 @@ async def test_a_failure_arrives_as_what_it_was(connected, failure):
         await peer.call("fail")
     assert str(told.value) == str(failure)
     assert vars(told.value) == vars(failure)
+
+
+@pytest.mark.parametrize(
+    "failure, lines",
+    [
+        (LedgerUnavailable(Kind.FULL, "no room"), 0),
+        (TraceUnavailable(Kind.CORRUPT, "trace.db"), 0),
+        (NotJudged(Reason.CLOCK_STEPPED, "by +3600 s"), 0),
+        (PolicyMoved(), 0),
+        (ValueError("a bug"), 1),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+async def test_only_what_nobody_expects_is_logged_with_its_stack(connected, failure, lines):
+    def fail():
+        raise failure
+
+    peer, _ = await connected({"fail": fail})
+    with capture_logs() as logs, pytest.raises((LedgerError, RuntimeError, *EXPECTED)) as told:
+        await peer.call("fail")
+    assert str(failure) in str(told.value), "the trace's failures are said to be the trace's"
+    assert len(logs) == lines
+    with capture_logs() as logs:
+        peer.tell("fail")  # nobody is told of it but the log
+        with pytest.raises((LedgerError, RuntimeError, *EXPECTED)):
+            await peer.call("fail")
+    assert len(logs) == 1 + lines
 
 
 async def test_a_verb_nobody_knows_is_a_failure_of_that_call_alone(connected):

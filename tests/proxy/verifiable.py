@@ -82,4 +82,5 @@ def record(call: str = "lost") -> dict[str, Any]:
 
 
 def rows_about(call: str = "lost") -> list[str]:
+    """What the record says of asking: that it is asked, then what was said."""
     return [row["detail"] for row in record(call)["events"] if row["type"] == "call.verified"]

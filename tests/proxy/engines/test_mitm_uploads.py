@@ -6,6 +6,7 @@ from contextlib import closing
 
 import pytest
 
+from ledger import queries
 from ledger.connection import open_reader
 from policies.verdict import Level, Pull, Scope
 from tests.proxy.engines.conftest import tls_context
@@ -54,7 +55,10 @@ async def test_the_body_is_hashed_on_the_way(upstream, serving):
             ((digest,),) = ledger.execute(
                 "SELECT request_digest FROM event WHERE type = 'call.outcome'"
             ).fetchall()
+            row = queries.call(ledger, call["id"])
     assert digest == hashlib.sha256(PART + PART[:100]).digest()
+    assert row is not None
+    assert row["events"][-1]["request_digest"] == digest.hex()
     assert call["state"] == "done"
 
 

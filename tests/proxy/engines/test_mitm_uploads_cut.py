@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import h2.config
 import h2.connection
 import h2.events
 
+from ledger import queries
+from ledger.connection import open_reader
 from policies.verdict import Level, Pull, Scope
 from proxy.engines import mitm_hooks
 from proxy.engines.mitm_events import PartHook
@@ -111,6 +113,10 @@ async def test_an_agent_that_leaves_aborts_its_upload(upstream, serving):
         (call,) = await settled(proxy)
         while not taking.ended:
             await asyncio.sleep(0.01)
+        with closing(open_reader(proxy.data)) as ledger:
+            row = queries.call(ledger, call["id"])
+    assert row is not None
+    assert row["events"][-1]["detail"] == "the client left after 0.1 MB"
     assert call["state"] == "unknown"
     assert taking.ended == ["cut"]
     assert not bytes(taking.bodies[0]).endswith(b"0\r\n\r\n")
