@@ -7,7 +7,7 @@ allowed write over a live claim, a replay of nothing) is a refusal.
 from collections.abc import Callable
 from dataclasses import replace
 
-from ledger import claims, holds
+from ledger import claims, holds, incidents, steps
 from ledger.batch import Batch, Held
 from ledger.claims import Met, Slot
 from ledger.records import Answer, Ask, Decision, Hold
@@ -133,12 +133,14 @@ class Admission:
         if verdict.action is Action.ALLOW:
             claim = self._take()
             leases = batch.windows.charge(self._drawn, ask.at_us, ask.call.host)
-            batch.opened(ask.call_id, Held(claim, ask.worker, leases))
+            step = None if self._known is None else steps.asked(ask, self._known, batch.key)
+            batch.opened(ask.call_id, Held(claim, ask.worker, leases, step))
             if self._approval is not None:
                 holds.use(batch, self._approval, ask.call_id, ask.at_us)
             self._tell(verdict)
         elif verdict.action is Action.REPLAY:
             batch.windows.charge(self._drawn, ask.at_us, counts=_REPLAYED)
+            self._repeated()
         if self._met is not None:
             claim_key = self._met.key
             by_body = not self._met.by_key or ask.call.key is None
@@ -159,6 +161,13 @@ class Admission:
         )
         if verdict.pull is not None:
             batch.trip(verdict.pull, ask.call_id)
+
+    def _repeated(self) -> None:
+        """A replay costs and does nothing; but who asks for one again and again gets nowhere."""
+        if self._known is not None:
+            step = steps.asked(self._ask, self._known, self._batch.key, replayed=True)
+            for one in self._batch.fed(step, self._policy):
+                incidents.found(self._batch, one)
 
     def _tell(self, verdict: Verdict) -> None:
         """What somebody should know of a call that passes: a limit that only tells, a model that

@@ -17,8 +17,10 @@ from ledger.redact import redact
 from ledger.sqlite import sqlite3
 from ledger.states import EventType
 from ledger.tokens import Resolved, Token
+from ledger.watching import Found, Watch
 from ledger.windows import Committed, InFlight, Leases, Windows, packed
 from policies.call import Identity
+from policies.detectors.step import Step
 from policies.policy import Policy
 from policies.verdict import Pull, Pulls, Reason
 
@@ -27,12 +29,13 @@ UNPRICED_MAX = 1_000  # models without a price that are told of; names are the a
 
 
 class Held(NamedTuple):
-    """What an open call holds: the row of its claim, if any; the worker that holds the call; and
-    what it reserved and occupies."""
+    """What an open call holds: the row of its claim, if any; the worker that holds the call; what
+    it reserved and occupies; and what the detectors know of it."""
 
     claim: int | None
     worker: str
     leases: Leases = ()
+    step: Step | None = None
 
 
 OpenCalls = dict[str, Held]
@@ -52,6 +55,7 @@ class Memory:
     unpriced: set[str] = field(default_factory=set)
     workers: Mapping[str, Worker] = field(default_factory=dict)
     head: Head = field(default_factory=Head)
+    watch: Watch = field(default_factory=Watch)
 
 
 class Batch:
@@ -60,7 +64,7 @@ class Batch:
     def __init__(self, conn: sqlite3.Connection, memory: Memory, redact_key: bytes) -> None:
         self.conn = conn
         self.journal = Journal(redact_key, memory.head)
-        self._redact_key = redact_key
+        self.key = redact_key
         self.windows = Windows(conn, memory.windows, memory.in_flight)
         self.pulls: Pulls = memory.pulls
         self.workers: Mapping[str, Worker] = memory.workers
@@ -73,6 +77,7 @@ class Batch:
         self._unpriced: set[str] = set()
         self._policies: dict[str, int] = {}
         self._tokens_changed = False
+        self._fed = False
 
     # Who calls
 
@@ -139,7 +144,7 @@ class Batch:
             kind,
             at_us=at_us,
             actor=PROGRAM,
-            detail=redact(text, self._redact_key),
+            detail=redact(text, self.key),
             run=who.run if who else "",
             tenant=who.tenant if who else "",
             tool=tool,
@@ -200,6 +205,13 @@ class Batch:
         self._unpriced.add(model)
         return True
 
+    # Detectors
+
+    def fed(self, step: Step, policy: Policy) -> list[Found]:
+        """What the detectors find over a settled call."""
+        self._fed = True
+        return self._memory.watch.feed(self.conn, step, policy.detectors)
+
     # The policy
 
     def policy_id(self, policy: Policy, at_us: int) -> int:
@@ -240,6 +252,11 @@ class Batch:
             )
         if closed:
             self.conn.executemany("DELETE FROM open_call WHERE call_id = ?", closed)
+
+    def forget(self) -> None:
+        """The transaction has failed."""
+        if self._fed:
+            self._memory.watch.lost()
 
     def remember(self) -> None:
         memory = self._memory

@@ -5,8 +5,11 @@ is recorded redacted or as a digest only; query strings, header values and bodie
 """
 
 from itertools import groupby
+from typing import Any
 
-from ledger import seen
+import orjson
+
+from ledger import seen, steps
 from ledger.chain import Head, Value, link
 from ledger.errors import LedgerError
 from ledger.records import Ask, Outcome
@@ -51,6 +54,7 @@ _OUTCOME: Columns = (
     "input_tokens",
     "output_tokens",
     "cost_microusd",
+    "seen",
 )
 _RESOLVED: Columns = (
     *("type", "at_us", "call_id", "run", "tenant", "tool", "state", "actor", "detail"),
@@ -119,7 +123,7 @@ class Journal:
             None if claim_key is None else claim_key[:8].hex(),
             verdict.earlier_call or None,
             call.fingerprint,
-            seen.told(call, who, key),
+            seen.told(call, who, key, _traits_told(ask, verdict, key)),
             policy_id,
         )
         self._rows.append((_DECISION, row, policy.digest))
@@ -146,6 +150,7 @@ class Journal:
             outcome.input_tokens,
             outcome.output_tokens,
             outcome.cost_microusd,
+            _json(steps.outcome_told(outcome, self._redact_key)),
         )
         self._rows.append((_OUTCOME, row, None))
 
@@ -233,3 +238,14 @@ class Journal:
         told["seq"], told["policy"] = seq, policy
         self.head = Head(seq, link(self.head.hash, told))
         return (*row, seq, self.head.hash)
+
+
+def _traits_told(ask: Ask, verdict: Verdict, key: bytes) -> dict[str, Any] | None:
+    """Of calls that feed no detector there are none."""
+    feeds = verdict.action in (Action.ALLOW, Action.REPLAY)
+    return steps.traits_told(ask.traits, key) if feeds else None
+
+
+def _json(told: dict[str, Any]) -> str | None:
+    found = {name: value for name, value in told.items() if value}
+    return orjson.dumps(found).decode() if found else None

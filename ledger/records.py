@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from ledger.states import CallState, ClaimAfter, HoldState
-from policies.call import Identity, Request, ToolCall
+from policies.call import NO_TRAITS, Identity, Request, ToolCall, Traits
 from policies.ceilings import Ceiling
 from policies.verdict import Limit, Pull, Verdict
 
@@ -29,7 +29,8 @@ class Ask:
     ceiling: the gate waits and asks again. `worker` is the registered engine process that holds the
     call; empty for the process of the store itself.
     `bound_to` is set once the call was held: the digest of the exact request, credentials too, to
-    which an approval is bound; `approval` is the ticket that it waited on.
+    which an approval is bound; `approval` is the ticket that it waited on. `traits` are for the
+    detectors.
     """
 
     call_id: str
@@ -41,6 +42,7 @@ class Ask:
     worker: str = ""
     approval: str = ""
     bound_to: bytes = field(default=b"", repr=False)
+    traits: Traits = NO_TRAITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class Outcome:
     Tokens and cost are those of a model call, None where its answer told none.
     What the call reserved becomes what it `used`, also where that was only seen and not told; None
     keeps the reservation.
+    `result` is the digest of the answer without what changes by itself, for the detectors; `failed`
+    says that the answer itself tells of a failure, whatever its status.
     """
 
     call_id: str
@@ -103,6 +107,8 @@ class Outcome:
     used_tokens: int | None = None
     used_microusd: int | None = None
     request_digest: bytes | None = None
+    result: bytes = b""
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ledger import chain, cords, holds, workers
+from ledger import chain, cords, holds, steps, workers
 from ledger.batch import Batch, Held, Memory
 from ledger.events import PROGRAM
 from ledger.records import Recovered, Worker
@@ -27,8 +27,9 @@ def load(conn: sqlite3.Connection) -> Memory:
     """The store's memory, from the database. Calls in it are open until `recover` has looked."""
     found = conn.execute("SELECT id, pid, started, seen_us FROM worker").fetchall()
     open_calls = conn.execute("SELECT call_id, claim, worker, leases FROM open_call").fetchall()
+    known = steps.of_open(conn)
     held = {
-        call_id: Held(claim, worker, unpacked(leases))
+        call_id: Held(claim, worker, unpacked(leases), known.get(call_id))
         for call_id, claim, worker, leases in open_calls
     }
     return Memory(

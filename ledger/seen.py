@@ -23,8 +23,11 @@ CUT = "[cut]"
 """Stands for a text that was longer."""
 
 
-def told(call: ToolCall, who: Identity, key: bytes) -> str | None:
-    """The JSON; None for a call of which the columns tell all."""
+def told(
+    call: ToolCall, who: Identity, key: bytes, traits: Mapping[str, Any] | None = None
+) -> str | None:
+    """The JSON; None for a call of which the columns tell all. `traits` are what the detectors go
+    by (steps.py)."""
     worth = call.worth
     found: dict[str, Any] = {
         "keyed": call.key is not None,
@@ -45,6 +48,7 @@ def told(call: ToolCall, who: Identity, key: bytes) -> str | None:
         "read_only": who.read_only,
         "ancestors": who.ancestors if len(who.ancestors) > 2 else (),  # the others have columns
         "budgets": who.budgets,
+        **(traits or {}),
     }
     found = {name: value for name, value in found.items() if value}
     if who.tools is not None:

@@ -7,7 +7,17 @@ rules themselves come in as `judge`; this file decides nothing.
 
 from collections.abc import Iterable
 
-from ledger import claims, cords, holds, operators, reservations, windows, workers
+from ledger import (
+    claims,
+    cords,
+    holds,
+    incidents,
+    operators,
+    reservations,
+    steps,
+    windows,
+    workers,
+)
 from ledger.admission import Admission, Judge
 from ledger.batch import Batch
 from ledger.errors import LedgerBusy, LedgerError, LedgerUnavailable
@@ -34,7 +44,8 @@ from ledger.windows import MESSAGES, PARTS
 from policies import bounds, ceilings
 from policies.call import Facts, ToolCall
 from policies.ceilings import Count
-from policies.policy import Policy, subjects
+from policies.detectors.step import Step
+from policies.policy import CANARY, Policy, subjects
 from policies.verdict import Action, Level, Pull, Reason, Scope, Verdict
 
 # The words that come with the store, so that the gate has one place to take them from.
@@ -133,7 +144,17 @@ class Store(Keeping):
             if held.claim is not None:
                 self._settle_claim(held.claim, outcome)
                 batch.must_last = True
+            if held.step is not None and policy is not None:
+                self._watched(batch, steps.ended(held.step, outcome, self._redact_key), policy)
             return True
+
+    def _watched(self, batch: Batch, step: Step, policy: Policy) -> None:
+        """What follows from a step is done in the transaction that records it, so that the next
+        call that is judged meets it."""
+        if step.run == "" or step.tool == CANARY:
+            return
+        for one in batch.fed(step, policy):
+            incidents.found(batch, one)
 
     def leased(self, call_id: str) -> list[tuple[str, str]]:
         """The windows in which an open call holds what its end may give back."""

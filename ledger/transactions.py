@@ -106,17 +106,21 @@ class Transactions:
         except sqlite3.Error as error:
             raise self._writer.failed(error) from error
         batch = self._batch = Batch(self._conn, self._memory, self._redact_key)
+        committed = False
         try:
             yield
             if batch.broken is not None:
                 raise batch.broken
             batch.write()
             self._writer.commit()
+            committed = True
         except sqlite3.Error as error:
             raise self._writer.failed(error) from error
-        else:
-            batch.remember()
         finally:
+            if committed:
+                batch.remember()
+            else:
+                batch.forget()
             self._batch = None
             self._writer.rollback()
         if batch.must_last and not durable:

@@ -148,6 +148,24 @@ class ToolCall:
     part: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What the detectors know a call by before it is answered; digests, empty where there is none.
+
+    `action` is of the tool and its arguments without what changes by itself, `recipient` of whom a
+    write is for, `human` of what a person last said to a model. `mark` is the number of the
+    progress that the run says it made; 0 if it says nothing.
+    """
+
+    action: bytes = b""
+    recipient: bytes = b""
+    human: bytes = b""
+    mark: int = 0
+
+
+NO_TRAITS = Traits()
+
+
 class ClaimState(StrEnum):
     PENDING = "pending"
     DONE = "done"

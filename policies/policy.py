@@ -14,6 +14,7 @@ from policies.alerts import Alert
 from policies.call import Effect, Identity
 from policies.ceilings import Ceiling
 from policies.conditions import Condition
+from policies.detectors.rules import SHIPPED, Rule
 from policies.pricing import Pricing, ToolCost
 from policies.verdict import Pulls, Scope
 
@@ -163,6 +164,7 @@ class Policy:
     agents: Mapping[str, Holder] = field(default_factory=dict)
     prices: Pricing = field(default_factory=Pricing)
     redaction: Redaction = Redaction()
+    detectors: Mapping[str, Rule] = field(default_factory=lambda: SHIPPED)
 
     def tool(self, name: str) -> Tool:
         """The tool of this name; the unlisted one when the policy has none."""

@@ -1,10 +1,11 @@
 """Small builders that every test may use; each is a fixture that gives back a function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from textwrap import dedent
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from policies.call import Effect, Identity, ToolCall
@@ -14,6 +15,19 @@ from policies.policy import Policy
 # The same examples on every machine, however slow it is.
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def _log_as_at_the_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command that sets up the log leaves nothing of it to the tests behind it."""
+    configure = structlog.configure
+
+    def for_this_test(**settings: Any) -> None:
+        configure(**{**settings, "cache_logger_on_first_use": False})
+
+    monkeypatch.setattr(structlog, "configure", for_this_test)
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

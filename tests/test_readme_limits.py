@@ -41,6 +41,7 @@ NO_LIMITS = {
     # The detectors judge no live call yet: only `make eval` asks them.
     *("policies.detectors.progress.ACTIONS_MAX", "policies.detectors.progress.DESTINATIONS_MAX"),
     *("policies.detectors.progress.MARKS_MAX", "policies.detectors.loop.ACTIONS_MAX"),
+    *("policies.detectors.progress.HUMANS_MAX", "policies.detectors.progress.HUMANS_KNOWN_MAX"),
     *("policies.detectors.loop.TOOLS_MAX", "policies.detectors.loop.EVIDENCE_MAX"),
     *("policies.detectors.fan_out.LIVE_MAX", "policies.detectors.wrong.KNOWN_MAX"),
     *("policies.detectors.releases.RELEASES_MAX", "policies.detectors.releases.TENANTS_MAX"),

@@ -34,7 +34,7 @@ class Novelty:
     def feed(self, step: Step, progress: Progress) -> Finding | None:
         """`progress` has seen the step already."""
         limits = self.limits
-        if step.has_new_human_message:
+        if progress.is_told:
             self._last = ()
         if step.kind is not Kind.TOOL:
             return None

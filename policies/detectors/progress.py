@@ -17,6 +17,8 @@ CARRIED_CALLS = 50
 CARRIED_MICROUSD = 5_000_000
 MARK_US = 10_000_000  # one mark is accepted in so long
 MARKS_MAX = 3  # without a write between them
+HUMANS_MAX = 100  # words of people that count without a write between them: they can be forged, too
+HUMANS_KNOWN_MAX = 64
 ACTIONS_MAX = 256
 DESTINATIONS_MAX = 256
 
@@ -63,9 +65,10 @@ class Progress:
     """Fed with every step of one run, in order.
 
     `is_new`: the last call was none that this run has made already with the same result; `credit`
-    is what it earned. `unmoved` counts since something was new, `unearned` since something earned,
-    `unwritten` since a write, a mark or a human's word, and `repeats` how many calls since then
-    asked what was asked before. `epoch` counts distinct writes.
+    is what it earned; `is_told`: a person said to its model what was not said before. `unmoved`
+    counts since something was new, `unearned` since something earned, `unwritten` since a write, a
+    mark or a human's word, and `repeats` how many calls since then asked what was asked before.
+    `epoch` counts distinct writes.
     """
 
     unmoved: Since
@@ -73,12 +76,16 @@ class Progress:
     unwritten: Since
     repeats: int = 0
     is_new: bool = False
+    is_told: bool = False
     credit: int = 0
     epoch: int = 0
     _results: Recent = field(default_factory=lambda: Recent(ACTIONS_MAX))
     _writes: Recent = field(default_factory=lambda: Recent(ACTIONS_MAX))
     _destinations: Recent = field(default_factory=lambda: Recent(DESTINATIONS_MAX))
+    _said: Recent = field(default_factory=lambda: Recent(HUMANS_KNOWN_MAX))
+    _told: int = 0
     _marked_us: int = -MARK_US
+    _mark: int = 0
     _marks: int = 0
 
     @classmethod
@@ -88,11 +95,14 @@ class Progress:
     def feed(self, step: Step) -> None:
         for since in (self.unmoved, self.unearned, self.unwritten):
             since.count(step)
-        if step.has_new_human_message:
+        self.is_told = self._is_told(step)
+        if self.is_told:
             self._marks = 0
         self.is_new = False
-        self.credit = self._marked(step) if step.kind is Kind.MARK else self._earned(step)
-        moved = step.has_new_human_message or self.credit >= WRITE
+        self.credit = self._earned(step)
+        if step.mark:
+            self.credit = max(self.credit, self._marked(step))
+        moved = self.is_told or self.credit >= WRITE
         if self.is_new or moved:
             self.unmoved = Since(step.at_us)
         if self.credit or moved:
@@ -100,6 +110,12 @@ class Progress:
         if moved:
             self.unwritten = Since(step.at_us)
             self.repeats = 0
+
+    def _is_told(self, step: Step) -> bool:
+        if not step.human or self._said.put(step.human, 1) is not None:
+            return False
+        self._told += 1
+        return self._told <= HUMANS_MAX
 
     def _earned(self, step: Step) -> int:
         if step.kind is not Kind.TOOL or step.replayed:
@@ -110,7 +126,7 @@ class Progress:
         self.is_new = before != step.result or written
         if written:
             self.epoch += 1
-            self._marks = 0
+            self._marks = self._told = 0
             return WRITE
         known = not step.destination or self._destinations.put(step.destination, 1) is not None
         carried = self.unwritten
@@ -120,8 +136,9 @@ class Progress:
         return INFORMATION if known else DESTINATION
 
     def _marked(self, step: Step) -> int:
-        if step.at_us - self._marked_us < MARK_US or self._marks >= MARKS_MAX:
+        is_early = step.at_us - self._marked_us < MARK_US
+        if is_early or self._marks >= MARKS_MAX or step.mark <= self._mark:
             return 0
-        self._marked_us = step.at_us
+        self._mark, self._marked_us = step.mark, step.at_us
         self._marks += 1
         return MARK

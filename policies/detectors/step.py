@@ -5,7 +5,7 @@ Times are those of the record, so that the same steps give the same findings liv
 in a simulation. Of arguments and results only keyed hashes come in.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -36,10 +36,11 @@ class Severity(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Step:
     """`action` is the hash of tool and arguments, `result` that of the answer, both without what
-    changes by itself (volatile.py). `has_new_human_message`: a model was told something by a person
-    that it was not told before. A `replayed` write was answered from the record. `depth` is how
-    many runs stand above this one; `root` is the topmost of them. `recipient` is the hash of whom
-    a write is for, where its arguments say so.
+    changes by itself (volatile.py). `human` is the hash of what a person last said to the model,
+    empty where nobody did. A `replayed` write was answered from the record. `depth` is how many
+    runs stand above this one; `root` is the topmost of them. `recipient` is the hash of whom a
+    write is for, where its arguments say so. `mark` is the number of the progress that the run
+    says it made, which only counts up; 0 where it says nothing.
     """
 
     at_us: int
@@ -59,9 +60,16 @@ class Step:
     is_write: bool = False
     is_ok: bool = True
     replayed: bool = False
-    has_new_human_message: bool = False
+    human: bytes = b""
+    mark: int = 0
     spend_microusd: int = 0
     tokens: int = 0
+
+    def ended(self, result: bytes, *, is_ok: bool, spend_microusd: int, tokens: int) -> "Step":
+        """The step of a call that was let through, once it is settled."""
+        return replace(
+            self, result=result, is_ok=is_ok, spend_microusd=spend_microusd, tokens=tokens
+        )
 
 
 @dataclass(frozen=True, slots=True)

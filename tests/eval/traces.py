@@ -107,7 +107,7 @@ def _steps(rows: list[dict[str, Any]]) -> Iterator[Step]:
             result=(row["result_digest"] or "").encode(),
             is_write=row["is_write"],
             is_ok=not row.get("error"),
-            has_new_human_message=is_new,
+            human=str(row["step"]).encode() if is_new else b"",
             spend_microusd=_spent(row),
         )
 

@@ -16,7 +16,7 @@ def steps(row: dict[str, Any]) -> Iterator[Step]:
     pace = row["every_seconds"]
     paces = pace if isinstance(pace, list) else [pace]
     at_us = START_US
-    yield _step(at_us, Kind.MODEL, "m", has_new_human_message=True)
+    yield _step(at_us, Kind.MODEL, "m", human=b"%d" % at_us)
     for number in range(row["count"]):
         at_us += round(paces[number % len(paces)] * 1_000_000)
         if "model" in row:
