@@ -69,6 +69,24 @@ def open_file(path: Path, busy_seconds: float = 5.0) -> sqlite3.Connection:
     return conn
 
 
+def is_ledger(data: Path) -> bool:
+    """Whether there is a database that this program made; False where nobody can tell."""
+    try:
+        conn = open_reader(data)
+    except LedgerUnavailable:
+        return False
+    try:
+        return MIGRATIONS_TABLE in _tables(conn)
+    except sqlite3.Error:
+        return False
+    finally:
+        conn.close()
+
+
+def _tables(conn: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in conn.execute("SELECT name FROM sqlite_schema")}
+
+
 def _check_plain(path: Path) -> None:
     """A directory, a pipe or a device in the ledger's place is told as what it is."""
     if path.exists() and not path.is_file():
@@ -134,7 +152,7 @@ class Writer:
 
     def _check_ours(self, conn: sqlite3.Connection) -> None:
         """Looked at before anything is written."""
-        tables = {name for (name,) in conn.execute("SELECT name FROM sqlite_schema")}
+        tables = _tables(conn)
         if tables and MIGRATIONS_TABLE not in tables:
             raise LedgerError(
                 f"{self._path} is another program's database, not a ledger; choose another --data"

@@ -31,6 +31,7 @@ FLAGS = {
     "trace_keep_days": ("N", "For how long."),
     "trace_keep_bytes": ("N", "How much of all calls."),
     "seals": ("FILE|URL|syslog", "Where copies of the record's seals go."),
+    "notify": ("YAML", "Where alerts go, a list as in pullcord.yaml."),
 }
 
 
@@ -62,7 +63,12 @@ def up(config: str | None, **flags: str | None) -> None:
 
 def _warn_of_keys(data: Path) -> None:
     """A ledger that was put back without its keys starts, with new ones; somebody has to know."""
-    if (data / DATABASE).exists() and not (data / VAULT_KEY_FILE).exists():
+    if not (data / DATABASE).exists() or (data / VAULT_KEY_FILE).exists():
+        return
+
+    from ledger.connection import is_ledger
+
+    if is_ledger(data):
         warn(
             f"THE KEYS ARE MISSING: a ledger is in {data}, but no {VAULT_KEY_FILE}. New keys are "
             "made now: kept answers cannot be opened any more, and `pullcord ledger verify` finds "

@@ -5,8 +5,10 @@ Each is a context manager over the data directory; the fault stands inside its b
 
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import NoReturn
 
@@ -50,18 +52,30 @@ def missing(data: Path) -> Iterator[None]:
 
 @contextmanager
 def full(data: Path) -> Iterator[None]:
-    """Not one page is left on the disk; for a folder on a `small_disk`."""
-    filler = data / "filler"
+    """Not one page is left on the disk, whoever gives one back meanwhile; for a folder on a
+    `small_disk`."""
+    filler, over = data / "filler", threading.Event()
     with filler.open("wb", buffering=0) as file:
+        _fill(file)
+
+        def fill_again() -> None:
+            while not over.wait(0.005):
+                _fill(file)
+
+        filling = threading.Thread(target=fill_again)
+        filling.start()
         try:
-            while True:
-                file.write(bytes(PAGE_BYTES))
-        except OSError:
-            pass
-    try:
-        yield
-    finally:
-        filler.unlink()
+            yield
+        finally:
+            over.set()
+            filling.join()
+            filler.unlink()
+
+
+def _fill(file: FileIO) -> None:
+    with suppress(OSError):
+        while True:
+            file.write(bytes(PAGE_BYTES))
 
 
 @contextmanager

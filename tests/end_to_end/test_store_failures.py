@@ -33,6 +33,7 @@ tools:
 BUSY_SECONDS = 5.0  # how long the store waits for another program's lock
 SLACK_SECONDS = 2.0
 NOTICED_SECONDS = 3.0  # for readiness to follow the ledger
+LOG_CALLS_MAX = 4_000  # a log of 16 MB holds fewer
 
 Fault = Callable[[Path], AbstractContextManager[None]]
 
@@ -108,6 +109,15 @@ def kept(request: pytest.FixtureRequest) -> Iterator[Callable[[World], list[Line
             return lines
 
         yield open_both
+
+
+def use_up_the_log(world: World) -> int:
+    """On a full disk what fits into the write-ahead log as it is can be recorded, and so it passes;
+    behind that nothing does. How many of these calls passed and could not be settled."""
+    for number in range(LOG_CALLS_MAX):
+        if asked(world.run, "GET", f"/fits/{number}").status == 503:
+            return int(world.ledger()["owed"])
+    raise AssertionError("the log has no end")
 
 
 def all_at_once(world: World, kept: list[Line], path: str) -> list[tuple[Told, float]]:
@@ -191,13 +201,14 @@ def test_nothing_passes_while_the_ledger_cannot_record_and_nothing_is_lost_after
     held, refused, after = f"/held/{kind}", f"/refused/{kind}", f"/after/{kind}"
     lines = kept(world)
     with held_write(world, held) as told, fault(world.data):
+        owed = use_up_the_log(world) if kind is Kind.FULL else 0
         nothing_passes(world, lines, refused, kind)
         if kind is not Kind.LOCKED:  # which would be waited for once more
             an_empty_tunnel_proves_nothing(world, kind)
         world.upstream.gate.set()
         everybody_says_why(world, kind)
         assert (told.result().status, told.result().reason) == (504, "outcome_unknown")
-        assert world.ledger()["owed"] == 1
+        assert 1 <= world.ledger()["owed"] <= owed + 1
     # It is over: the first call of each connection passes, and the write was kept in mind.
     assert [line.ask("POST", after, "after").status for line in lines] == [200, 200]
     assert world.ledger() == {"error": None, "owed": 0}

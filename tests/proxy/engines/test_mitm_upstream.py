@@ -282,10 +282,16 @@ async def test_an_agent_that_leaves_a_read_ends_it_upstream(upstream, serving):
 async def test_a_long_answer_to_a_write_is_recorded_before_it_streams(upstream, serving):
     """Over 1 MiB it is kept while it flows; until all of it came, the write counts as done."""
     big = b"x" * (3 * 1024 * 1024)
-    made = await upstream(
-        answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(big), big)
-    )
-    async with serving(made.port) as proxy:
+    asked_early = asyncio.Event()
+
+    async def script(reader, writer):
+        await reader.read(65536)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(big) + big[:-1])
+        await asked_early.wait()
+        writer.write(big[-1:])
+
+    made = await upstream(script)
+    async with serving(made.port) as proxy, asyncio.timeout(20):
         reader, writer = await proxy.connect()
         writer.write(post(proxy))
         await reader.readuntil(b"\r\n\r\n")
@@ -293,6 +299,7 @@ async def test_a_long_answer_to_a_write_is_recorded_before_it_streams(upstream, 
         early = await proxy.exchange(post(proxy))
         assert early.startswith(b"HTTP/1.1 409")
         assert b"reason=done_but_not_stored" in early
+        asked_early.set()
         assert await reader.readexactly(len(big)) == big
         again = await proxy.exchange(post(proxy))
         assert b"Idempotent-Replayed: true" in again
