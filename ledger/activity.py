@@ -19,13 +19,11 @@ _STEPS_BETWEEN_CHECKS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What happened since a time: runs that called or have a call in flight, calls, refusals, and
-    what the model calls that ended since then cost, as far as it is known."""
+    """What happened since a time: runs that called or have a call in flight, calls, refusals."""
 
     runs: int
     calls: int
     refused: int
-    cost_microusd: int = 0
 
 
 def activity(reader: sqlite3.Connection, since_us: int) -> Activity:
@@ -33,8 +31,8 @@ def activity(reader: sqlite3.Connection, since_us: int) -> Activity:
     values = {"first": first_since(reader, since_us), "since": since_us, "refuse": Action.REFUSE}
     (count,) = rows(
         reader,
-        "SELECT count(decision) AS calls, total(decision = :refuse) AS refused, "
-        "total(cost_microusd) AS cost FROM event NOT INDEXED "
+        "SELECT count(decision) AS calls, total(decision = :refuse) AS refused "
+        "FROM event NOT INDEXED "
         "WHERE seq >= :first AND at_us >= :since",
         values,
     )
@@ -46,7 +44,7 @@ def activity(reader: sqlite3.Connection, since_us: int) -> Activity:
         "ON d.call_id = o.call_id AND d.call_id IS NOT NULL AND d.type = 'call.intent')",
         values,
     )
-    return Activity(active["runs"], count["calls"], int(count["refused"]), int(count["cost"]))
+    return Activity(active["runs"], count["calls"], int(count["refused"]))
 
 
 def refused_by(reader: sqlite3.Connection, rule: str, since_us: int) -> int:

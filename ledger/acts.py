@@ -109,7 +109,7 @@ class Acts(Transactions):
         """
 
         def spawn(child: Identity) -> None:
-            budgets.spawn(batch, policy, child, at_us)
+            budgets.spawn(batch, policy, child, actor, at_us)
 
         with self._joined() as batch:
             before = tokens.budget(self._conn, grant.run)
@@ -134,6 +134,20 @@ class Acts(Transactions):
         """Count steps that a run declares; why they are refused, and then none is counted."""
         with self._joined() as batch:
             return budgets.step(batch, identity, steps, policy, at_us)
+
+    def progress(
+        self, identity: Identity, mark: int, note: str, policy: Policy, at_us: int
+    ) -> Verdict | None:
+        """Record that a run marks progress; why it may not now, and then nothing is."""
+        with self._joined() as batch:
+            return budgets.tell(
+                batch, identity, EventType.PROGRESSED, policy, at_us, mark=mark, note=note
+            )
+
+    def end(self, identity: Identity, policy: Policy, at_us: int) -> Verdict | None:
+        """Record that a run says it has ended; why it may not now. It revokes nothing."""
+        with self._joined() as batch:
+            return budgets.tell(batch, identity, EventType.ENDED, policy, at_us)
 
     # Budgets
 

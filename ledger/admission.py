@@ -7,7 +7,7 @@ allowed write over a live claim, a replay of nothing) is a refusal.
 from collections.abc import Callable
 from dataclasses import replace
 
-from ledger import claims, holds, incidents, steps
+from ledger import claims, following, holds, steps
 from ledger.batch import Batch, Held
 from ledger.claims import Met, Slot
 from ledger.records import Answer, Ask, Decision, Hold
@@ -16,6 +16,7 @@ from ledger.states import EventType
 from ledger.vault import Vault
 from policies.call import ClaimState, Draw, Effect, Facts, Identity, ToolCall
 from policies.ceilings import Count
+from policies.detectors.step import Step
 from policies.policy import Policy
 from policies.verdict import MEANING, Action, Reason, Verdict
 
@@ -49,7 +50,7 @@ class Admission:
             verdict = judge(self._policy, self._ask.call, facts)
             if verdict.action is Action.HOLD:
                 verdict = self._answered(verdict, facts, judge)
-            verdict = self._consistent(verdict, identity)
+            verdict = self._watched(self._consistent(verdict, identity))
             if verdict.action is Action.REPLAY:
                 verdict, answer = self._recalled(verdict)
         except sqlite3.Error:
@@ -78,7 +79,7 @@ class Admission:
             self._slot = claims.slot(call, identity, self._policy.tool(call.tool).key)
             if self._slot is not None:
                 self._met = claims.find(batch.conn, self._slot, ask.at_us)
-        self._drawn = batch.windows.draws(self._policy, call, identity)
+        self._drawn = batch.windows.draws(self._policy, call, identity, pulls=batch.pulls)
         claim = None if self._met is None else self._met.claim
         return Facts(ask.at_us, identity, None, batch.pulls, claim, self._drawn)
 
@@ -114,6 +115,14 @@ class Admission:
             return Verdict(Action.REFUSE, Reason.POLICY_FAILURE, "policy", wrong)
         return verdict
 
+    def _watched(self, verdict: Verdict) -> Verdict:
+        """The verdict, unless it lets something pass of which no detector would know what was
+        before it."""
+        if verdict.action is Action.REFUSE or self._batch.watched(self._policy, self._ask.at_us):
+            return verdict
+        wrong = "the newest rows of the record cannot be read back"
+        return Verdict(Action.REFUSE, Reason.DETECTOR_FAILURE, "detectors", wrong)
+
     def _recalled(self, verdict: Verdict) -> tuple[Verdict, Answer | None]:
         """The stored answer; a refusal when it cannot be opened (another vault key)."""
         if self._met is None:
@@ -130,17 +139,16 @@ class Admission:
     def _write(self, verdict: Verdict, answer: Answer | None) -> None:
         ask, batch = self._ask, self._batch
         claim_key = None if self._slot is None else self._slot.key
+        step = self._step(verdict.action)
         if verdict.action is Action.ALLOW:
             claim = self._take()
             leases = batch.windows.charge(self._drawn, ask.at_us, ask.call.host)
-            step = None if self._known is None else steps.asked(ask, self._known, batch.key)
             batch.opened(ask.call_id, Held(claim, ask.worker, leases, step))
             if self._approval is not None:
                 holds.use(batch, self._approval, ask.call_id, ask.at_us)
             self._tell(verdict)
         elif verdict.action is Action.REPLAY:
             batch.windows.charge(self._drawn, ask.at_us, counts=_REPLAYED)
-            self._repeated()
         if self._met is not None:
             claim_key = self._met.key
             by_body = not self._met.by_key or ask.call.key is None
@@ -149,11 +157,13 @@ class Admission:
         status = answer.status if answer else None
         if verdict.action is Action.REFUSE:
             status = MEANING[verdict.reason].status
+        batch.tally.decided(ask.call.tool, ask.call.effect, verdict)
         policy_id = batch.policy_id(self._policy, ask.at_us)
         batch.journal.decided(
             ask,
             self._known,
             verdict,
+            step,
             status=status,
             claim_key=claim_key,
             policy=self._policy,
@@ -161,13 +171,16 @@ class Admission:
         )
         if verdict.pull is not None:
             batch.trip(verdict.pull, ask.call_id)
+        if step is not None and step.replayed:
+            # It costs and does nothing; but who asks for one again and again gets nowhere.
+            following.follow(batch, step)
 
-    def _repeated(self) -> None:
-        """A replay costs and does nothing; but who asks for one again and again gets nowhere."""
-        if self._known is not None:
-            step = steps.asked(self._ask, self._known, self._batch.key, replayed=True)
-            for one in self._batch.fed(step, self._policy):
-                incidents.found(self._batch, one)
+    def _step(self, action: Action) -> Step | None:
+        """The call as the detectors see it; None of one that is not answered, or not yet."""
+        if self._known is None or action not in (Action.ALLOW, Action.REPLAY):
+            return None
+        replayed = action is Action.REPLAY
+        return steps.asked(self._ask, self._known, self._batch.key, replayed=replayed)
 
     def _tell(self, verdict: Verdict) -> None:
         """What somebody should know of a call that passes: a limit that only tells, a model that

@@ -8,14 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ledger import cords, tokens
+from ledger import cords, steps, tokens
 from ledger.chain import Head
 from ledger.cords import CordName
 from ledger.events import PROGRAM, Journal
+from ledger.open_incidents import OpenIncidents
 from ledger.records import Bearer, Claimant, Worker
 from ledger.redact import redact
 from ledger.sqlite import sqlite3
 from ledger.states import EventType
+from ledger.steps import Forgotten
+from ledger.tally import Tally
 from ledger.tokens import Resolved, Token
 from ledger.watching import Found, Watch
 from ledger.windows import Committed, InFlight, Leases, Windows, packed
@@ -56,6 +59,8 @@ class Memory:
     workers: Mapping[str, Worker] = field(default_factory=dict)
     head: Head = field(default_factory=Head)
     watch: Watch = field(default_factory=Watch)
+    tally: Tally = field(default_factory=Tally)
+    incidents: OpenIncidents = field(default_factory=OpenIncidents)
 
 
 class Batch:
@@ -64,12 +69,14 @@ class Batch:
     def __init__(self, conn: sqlite3.Connection, memory: Memory, redact_key: bytes) -> None:
         self.conn = conn
         self.journal = Journal(redact_key, memory.head)
+        self.tally = Tally()
         self.key = redact_key
         self.windows = Windows(conn, memory.windows, memory.in_flight)
         self.pulls: Pulls = memory.pulls
         self.workers: Mapping[str, Worker] = memory.workers
         self.broken: Exception | None = None
         self.must_last = False  # holds what a power cut may not lose
+        self.incidents = memory.incidents
         self._memory = memory
         self._opened: OpenCalls = {}
         self._closed: set[str] = set()
@@ -112,8 +119,8 @@ class Batch:
             self.put_pull(tighter)
         return tighter is not None
 
-    def trip(self, pull: Pull, call_id: str = "") -> None:
-        """A ceiling pulls its cord over a call; told once, when it is new."""
+    def trip(self, pull: Pull, call_id: str = "", incident: str = "") -> None:
+        """A ceiling or a detector pulls its cord over a call; told once, when it is new."""
         if self.pull(pull):
             self.journal.moved(
                 EventType.PULLED,
@@ -122,6 +129,7 @@ class Batch:
                 reason=pull.reason,
                 at_us=pull.at_us,
                 call_id=call_id,
+                incident=incident,
             )
 
     def put_pull(self, pull: Pull) -> None:
@@ -207,10 +215,28 @@ class Batch:
 
     # Detectors
 
-    def fed(self, step: Step, policy: Policy) -> list[Found]:
-        """What the detectors find over a settled call."""
+    def watched(self, policy: Policy, at_us: int) -> bool:
+        """Have the detectors know what the record tells, before the next row is told of. False
+        where it cannot be read back: then nothing may pass."""
+        watch = self._memory.watch
+        if watch.is_made(policy.detectors):
+            return True
+        self.journal.write(self.conn)
+        # What is read of rows that may yet be rolled back has to be forgotten with them.
+        self._fed = self._fed or self.journal.head != self._memory.head
+        return watch.make(self.conn, policy.detectors, at_us)
+
+    def fed(self, step: Step) -> list[Found]:
+        """What the detectors find over a step of which the row has been told, or is told next."""
+        if not steps.counts(step.run, step.tenant, step.tool):
+            return []
         self._fed = True
-        return self._memory.watch.feed(self.conn, step, policy.detectors)
+        return self._memory.watch.feed(step)
+
+    def forgotten(self, what: Forgotten) -> None:
+        """The detectors begin anew with it; a row tells so."""
+        self._fed = True
+        self._memory.watch.forget(what)
 
     # The policy
 
@@ -255,6 +281,7 @@ class Batch:
 
     def forget(self) -> None:
         """The transaction has failed."""
+        self.incidents.clear()
         if self._fed:
             self._memory.watch.lost()
 
@@ -263,6 +290,7 @@ class Batch:
         memory.pulls = self.pulls
         memory.workers = self.workers
         memory.head = self.journal.head
+        memory.tally.add(self.tally)
         memory.open_calls |= self._opened
         memory.open_calls |= self._grown
         for call_id in self._closed:

@@ -5,14 +5,16 @@ hand. Called in transactions; the arithmetic is policies/ceilings.py, the rules 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from ledger import tokens
+from ledger import steps, tokens
 from ledger.batch import Batch
 from ledger.errors import LedgerError, OverCeiling
+from ledger.following import follow
 from ledger.records import Claimant
 from ledger.states import EventType
 from policies import bounds, ceilings
 from policies.call import Draw, Effect, Facts, Identity, ToolCall
 from policies.ceilings import Ceiling, Count, Per
+from policies.detectors.step import Kind
 from policies.policy import Policy, covers
 from policies.verdict import Action, Pulls, Reason, Verdict
 
@@ -38,9 +40,9 @@ def acting(
     return stopped or _counted(batch, identity, policy, Count.CALLS, 1, now_us) or identity
 
 
-def spawn(batch: Batch, policy: Policy | None, child: Identity, now_us: int) -> None:
-    """Count a run that another one starts, on every ceiling on spawned runs. Raises OverCeiling
-    where there is no room; the ceiling's cord, if it has one, is pulled then."""
+def spawn(batch: Batch, policy: Policy | None, child: Identity, actor: str, now_us: int) -> None:
+    """Count a run that another one starts, on every ceiling on spawned runs, and record it. Raises
+    OverCeiling where there is no room; the ceiling's cord, if it has one, is pulled then."""
     if policy is None:
         raise LedgerError(
             f"no policy can be read, so whether run {child.parent} may start {child.run} is not "
@@ -53,6 +55,9 @@ def spawn(batch: Batch, policy: Policy | None, child: Identity, now_us: int) -> 
     if verdict is not None:
         raise OverCeiling(_spawn_refused(child, verdict), verdict)
     batch.windows.charge(drawn, now_us)
+    batch.watched(policy, now_us)
+    batch.journal.acted(EventType.SPAWNED, child, at_us=now_us, actor=actor)
+    follow(batch, steps.acted(Kind.SPAWN, child, now_us))
 
 
 def _spawn_refused(child: Identity, verdict: Verdict) -> str:
@@ -68,12 +73,40 @@ def _spawn_refused(child: Identity, verdict: Verdict) -> str:
     )
 
 
+_KINDS = {EventType.PROGRESSED: Kind.MARK, EventType.ENDED: Kind.END}
+_TOLD = {kind: Ceiling(f"self:{kind.value}", Per.RUN, Count.STEPS, 1, 1_000_000) for kind in _KINDS}
+"""A run gets one row of each kind in a second, by telling of itself."""
+
+
+def tell(
+    batch: Batch,
+    identity: Identity,
+    kind: EventType,
+    policy: Policy,
+    now_us: int,
+    *,
+    mark: int = 0,
+    note: str = "",
+) -> Verdict | None:
+    """Record what a run tells of itself; the verdict that refuses it, and then nothing is."""
+    ceiling, run = _TOLD[kind], identity.run
+    drawn = (Draw(ceiling, run, batch.windows.window(ceiling, run), 1),)
+    verdict = _over(batch, identity, drawn, now_us)
+    if verdict is not None:
+        return replace(verdict, detail="a run may tell this of itself once in a second")
+    batch.windows.charge(drawn, now_us)
+    batch.watched(policy, now_us)
+    batch.journal.acted(kind, identity, at_us=now_us, actor=f"run:{run}", detail=note, mark=mark)
+    follow(batch, steps.acted(_KINDS[kind], identity, now_us, mark))
+    return None
+
+
 def step(
-    batch: Batch, identity: Identity, steps: int, policy: Policy, now_us: int
+    batch: Batch, identity: Identity, count: int, policy: Policy, now_us: int
 ) -> Verdict | None:
     """Count steps that an agent declares, on every ceiling on the steps of all its tools. The
     verdict that refuses them all; None when they are counted."""
-    return _counted(batch, identity, policy, Count.STEPS, steps, now_us)
+    return _counted(batch, identity, policy, Count.STEPS, count, now_us)
 
 
 def _counted(

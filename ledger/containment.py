@@ -14,7 +14,7 @@ from ledger.records import Worker
 from ledger.sqlite import sqlite3
 from ledger.states import CallState, EventType
 from policies.call import Effect
-from policies.verdict import Level, Pull, Scope
+from policies.verdict import Level, Pull, Scope, tool_of
 
 ERROR_CHARACTERS = 200  # an engine cuts a longer error, and so the name of a cord in it
 
@@ -70,6 +70,16 @@ _GRANTED = {
     ),
 }
 
+
+def _where(scope: Scope, subject: str) -> tuple[str, str, dict[str, str]]:
+    """Which intents and which tokens a cord covers, and the values that both name."""
+    run, tool = tool_of(subject) if scope is Scope.TOOL else ("", "")
+    if not run:
+        return _WITHIN[scope], _GRANTED[scope], {"subject": subject}
+    values = {"subject": run, "tool": tool}
+    return f"d.tool = :tool AND {_WITHIN[Scope.RUN]}", _GRANTED[scope], values
+
+
 _CALL = (
     "d.call_id AS id, d.at_us, d.run, d.tenant, d.release, d.parent, d.root, d.tool, d.effect, "
     "d.method, d.host"
@@ -97,8 +107,8 @@ def blast(reader: sqlite3.Connection, scope: Scope, subject: str, since_us: int)
     A run is active when it has a call in flight, has called since `since_us`, or has a token that
     was valid then and was not revoked.
     """
-    values = {"subject": subject, "since": since_us}
-    within, granted = _WITHIN[scope], _GRANTED[scope]
+    within, granted, names = _where(scope, subject)
+    values: dict[str, str | int] = {**names, "since": since_us}
     with _snapshot(reader):
         values["first"] = first_since(reader, since_us)
         flying = list(
@@ -129,13 +139,14 @@ def blast(reader: sqlite3.Connection, scope: Scope, subject: str, since_us: int)
 
 def is_known(reader: sqlite3.Connection, scope: Scope, subject: str) -> bool:
     """Whether a run has called or has a token; other scopes are taken as they are."""
-    if scope is not Scope.RUN:
+    run = Pull(Level.HALT, scope, subject, "", "", 0).names.get(Scope.RUN)
+    if run is None:
         return True
     found = rows(
         reader,
         "SELECT 1 FROM run WHERE name = :run UNION ALL "
         "SELECT 1 FROM event WHERE run = :run AND type LIKE 'call.%' LIMIT 1",
-        {"run": subject},
+        {"run": run},
     )
     return next(found, None) is not None
 
@@ -143,7 +154,7 @@ def is_known(reader: sqlite3.Connection, scope: Scope, subject: str) -> bool:
 def proof(reader: sqlite3.Connection, level: Level, scope: Scope, subject: str) -> Proof:
     """What the record shows of a cord since it was last pulled. QueryError when it never was."""
     rule = Pull(level, scope, subject, "", "", 0).rule
-    within = _WITHIN[scope]
+    within, _, names = _where(scope, subject)
     if level is Level.FREEZE:
         within += f" AND d.effect = '{Effect.WRITE}'"
     with _snapshot(reader):
@@ -158,7 +169,7 @@ def proof(reader: sqlite3.Connection, level: Level, scope: Scope, subject: str) 
         )
         if pulled is None:
             raise QueryError(f"the record has no {rule} that was pulled")
-        values = {"subject": subject, "seq": pulled["seq"]}
+        values = {**names, "seq": pulled["seq"]}
         (after,) = rows(
             reader,
             "SELECT count(*) AS calls FROM event d NOT INDEXED "  # noqa: S608 - words of ours
@@ -253,4 +264,4 @@ def _names(detail: str | None, rule: str) -> bool:
         return False
     if len(detail) >= ERROR_CHARACTERS and rule.startswith(detail):
         return True
-    return re.search(rf"(?<![\w.~:-]){re.escape(rule)}(?![\w.~:-])", detail) is not None
+    return re.search(rf"(?<![\w.~:/-]){re.escape(rule)}(?![\w.~:/-])", detail) is not None

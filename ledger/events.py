@@ -17,10 +17,12 @@ from ledger.redact import redact, redact_host
 from ledger.sqlite import sqlite3
 from ledger.states import NEXT, CallState, EventType
 from policies.call import Identity
+from policies.detectors.step import Step
 from policies.policy import Policy
 from policies.verdict import Action, Pull, Scope, Verdict
 
 PROGRAM = "pullcord"  # the actor of what nobody asked for
+DETECTOR = "detector:"  # how the actor of a cord that a detector pulled begins
 
 Row = tuple[Value, ...]
 Columns = tuple[str, ...]
@@ -62,7 +64,17 @@ _RESOLVED: Columns = (
 _ACT: Columns = (
     *("type", "at_us", "call_id", "run", "tenant", "release", "tool", "rule", "actor", "detail"),
 )
-_INSERTS = {columns: _insert(columns) for columns in (_DECISION, _OUTCOME, _RESOLVED, _ACT)}
+_FORGET: Columns = (*_ACT, "seen")
+_OF_INCIDENT: Columns = (*_ACT, "incident")
+_CLOSED: Columns = (*_ACT, "incident", "seen")
+_OWN: Columns = (
+    *("type", "at_us", "run", "tenant", "parent", "root", "agent", "release"),
+    *("actor", "detail", "seen"),
+)
+_INSERTS = {
+    columns: _insert(columns)
+    for columns in (_DECISION, _OUTCOME, _RESOLVED, _ACT, _FORGET, _OF_INCIDENT, _CLOSED, _OWN)
+}
 
 _TYPE_AND_STATE: dict[Action, tuple[str, str]] = {
     Action.ALLOW: (EventType.INTENT.value, CallState.PENDING.value),
@@ -88,13 +100,15 @@ class Journal:
         ask: Ask,
         identity: Identity | None,
         verdict: Verdict,
+        step: Step | None,
         *,
         status: int | None,
         claim_key: bytes | None,
         policy: Policy,
         policy_id: int,
     ) -> None:
-        """One judged call. `status` is what the caller is told unless it is let through."""
+        """One judged call. `status` is what the caller is told unless it is let through; `step` is
+        the call as the detectors see it, if they do."""
         who = identity or _NOBODY
         call, request, key = ask.call, ask.request, self._redact_key
         kind, state = _TYPE_AND_STATE[verdict.action]
@@ -111,7 +125,7 @@ class Journal:
             call.tool,
             redact(call.operation, key) or None,
             redact(request.method, key),
-            redact_host(request.host, key),
+            step.destination if step else redact_host(request.host, key),
             redact(request.path, key),
             call.effect.value,
             verdict.action.value,
@@ -123,7 +137,7 @@ class Journal:
             None if claim_key is None else claim_key[:8].hex(),
             verdict.earlier_call or None,
             call.fingerprint,
-            seen.told(call, who, key, _traits_told(ask, verdict, key)),
+            seen.told(call, who, key, steps.traits_told(step, ask.traits) if step else None),
             policy_id,
         )
         self._rows.append((_DECISION, row, policy.digest))
@@ -178,10 +192,19 @@ class Journal:
         self._rows.append((_RESOLVED, row, None))
 
     def moved(
-        self, kind: EventType, pull: Pull, *, actor: str, reason: str, at_us: int, call_id: str = ""
+        self,
+        kind: EventType,
+        pull: Pull,
+        *,
+        actor: str,
+        reason: str,
+        at_us: int,
+        call_id: str = "",
+        incident: str = "",
     ) -> None:
-        """A cord pulled, narrowed or released. `call_id`: over which call a ceiling pulled it."""
-        subject = {pull.scope: pull.subject or None}
+        """A cord pulled, narrowed or released. `call_id`: over which call a ceiling pulled it. One
+        that a detector pulled is released with a word to the detectors."""
+        subject = pull.names
         row: Row = (
             kind.value,
             at_us,
@@ -194,7 +217,37 @@ class Journal:
             actor,
             reason or None,
         )
-        self._rows.append((_ACT, row, None))
+        if kind is EventType.RELEASED and is_detectors(pull):
+            told = _json(steps.forgotten_told(pull.scope, pull.subject))
+            self._rows.append((_FORGET, (*row, told), None))
+        else:
+            self._rows.append(_act(row, incident))
+
+    def acted(
+        self,
+        kind: EventType,
+        who: Identity,
+        *,
+        at_us: int,
+        actor: str,
+        detail: str = "",
+        mark: int = 0,
+    ) -> None:
+        """What a run does beside its calls: it was started, it marks progress, it ends."""
+        row: Row = (
+            kind.value,
+            at_us,
+            who.run,
+            who.tenant,
+            who.parent or None,
+            who.root,
+            who.agent or None,
+            who.release or None,
+            actor,
+            redact(detail, self._redact_key) or None,
+            _json(steps.act_told(who, mark)),
+        )
+        self._rows.append((_OWN, row, None))
 
     def noted(
         self,
@@ -208,21 +261,29 @@ class Journal:
         tool: str = "",
         call_id: str = "",
         rule: str = "",
+        release: str = "",
+        incident: str = "",
+        forget: steps.Forgotten | None = None,
     ) -> None:
-        """Any other act: a token minted, a policy accepted, a recovery."""
+        """Any other act: a token minted, a policy accepted, a recovery, a finding; the end of an
+        incident, with a word to the detectors."""
         row: Row = (
             kind.value,
             at_us,
             call_id or None,
             run or None,
             tenant or None,
-            None,
+            release or None,
             tool or None,
             rule or None,
             actor,
             detail or None,
         )
-        self._rows.append((_ACT, row, None))
+        if forget is None:
+            self._rows.append(_act(row, incident))
+        else:
+            told = _json(steps.forgotten_told(*forget))
+            self._rows.append((_CLOSED, (*row, incident or None, told), None))
 
     def write(self, conn: sqlite3.Connection) -> None:
         """Write what waits. Early, where a read of the same transaction has to see it."""
@@ -240,10 +301,13 @@ class Journal:
         return (*row, seq, self.head.hash)
 
 
-def _traits_told(ask: Ask, verdict: Verdict, key: bytes) -> dict[str, Any] | None:
-    """Of calls that feed no detector there are none."""
-    feeds = verdict.action in (Action.ALLOW, Action.REPLAY)
-    return steps.traits_told(ask.traits, key) if feeds else None
+def _act(row: Row, incident: str) -> tuple[Columns, Row, None]:
+    return (_OF_INCIDENT, (*row, incident), None) if incident else (_ACT, row, None)
+
+
+def is_detectors(pull: Pull) -> bool:
+    """Whether it was pulled by a detector, and not by a person, a program or the policy."""
+    return pull.actor.startswith(DETECTOR)
 
 
 def _json(told: dict[str, Any]) -> str | None:

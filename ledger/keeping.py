@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from ledger import pruning, seal_checks, seals
+from ledger import deliveries, pruning, seal_checks, seals
 from ledger.batch import Batch
 from ledger.chain import Head
+from ledger.deliveries import Delivery
 from ledger.events import PROGRAM
 from ledger.holding import Holding
 from ledger.pruning import Keys, Pruned
@@ -78,6 +79,11 @@ class Keeping(Holding):
         check_storable(actor)
         with self._joined() as batch:
             return pruning.step(batch, after_seq, before_us, keys, trace, actor, at_us)
+
+    def delivered(self, delivery: Delivery) -> None:
+        """How the delivery of an alert ended."""
+        with self._joined() as batch:
+            deliveries.record(batch.conn, delivery)
 
     def note_pruned(self, pruned: Pruned, before: str, *, actor: str, at_us: int) -> None:
         """Who has pruned, and how much; `before` is the time that it went up to."""

@@ -1,13 +1,16 @@
 """What `ledger prune` takes out of the record, a few rows at a time, and the signed gap it leaves.
 
-Whole calls only, and nothing that still counts: `_counts` tells what does. Nothing is taken out
-that is not as it was recorded: pruning must not clear away what somebody has changed.
+Whole calls only, and nothing that still counts: `_counts`, `_stands` and `_OpenIncidents` tell
+what does. Nothing is taken out that is not as it was recorded: pruning must not clear away what
+somebody has changed.
 """
 
 import re
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
+
+import orjson
 
 from ledger import claims, cords, holds, seals
 from ledger.batch import Batch
@@ -84,9 +87,25 @@ class _Row:
     rule: str | None
     key: str | None
     detail: str | None
+    incident: str | None
 
 
-_COLUMNS = "seq, type, at_us, call_id, state, rule, key, detail"
+_COLUMNS = "seq, type, at_us, call_id, state, rule, key, detail, incident"
+
+
+class _OpenIncidents:
+    """What those that are open stand on: their own rows, and the calls that convinced a detector
+    with all of their rows."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self._calls: set[str] = set()
+        self._ids: set[str] = set()
+        for one, calls in conn.execute("SELECT id, evidence FROM incident WHERE state = 'open'"):
+            self._ids.add(one)
+            self._calls.update(orjson.loads(calls))
+
+    def need(self, row: _Row) -> bool:
+        return row.incident in self._ids or row.call_id in self._calls
 
 
 def planned(
@@ -103,6 +122,7 @@ def planned(
         return [], Pruned(next_seq=_next_old(conn, after_seq, before_us))
     (newest,) = conn.execute("SELECT max(seq) FROM event").fetchone()
     standing = {pull.rule for pull in cords.load(conn).values()}
+    incidents = _OpenIncidents(conn)
     seqs: list[int] = []
     calls, next_seq = 0, window[-1].seq
     for row in window:
@@ -113,7 +133,7 @@ def planned(
             continue  # the call was looked at with its first row
         if any(each.at_us >= before_us or each.seq == newest for each in rows):
             continue
-        if any(_stands(conn, each, standing, at_us) for each in rows):
+        if any(_stands(conn, each, standing, at_us) or incidents.need(each) for each in rows):
             continue
         if row.call_id is not None and _counts(conn, row.call_id, rows):
             continue
@@ -153,8 +173,7 @@ _ENDED = frozenset({EventType.OUTCOME, EventType.REFUSED, EventType.REPLAYED})
 
 def _counts(conn: sqlite3.Connection, call_id: str, rows: list[_Row]) -> bool:
     """Whether a call still counts: it is open or waits for a person, its claim still protects, or
-    nobody knows how it ended. Rows of incidents that are open belong here, too, once there are
-    incidents."""
+    nobody knows how it ended."""
     types = {row.type for row in rows}
     if types & _DECISIONS and not types & _ENDED:
         return True

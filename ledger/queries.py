@@ -81,10 +81,10 @@ def within(reader: sqlite3.Connection, chosen: Filter) -> tuple[str, list[Value]
     bounds, ends = "", list[Value]()
     if chosen.since_us is not None:
         bounds += " AND seq >= ?"
-        ends.append(_first_decided(reader, chosen.since_us - DISORDER_US))
+        ends.append(first_decided(reader, chosen.since_us - DISORDER_US))
     if chosen.until_us is not None:
         bounds += " AND seq < ?"
-        ends.append(_first_decided(reader, chosen.until_us + DISORDER_US))
+        ends.append(first_decided(reader, chosen.until_us + DISORDER_US))
     where, values = f"({chosen.where}){bounds}", [*chosen.values, *ends]
     lead = _best(reader, chosen.leads, bounds, ends)
     return (
@@ -114,7 +114,7 @@ def _best(
 _COUNTED_MAX = 2_000  # a lead to more is as good as any other such lead
 
 
-def _first_decided(reader: sqlite3.Connection, at_us: int) -> int:
+def first_decided(reader: sqlite3.Connection, at_us: int) -> int:
     """The number of the first row of a call that was decided at that time or later, found by
     halving. Only rows of decisions are looked at: an outcome may be written long after its time."""
     (newest,) = rows(reader, "SELECT coalesce(max(seq), 0) AS seq FROM event", ())
@@ -236,7 +236,7 @@ def sql(
             raise QueryError(f"the query took longer than {seconds_max:g} s") from error
         reader.set_authorizer(None)
         if isinstance(error, sqlite3.Error):
-            known = unavailable(error, _file(reader))
+            known = unavailable(error, database(reader))
             if known.kind is Kind.CORRUPT:
                 raise known from error
         raise QueryError(f"the query is refused: {error}") from error
@@ -301,10 +301,10 @@ def rows(
         for row in cursor:
             yield dict(zip(names, row, strict=True))
     except sqlite3.Error as error:
-        raise unavailable(error, _file(reader)) from error
+        raise unavailable(error, database(reader)) from error
 
 
-def _file(reader: sqlite3.Connection) -> Path:
+def database(reader: sqlite3.Connection) -> Path:
     """What this connection reads; asking it reads nothing."""
     _, _, name = reader.execute("PRAGMA database_list").fetchone()
     return Path(name)

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from ledger.redact import MARK, mask, storable
-from policies.call import Argument, Dialect, Effect, Identity, ToolCall, Worth
+from policies.call import NOTHING, Argument, Dialect, Effect, Identity, ToolCall, Worth
 from policies.verdict import Reason
 
 TEXT_CHARS_MAX = 2_048  # of one argument; the conditions that people write look at short ones
@@ -66,26 +66,37 @@ class Seen:
     lost: frozenset[str]
 
 
+COLUMNS = (
+    *("tool", "effect", "operation", "request_digest", "key", "host", "method", "seen"),
+    *("run", "tenant", "parent", "root", "agent", "release"),
+)
+"""What `recalled` reads of a row."""
+
+_EFFECTS: Mapping[str, Effect] = {effect.value: effect for effect in Effect}
+
+
 def recalled(row: Mapping[str, Any]) -> Seen:
     """From the row of a decision: its columns, with `seen`. Which key was sent is not known any
     more, only that one was; `key` then says what the record shows of its claim."""
-    told = json.loads(row["seen"] or "{}", parse_float=Decimal)
+    told = _told(row["seen"])
     arguments = tuple((path, tuple(values)) for path, values in told.get("arguments", {}).items())
     fault = told.get("fault")
-    worth = Worth(
-        told.get("tokens", 0),
-        told.get("spend_microusd", 0),
-        told.get("bytes_up", 0),
-        told.get("model", ""),
-        not told.get("unpriced", False),
-    )
+    worth = NOTHING
+    if told:
+        worth = Worth(
+            told.get("tokens", 0),
+            told.get("spend_microusd", 0),
+            told.get("bytes_up", 0),
+            told.get("model", ""),
+            not told.get("unpriced", False),
+        )
     call = ToolCall(
         tool=row["tool"],
-        effect=Effect(row["effect"]),
+        effect=_EFFECTS[row["effect"]],
         operation=row["operation"] or "",
         fingerprint=row["request_digest"] or b"",
         key=(row["key"] or "") if told.get("keyed") else None,
-        dialect=Dialect(told.get("dialect", Dialect.HTTP)),
+        dialect=Dialect(told["dialect"]) if "dialect" in told else Dialect.HTTP,
         fault=None if fault is None else Reason(fault),
         host=row["host"] or "",
         worth=worth,
@@ -110,6 +121,15 @@ def recalled(row: Mapping[str, Any]) -> Seen:
         tuple((run, microusd) for run, microusd in told.get("budgets", ())),
     )
     return Seen(call, identity, frozenset(path for path, values in arguments if _is_lost(values)))
+
+
+def _told(text: str | None) -> dict[str, Any]:
+    """Only arguments hold numbers that must stay exact, which takes a slower reader."""
+    if not text:
+        return {}
+    if '"arguments"' in text:
+        return dict(json.loads(text, parse_float=Decimal))
+    return dict(orjson.loads(text))
 
 
 def _is_lost(values: tuple[Argument, ...]) -> bool:

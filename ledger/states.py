@@ -63,6 +63,14 @@ class EventType(StrEnum):
     BEHIND_SEAL = "ledger.behind_seal"
     TRACE_BEHIND = "trace.behind_seal"
     TRACE_LOST = "trace.lost"
+    SPAWNED = "run.spawned"
+    PROGRESSED = "run.progressed"
+    ENDED = "run.ended"
+    DETECTOR_OBSERVED = "detector.observed"
+    DETECTOR_ALERTED = "detector.alerted"
+    DETECTOR_TRIPPED = "detector.tripped"
+    INCIDENT_OPENED = "incident.opened"
+    INCIDENT_CLOSED = "incident.closed"
 
 
 # What a call may become. `unknown` ends only by a person's word, never by time.

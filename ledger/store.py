@@ -10,19 +10,18 @@ from collections.abc import Iterable
 from ledger import (
     claims,
     cords,
+    following,
     holds,
-    incidents,
     operators,
     reservations,
-    steps,
     windows,
     workers,
 )
 from ledger.admission import Admission, Judge
 from ledger.batch import Batch
 from ledger.errors import LedgerBusy, LedgerError, LedgerUnavailable
-from ledger.events import PROGRAM
-from ledger.keeping import Keeping
+from ledger.events import PROGRAM, is_detectors
+from ledger.incident_acts import IncidentActs
 from ledger.records import (
     Answer,
     Ask,
@@ -38,14 +37,14 @@ from ledger.records import (
 )
 from ledger.redact import check_storable
 from ledger.states import CallState, EventType, may_be_replayed
+from ledger.steps import Forgotten
 from ledger.tokens import Grant, Token
 from ledger.transactions import PROOF
 from ledger.windows import MESSAGES, PARTS
 from policies import bounds, ceilings
 from policies.call import Facts, ToolCall
 from policies.ceilings import Count
-from policies.detectors.step import Step
-from policies.policy import CANARY, Policy, subjects
+from policies.policy import Policy, subjects
 from policies.verdict import Action, Level, Pull, Reason, Scope, Verdict
 
 # The words that come with the store, so that the gate has one place to take them from.
@@ -73,7 +72,7 @@ __all__ = [
 SWEEP_SECONDS = 60  # how often files of answers that are kept no more are looked for
 
 
-class Store(Keeping):
+class Store(IncidentActs):
     """Made by `open`. Every change happens inside `transaction`, or in one of its own.
 
     LedgerError (but not LedgerUnavailable) is raised before anything is written: the transaction
@@ -112,7 +111,7 @@ class Store(Keeping):
                 reason = refused or Reason.CREDENTIALS_INVALID
                 return Verdict(Action.REFUSE, reason, reason)
             counts = PARTS if call.part else MESSAGES
-            drawn = batch.windows.draws(policy, call, identity, counts)
+            drawn = batch.windows.draws(policy, call, identity, counts, batch.pulls)
             facts = Facts(now_us, identity, None, batch.pulls, None, drawn)
             verdict = judge(policy, call, facts)
             if verdict.action is Action.ALLOW:
@@ -132,29 +131,30 @@ class Store(Keeping):
         with self._joined() as batch:
             if not batch.is_open(outcome.call_id):
                 return False
+            if policy is not None:
+                batch.watched(policy, outcome.at_us)
             error = outcome.error
             by_cord = bool(error) and any(pull.rule == error for pull in batch.pulls.values())
             batch.journal.ended(outcome, by_cord=by_cord)
             if outcome.state is CallState.NOT_SENT:
                 holds.give_back(batch, outcome.call_id, outcome.at_us)
             held = batch.closed(outcome.call_id)
+            batch.tally.ended(held.step, outcome)
             quiet = reservations.under(batch, held.leases, policy, outcome.at_us)
             batch.windows.settle(held.leases, outcome.at_us, _used(outcome))
             reservations.tell_over(batch, quiet, outcome.call_id, outcome.at_us)
             if held.claim is not None:
                 self._settle_claim(held.claim, outcome)
                 batch.must_last = True
-            if held.step is not None and policy is not None:
-                self._watched(batch, steps.ended(held.step, outcome, self._redact_key), policy)
+            if policy is not None:
+                following.settled(batch, held.step, outcome)
             return True
 
-    def _watched(self, batch: Batch, step: Step, policy: Policy) -> None:
-        """What follows from a step is done in the transaction that records it, so that the next
-        call that is judged meets it."""
-        if step.run == "" or step.tool == CANARY:
-            return
-        for one in batch.fed(step, policy):
-            incidents.found(batch, one)
+    def watch(self, policy: Policy, at_us: int) -> bool:
+        """Have the detectors and the signals know what the record tells, before a call needs it.
+        False where it cannot be read back."""
+        with self._joined() as batch:
+            return batch.watched(policy, at_us)
 
     def leased(self, call_id: str) -> list[tuple[str, str]]:
         """The windows in which an open call holds what its end may give back."""
@@ -206,6 +206,7 @@ class Store(Keeping):
                 return refused or Reason.CREDENTIALS_REQUIRED
             over = {(scope, subject) for scope, subject in subjects(identity, "") if subject}
             over.add((Scope.GLOBAL, ""))
+            runs = {identity.run, *identity.ancestors}
             good = {identity.release} & policy.known_good
             pulls = [
                 pull
@@ -215,7 +216,11 @@ class Store(Keeping):
             own = tuple(bounds.own(policy, identity))
             return OwnState(
                 identity,
-                tuple(pull for pull in pulls if (pull.scope, pull.subject) in over),
+                tuple(
+                    pull
+                    for pull in pulls
+                    if (pull.scope, pull.subject) in over or pull.names.get(Scope.RUN) in runs
+                ),
                 tuple(
                     ceilings.limit(ceiling, batch.windows.window(ceiling, subject), ask.at_us)
                     for ceiling, subject in own
@@ -287,6 +292,8 @@ class Store(Keeping):
         pull = batch.release(cord)
         if pull is not None:
             self._moved(batch, EventType.RELEASED, pull, actor, reason, at_us)
+            if is_detectors(pull):
+                batch.forgotten(Forgotten(pull.scope, pull.subject))
         return pull
 
     def _moved(

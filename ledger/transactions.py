@@ -22,7 +22,9 @@ from ledger.records import Recovered
 from ledger.recovery import Alive, load, newest_us, nobody, recover
 from ledger.redact import redact_key
 from ledger.sqlite import sqlite3
+from ledger.tally import Tally
 from ledger.vault import Vault
+from policies.detectors.signals import Signals
 from policies.verdict import Pulls
 
 PROOF = "UPDATE durable SET count = count + 1"
@@ -89,6 +91,22 @@ class Transactions:
     def pulls(self) -> Pulls:
         """The stored cords, as committed. A new mapping after each change; safe in any thread."""
         return self._memory.pulls
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls were let through and have not ended. Safe in any thread."""
+        return len(self._memory.open_calls)
+
+    @property
+    def tally(self) -> Tally:
+        """What was decided and how it ended since this store was opened. Safe in any thread."""
+        return self._memory.tally.copied()
+
+    @property
+    def signals(self) -> Signals:
+        """How much is going on, of what was fed to the detectors. To be read only, in any
+        thread."""
+        return self._memory.watch.signals
 
     @contextmanager
     def transaction(self, durable: bool, *, patient: bool = True) -> Iterator[None]:

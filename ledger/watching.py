@@ -1,20 +1,38 @@
-"""The detectors over one ledger: each settled call is fed once, in the order of the record, inside
-the transaction that records it.
+"""The detectors over one ledger: each settled call and each act of a run is fed once, in the order
+of the record, inside the transaction that records it.
 
-What they remember is not stored. After a start, an edit of their limits, or a transaction that
-failed after they were fed, it is made again from the newest rows; a trip may come later by that,
-and none is lifted.
+What they remember is not stored. It is a function of the record: after a start, an edit of their
+limits, or a transaction that failed after they were fed, it is made again from the newest rows. A
+trip may come later by that, and none is lifted. While it is not made, nothing is fed: the rows that
+are written meanwhile are read then. What is found in rows that are read was acted on when they were
+written, and is not again.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from ledger import steps
 from ledger.sqlite import sqlite3
+from ledger.steps import Forgotten
 from policies.detectors.response import Responding
-from policies.detectors.rules import Mode, Rule
-from policies.detectors.runs import Runs
-from policies.detectors.step import Finding, Step
-from policies.verdict import Pull
+from policies.detectors.rules import Mode, Response, Rule
+from policies.detectors.runs import DetectorError, Runs
+from policies.detectors.signals import Signals
+from policies.detectors.step import Finding, Severity, Step, Subject
+from policies.verdict import Level, Pull, Scope
+
+ROWS_MAX = 10_000  # read to make the state again: a quarter of a second, in which nobody passes
+SPAN_US = 600_000_000  # of these, the last ten minutes of the record
+RETRY_US = 1_000_000  # a record that cannot be read back is not tried again by every call
+
+_BROKEN = Rule(Mode.ENFORCE, None, Response.HALT_RUN)
+"""What follows from a detector that failed, whatever the policy says of its findings."""
+
+_FROM = "SELECT seq, at_us FROM event ORDER BY seq DESC LIMIT 1"
+_NEWEST = (
+    f"SELECT {', '.join(steps.COLUMNS)} FROM event "  # noqa: S608 - names of ours
+    f"WHERE seq > ? AND at_us >= ? AND type IN ({', '.join('?' * len(steps.TYPES))}) ORDER BY seq"
+)
 
 
 class Found(NamedTuple):
@@ -31,18 +49,98 @@ class Watch:
     """Part of the store's memory; only its thread calls."""
 
     def __init__(self) -> None:
-        self._runs = Runs()
+        self._rules: Mapping[str, Rule] = {}
+        self._limits: Mapping[str, Any] = {}
+        self._runs: Runs | None = None
         self._responding = Responding()
+        self._failed_us: int | None = None
+        self.signals = Signals()
 
-    def feed(self, conn: sqlite3.Connection, step: Step, rules: Mapping[str, Rule]) -> list[Found]:
-        """What is found over one settled call, of detectors that are not off."""
+    def is_made(self, rules: Mapping[str, Rule]) -> bool:
+        """Whether the state is there, and of these limits. The rules hold from now on."""
+        if self._runs is None:
+            return False
+        if rules is not self._rules:
+            if _limits(rules) != self._limits:
+                return False
+            self._rules = rules
+        return True
+
+    def make(self, conn: sqlite3.Connection, rules: Mapping[str, Rule], at_us: int) -> bool:
+        """Make the state from the newest rows. False when they cannot be read back: a bug of ours,
+        or they are not as they were recorded. Raises sqlite3.Error."""
+        if self._failed_us is not None and 0 <= at_us - self._failed_us < RETRY_US:
+            return False
+        limits = _limits(rules)
+        self._rules, self._limits = rules, limits
+        self._runs, self._responding = Runs(limits), Responding()
+        self.signals = Signals()
+        try:
+            self._read(conn)
+        except sqlite3.Error:
+            self._runs = None
+            raise
+        except Exception:
+            self._runs, self._failed_us = None, at_us
+            return False
+        self._failed_us = None
+        return True
+
+    def _read(self, conn: sqlite3.Connection) -> None:
+        last = conn.execute(_FROM).fetchone()
+        if last is None:
+            return
+        rows = conn.execute(_NEWEST, (last[0] - ROWS_MAX, last[1] - SPAN_US, *steps.TYPES))
+        for told in steps.of_rows(rows, steps.intent_of(conn)):
+            if isinstance(told, Forgotten):
+                self.forget(told)
+            else:
+                self.feed(told)
+
+    def feed(self, step: Step) -> list[Found]:
+        """What is found over one step, of detectors that are not off. A detector that fails is a
+        reason to halt the run whose step it was, and no other."""
+        if self._runs is None:
+            return []
+        try:
+            return self._found(self._runs, step)
+        except DetectorError as error:
+            return [_broken(error, step)]
+        except Exception as error:
+            self._runs.forget(Scope.RUN, step.run)
+            return [_broken(DetectorError("response", error), step)]
+
+    def _found(self, runs: Runs, step: Step) -> list[Found]:
+        try:
+            findings = runs.feed(step)
+        finally:
+            self.signals.feed(step, runs.earned_milli)
         found = []
-        for finding in self._runs.feed(step):
-            rule = rules[finding.detector]
+        for finding in findings:
+            rule = self._rules[finding.detector]
             if rule.mode is not Mode.OFF:
                 pull = self._responding.cord(finding, rule, step)
                 found.append(Found(finding, rule, step, pull))
         return found
 
+    def forget(self, what: Forgotten) -> None:
+        """A person has let this go on: the detectors begin anew with it."""
+        if self._runs is not None:
+            self._runs.forget(what.scope, what.subject)
+            self._responding.forget(what.scope, what.subject)
+
     def lost(self) -> None:
         """The transaction in which calls were fed has failed: they will be fed again."""
+        self._runs = None
+
+
+def _limits(rules: Mapping[str, Rule]) -> dict[str, Any]:
+    return {name: rule.limits for name, rule in rules.items()}
+
+
+def _broken(error: DetectorError, step: Step) -> Found:
+    name = error.detector
+    why = f"the detector {error}; nobody watches this run"
+    finding = Finding(name, Severity.TRIP, Subject.RUN, step.run, why, (step.call_id,))
+    pull = Pull(Level.HALT, Scope.RUN, step.run, why, f"detector:{name}", step.at_us)
+    return Found(finding, _BROKEN, step, pull)

@@ -16,6 +16,8 @@ from policies import bounds, ceilings
 from policies.call import Draw, Identity, ToolCall
 from policies.ceilings import EMPTY, RESERVED, Ceiling, Count, Per, Window
 from policies.policy import Policy
+from policies.standing import throttled
+from policies.verdict import Pulls
 
 Name = tuple[str, str]
 """A window: what is counted, and for whom."""
@@ -97,10 +99,15 @@ class Windows:
         call: ToolCall,
         identity: Identity,
         counts: frozenset[Count] | None = None,
+        pulls: Pulls | None = None,
     ) -> tuple[Draw, ...]:
-        """The ceilings over a call, or of these counts only."""
+        """The ceilings over a call, or of these counts only; with those of a throttle among these
+        cords."""
         drawn = []
-        for ceiling, subject, amount in bounds.drawn_on(policy, call, identity):
+        over = bounds.drawn_on(policy, call, identity)
+        if pulls:
+            over += throttled(policy, call, identity, pulls)
+        for ceiling, subject, amount in over:
             count = ceiling.count
             if counts is not None and count not in counts:
                 continue

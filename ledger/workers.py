@@ -6,7 +6,7 @@ Called inside transactions. Whether a process is alive is for others to find out
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ledger import claims
+from ledger import claims, following
 from ledger.batch import Batch
 from ledger.errors import LedgerError
 from ledger.events import PROGRAM
@@ -84,16 +84,17 @@ def end_unknown(batch: Batch, call_ids: list[str], at_us: int, why: str) -> int:
         batch.windows.settle(one.leases, at_us, {})
     rows = [one.claim for one in held if one.claim is not None]
     claims.forsake(batch.conn, rows)
-    for call_id in call_ids:
-        batch.journal.ended(
-            Outcome(
-                call_id=call_id,
-                at_us=at_us,
-                state=CallState.UNKNOWN,
-                claim_after=ClaimAfter.UNKNOWN,
-                error=why,
-            )
+    for call_id, one in zip(call_ids, held, strict=True):
+        outcome = Outcome(
+            call_id=call_id,
+            at_us=at_us,
+            state=CallState.UNKNOWN,
+            claim_after=ClaimAfter.UNKNOWN,
+            error=why,
         )
+        batch.journal.ended(outcome)
+        batch.tally.ended(one.step, outcome)
+        following.settled(batch, one.step, outcome)
     return len(rows)
 
 

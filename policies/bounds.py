@@ -7,7 +7,7 @@ from policies import ceilings
 from policies.call import NOTHING, Draw, Effect, Facts, Identity, ToolCall
 from policies.ceilings import CORDS, RESERVED, SEVERITY, Ceiling, Count, Per, Then
 from policies.policy import CANARY, Policy
-from policies.verdict import Action, Pull, Reason, Scope, Verdict
+from policies.verdict import Action, Pull, Reason, Scope, Verdict, tool_of
 
 # An enumeration's members are slow to look up, so the ones that every call asks for have names.
 _ALERT = Then.ALERT
@@ -16,6 +16,11 @@ HOLD_SECONDS = 300  # how long a call waits for a person where the policy says n
 
 BUDGET = "budget"
 """The window of what runs spend that were given budgets of their own."""
+
+THROTTLE = "throttle"
+"""The window of the calls of runs over which a throttle stands."""
+THROTTLED_CALLS = 6  # of each run in THROTTLED_SECONDS: enough to see whether it got better
+THROTTLED_SECONDS = 60
 
 
 def drawn_on(policy: Policy, call: ToolCall, identity: Identity) -> list[tuple[Ceiling, str, int]]:
@@ -42,6 +47,20 @@ def drawn_on(policy: Policy, call: ToolCall, identity: Identity) -> list[tuple[C
 def budget(run: str, at_most_microusd: int) -> Ceiling:
     """The ceiling that a run's own budget is: of its whole life, its descendants' included."""
     return Ceiling(f"{BUDGET}:{run}", Per.RUN, Count.SPEND, at_most_microusd, window=BUDGET)
+
+
+def throttled(pull: Pull, identity: Identity) -> Iterator[tuple[Ceiling, str, int]]:
+    """What a run draws on over which this throttle stands. Children share their parent's calls as
+    far up as it reaches: else a run that starts runs would slip out of it."""
+    ceiling = Ceiling(
+        f"{THROTTLE}:{pull.scope}:{pull.subject}", Per.RUN, Count.CALLS, THROTTLED_CALLS,
+        THROTTLED_SECONDS * 1_000_000, window=THROTTLE,
+    )  # fmt: skip
+    named = pull.subject if pull.scope is Scope.RUN else tool_of(pull.subject)[0]
+    for run in (identity.run, *identity.ancestors):
+        yield ceiling, run, 1
+        if run == named:
+            return
 
 
 _SUBJECTS: Mapping[Per, Callable[[Identity, ToolCall], tuple[str, ...]]] = {
@@ -120,7 +139,7 @@ def bounded(call: ToolCall, identity: Identity, facts: Facts) -> Verdict | None:
     worst = max(over, key=lambda draw: (SEVERITY[draw.ceiling.then], _wait(draw, now_us) or inf))
     ceiling = worst.ceiling
     if ceiling.then is Then.HOLD and not call.streamed:
-        rule = f"ceiling:{ceiling.id}"
+        rule = rule_of(ceiling)
         return Verdict(Action.HOLD, Reason.HELD, rule, str(ceiling), wait_seconds=HOLD_SECONDS)
     pull = _cord(worst, identity.run, call.tool, now_us)
     wait_seconds = min(_patience(draw) for draw in over)
@@ -150,13 +169,18 @@ def _refused(draw: Draw, run: str, now_us: int, pull: Pull | None, wait_seconds:
     return Verdict(
         Action.REFUSE,
         Reason.OVER_CEILING,
-        f"ceiling:{ceiling.id}",
+        rule_of(ceiling),
         told(ceiling, draw.subject) if above else str(ceiling),
         retry_after_seconds=_wait(draw, now_us),
         limit=ceilings.limit(ceiling, draw.window, now_us, draw.amount),
         pull=pull,
         wait_seconds=wait_seconds,
     )
+
+
+def rule_of(ceiling: Ceiling) -> str:
+    """The line that decided: the ceiling, or the throttle that stands there as one."""
+    return ceiling.id if ceiling.window == THROTTLE else f"ceiling:{ceiling.id}"
 
 
 def _wait(draw: Draw, now_us: int) -> int | None:

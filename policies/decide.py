@@ -9,46 +9,15 @@ from collections.abc import Callable, Iterator
 from policies import bounds
 from policies.call import ClaimState, Effect, Facts, Identity, ToolCall
 from policies.conditions import failing
-from policies.policy import (
-    CANARY,
-    DRILL_TENANT,
-    UNLISTED,
-    Grant,
-    Holder,
-    Policy,
-    covers,
-    subjects,
-)
-from policies.verdict import Action, Level, Pull, Pulls, Reason, Verdict
+from policies.policy import CANARY, DRILL_TENANT, UNLISTED, Grant, Holder, Policy, covers
+from policies.standing import standing
+from policies.verdict import Action, Level, Reason, Verdict
 
 Line = Callable[[Policy, ToolCall, Identity, Facts], Verdict | None]
 
 
 def _refuse(reason: Reason, rule: str, detail: str = "", earlier_call: str = "") -> Verdict:
     return Verdict(Action.REFUSE, reason, rule, detail, earlier_call=earlier_call)
-
-
-def standing(
-    policy: Policy, tool: str, identity: Identity, pulls: Pulls, level: Level
-) -> Pull | None:
-    """The widest cord of this level over a call, from the store or from the policy's own lines.
-
-    A cord that lets the call's release pass does not stand over it; every other cord still counts.
-    """
-    if not pulls and not policy.pulls:
-        return None
-    for scope, subject in subjects(identity, tool):
-        key = (level, scope, subject)
-        for pull in (pulls.get(key), policy.pulls.get(key)):
-            if pull is not None and not _lets_pass(pull, policy, identity.release):
-                return pull
-    return None
-
-
-def _lets_pass(pull: Pull, policy: Policy, release: str) -> bool:
-    """Whether a narrowed resume holds for a release. The policy has the last word on which are
-    good: a release that is taken off its list is stopped again by every cord that let it pass."""
-    return bool(release) and release in pull.but_releases and release in policy.known_good
 
 
 def _halted(policy: Policy, call: ToolCall, identity: Identity, facts: Facts) -> Verdict | None:

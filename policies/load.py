@@ -13,7 +13,15 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from policies import document, load_bounds, load_costs, load_grants, load_records, paths
+from policies import (
+    document,
+    load_bounds,
+    load_costs,
+    load_detectors,
+    load_grants,
+    load_records,
+    paths,
+)
 from policies.alerts import Alert
 from policies.ceilings import Ceiling
 from policies.document import Document, Location, Mistake, MistakenFileError
@@ -21,7 +29,7 @@ from policies.mistakes import suggestion, validated
 from policies.policy import RESERVED, UNLISTED, Holder, Policy, Tool, covers
 from policies.pricing import Pricing
 from policies.schema import PolicyFile, PulledRule
-from policies.verdict import Level, Pull, Pulls, Scope
+from policies.verdict import Level, Pull, Pulls, Scope, tool_of
 
 PolicyError = MistakenFileError
 """Raised for a policy that cannot be used; one line for each mistake, `mistakes` holds them."""
@@ -71,7 +79,8 @@ def load(text: str, source: str = "policy.yaml") -> Policy:
     compiler = _Compiler(file, read, source, hashlib.sha256(text.encode()).hexdigest(), named)
     policy = compiler.policy(text)
     mistakes += compiler.mistakes
-    mistakes += [*load_grants.mistakes(file, read), *load_records.mistakes(file, read)]
+    for part in (load_grants, load_records, load_detectors):
+        mistakes += part.mistakes(file, read)
     if mistakes:
         raise PolicyError(source, mistakes)
     return policy
@@ -121,6 +130,7 @@ class _Compiler:
             unbounded=load_bounds.unbounded(file.ceilings),
             prices=self.prices(),
             redaction=load_records.redaction(file.redact),
+            detectors=load_detectors.rules(file),
             alerts=tuple(self.alert(place) for place in range(len(file.alerts))),
         )
 
@@ -183,9 +193,17 @@ class _Compiler:
         for scope, key, subjects in scopes:
             for place, subject in enumerate(subjects):
                 stated.append((scope, subject, (section, key, place)))
-        for place, glob in enumerate(rule.tools):
+        for place, subject in enumerate(rule.tools):
             location: Location = (section, "tools", place)
-            stated += [(Scope.TOOL, name, location) for name in self.named(glob, location)]
+            run, glob = tool_of(subject)
+            if set(run) & set("*?[/"):
+                text = f"a run is named exactly, not by a pattern such as {run!r}"
+                self.mistakes.append(self.read.at(location, text))
+                continue
+            above = f"{run}/" if run else ""
+            stated += [
+                (Scope.TOOL, f"{above}{name}", location) for name in self.named(glob, location)
+            ]
         return self.cords(level, stated)
 
     def refused_releases(self) -> Pulls:
@@ -223,7 +241,7 @@ class _Compiler:
             text = f"no tool is named {rule.subject!r}{hint}"
             self.mistakes.append(self.read.at(("alerts", place, "subject"), text))
         match = tuple(rule.match.items())
-        return Alert(match, rule.pull, rule.scope, rule.label or "", rule.subject or "")
+        return Alert(match, Level(rule.pull), rule.scope, rule.label or "", rule.subject or "")
 
     def prices(self) -> Pricing:
         self.mistakes += load_costs.unknown_providers(self.file.prices, self.read)

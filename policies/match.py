@@ -90,7 +90,7 @@ def identify(policy: Policy, request: Request) -> ToolCall:
 
 def may_stream(policy: Policy, host: str) -> bool:
     """Whether a tool at this host has its uploads flow on unread."""
-    return any(tool.stream for tool in _candidates(policy, host))
+    return any(tool.stream for tool in tools_of(policy, host))
 
 
 def streams(policy: Policy, request: Request) -> bool:
@@ -99,7 +99,7 @@ def streams(policy: Policy, request: Request) -> bool:
 
     What `_method` in its body says is not seen then.
     """
-    candidates = _candidates(policy, request.host)
+    candidates = tools_of(policy, request.host)
     head = read_head(request)
     if isinstance(head, Unclear) or head.upgrades or head.is_grpc:
         return False
@@ -116,7 +116,7 @@ def _identified(policy: Policy, request: Request) -> ToolCall:
         return _fault(UNLISTED, _label(request, request.path), dialect, head)
     if request.host == CANARY_HOST:
         return _by_head(CANARY_TOOL, request, head)
-    candidates = _candidates(policy, request.host)
+    candidates = tools_of(policy, request.host)
     if paths.has_second_reading(head.path) and _is_a_dodge(candidates, request, head.path):
         dialect = _dialect(request, head.content.media_type, None)
         return _fault(UNLISTED, _label(request, head.path), dialect, _DODGE)
@@ -138,7 +138,7 @@ def _identified(policy: Policy, request: Request) -> ToolCall:
     return _by_head(UNLISTED_TOOL, request, head)
 
 
-def _candidates(policy: Policy, host: str) -> Sequence[Tool]:
+def tools_of(policy: Policy, host: str) -> Sequence[Tool]:
     """The tools of a host in file order; found label by label, whatever the policy's length."""
     if len(host) > HOST_CHARACTERS_MAX:
         return ()

@@ -192,9 +192,11 @@ CANARY_TOOL = Tool(
 
 def subjects(identity: Identity, tool: str) -> list[tuple[Scope, str]]:
     """Every scope a call stands in, widest first; a cord pulled on any of them applies to it."""
+    runs = (*reversed(identity.ancestors), identity.run)
     scopes = [(Scope.GLOBAL, ""), (Scope.TENANT, identity.tenant)]
     if identity.release:
         scopes.append((Scope.RELEASE, identity.release))
-    scopes += [(Scope.RUN, run) for run in (*reversed(identity.ancestors), identity.run)]
+    scopes += [(Scope.RUN, run) for run in runs]
     scopes.append((Scope.TOOL, tool))
+    scopes += [(Scope.TOOL, f"{run}/{tool}") for run in runs]
     return scopes

@@ -12,6 +12,7 @@ from policies.call import Effect
 from policies.protocols.model_api import ModelApi
 from policies.schema_bounds import CeilingRule
 from policies.schema_costs import CostRule, PricesRule, Usd
+from policies.schema_detectors import DetectorsRule
 from policies.schema_grants import (
     HOLD_SECONDS_MAX,
     TOOL_BODY_BYTES_MAX,
@@ -36,7 +37,7 @@ from policies.schema_parts import (
     short_form,
 )
 from policies.schema_records import FIELDS_MAX, OperatorCallRule, RedactRule, Trace
-from policies.verdict import Level, Scope
+from policies.verdict import Scope
 
 
 class MatchRule(Part):
@@ -189,7 +190,7 @@ class AlertRule(Part):
 
     match: Annotated[dict[Name, Name], Field(min_length=1)]
     """Labels of the alert with their exact values; all of them must be there."""
-    pull: Annotated[Level, Field(strict=False)]
+    pull: Literal["freeze", "halt"]
     scope: Annotated[Scope, Field(strict=False)]
     label: Name | None = None
     """The label of the alert that names the run, tenant, release or tool."""
@@ -240,6 +241,7 @@ class PolicyFile(Part):
     agents: dict[Name, HolderRule] = {}
     """By the agent that a token is bound to; of a call its tenant and its agent must both allow."""
     ceilings: list[CeilingRule] = []
+    detectors: DetectorsRule = DetectorsRule()
     alerts: list[AlertRule] = []
     """Which alerts of Alertmanager may pull a cord. Left out: none."""
     prices: PricesRule = PricesRule()

@@ -16,8 +16,9 @@ class Action(StrEnum):
 
 
 class Level(StrEnum):
-    """How hard a cord is pulled: a freeze stops writes, a halt stops everything."""
+    """How hard a cord is pulled: a throttle lets few calls pass, a freeze no write, a halt none."""
 
+    THROTTLE = "throttle"
     FREEZE = "freeze"
     HALT = "halt"
 
@@ -34,9 +35,10 @@ class Scope(StrEnum):
 class Pull:
     """One pulled cord: latched until a named person (or the policy line that made it) lifts it.
 
-    `subject` is empty for the global scope. `at_us` and `until_us` are UTC microseconds: the store
-    ends a cord that has an `until_us`, judging never looks at it. Calls of `but_releases` pass, for
-    as long as the policy knows those releases as good.
+    `subject` is empty for the global scope, and may be `RUN/TOOL` for a tool (`tool_of`). `at_us`
+    and `until_us` are UTC microseconds: the store ends a cord that has an `until_us`, judging never
+    looks at it. Calls of `but_releases` pass, for as long as the policy knows those releases as
+    good.
     """
 
     level: Level
@@ -53,9 +55,24 @@ class Pull:
         name = f":{self.subject}" if self.subject else ""
         return f"{self.level}:{self.scope}{name}"
 
+    @property
+    def names(self) -> "Mapping[Scope, str]":
+        """What it stands over, by kind: of `RUN/TOOL` both; nothing of the global scope."""
+        if self.scope is not Scope.TOOL:
+            return {self.scope: self.subject} if self.subject else {}
+        run, tool = tool_of(self.subject)
+        return {Scope.TOOL: tool, **({Scope.RUN: run} if run else {})}
+
 
 Pulls = Mapping[tuple[Level, Scope, str], Pull]
 """Pulled cords by level, scope and subject."""
+
+
+def tool_of(subject: str) -> tuple[str, str]:
+    """Of a cord on a tool: the run whose calls of it are meant, with its descendants', empty for
+    everybody's; and the tool. It is written `RUN/TOOL`: neither name holds a slash."""
+    run, _, tool = subject.rpartition("/")
+    return run, tool
 
 
 class Reason(StrEnum):
@@ -166,7 +183,7 @@ MEANING: dict[Reason, Meaning] = {
     Reason.STORE_UNAVAILABLE: Meaning(503, "the ledger cannot record, so nothing passes", True),
     Reason.CLOCK_STEPPED: Meaning(503, "the system's clock has jumped", False),
     Reason.DECIDER_UNREACHABLE: Meaning(503, "the process that judges does not answer", True),
-    Reason.DETECTOR_FAILURE: Meaning(503, "a detector failed, so nothing passes", False),
+    Reason.DETECTOR_FAILURE: Meaning(503, "the detectors do not know what was before", False),
     Reason.POLICY_FAILURE: Meaning(503, "the call could not be judged, so it does not pass", False),
     Reason.SHUTTING_DOWN: Meaning(503, "pullcord is shutting down", True),
     Reason.NOT_SENT: Meaning(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from ledger.records import Ask, Decision
 from policies.policy import Policy
 from policies.verdict import Action, Reason, Verdict
+from proxy import noticing
 from proxy.canary import identified
 from proxy.clock import Clock
 from proxy.judging import UNHEARD, Judging, unsent
@@ -53,7 +54,8 @@ class Asking:
         now = self._decider.policy
         if now is policy or ask.call.fault is not None:
             return ask, now
-        return replace(ask, call=identified(now, ask.request, self._decider.canary_port)), now
+        call = identified(now, ask.request, self._decider.canary_port)
+        return noticing.asked(replace(ask, call=call)), now
 
     async def _shared(self, ask: Ask, policy: Policy, stops: Stops) -> Decision:
         """Judge; a duplicate of a write in flight waits for its answer and is judged again, and

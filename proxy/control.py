@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import structlog
 from aiohttp import web
@@ -24,7 +24,9 @@ from proxy import (
     control_calls,
     control_drill,
     control_holds,
+    control_incidents,
     control_pruning,
+    control_signals,
     control_tokens,
     operations,
     pulling,
@@ -55,7 +57,7 @@ Seconds = Annotated[int, Field(ge=1, le=366 * 86_400)]
 
 
 class PullBody(Body):
-    level: Level
+    level: Literal["freeze", "halt"]  # only a detector throttles
     scope: Scope
     subject: str = ""
     reason: str = ""
@@ -177,6 +179,7 @@ async def _status(request: web.Request) -> web.Response:
             "bounds": screen.bounds_of(policy),
             "ledger": {"error": failure and str(failure), "owed": service.decider.owed},
             "seals": service.sealing.as_json(),
+            "notify": service.notifying.as_json(),
             "calls": await service.fleet.calls(),
             "workers": [{"id": worker.id, "pid": worker.pid} for worker in service.fleet.workers],
             **await pulling.status_of(service),
@@ -188,7 +191,7 @@ async def _pull(request: web.Request) -> web.Response:
     service, body = request.app[SERVICE], await read(request, PullBody)
     who, now_us, lasts = actor(request), service.clock.now_us(), body.for_seconds
     until_us = None if lasts is None else now_us + lasts * 1_000_000
-    wanted = Pull(body.level, body.scope, body.subject, body.reason, who, now_us, until_us)
+    wanted = Pull(Level(body.level), body.scope, body.subject, body.reason, who, now_us, until_us)
     if body.dry_run:
         operations.check(service.decider.policy, wanted)
         return web.json_response(await asyncio.to_thread(_previewed, service, wanted))
@@ -230,7 +233,9 @@ ROUTES = (
     *control_calls.ROUTES,
     *control_drill.ROUTES,
     *control_holds.ROUTES,
+    *control_incidents.ROUTES,
     *control_pruning.ROUTES,
+    *control_signals.ROUTES,
     *control_tokens.ROUTES,
 )
 

@@ -96,7 +96,7 @@ def take(
     for each in taken:
         told = f"{each.alert.name} {each.result}" + (f" ({each.why})" if each.why else "")
         if each.result in _KEPT and each.cord is not None:
-            subject = {each.cord.scope.value: each.cord.subject}
+            subject = each.cord.names
             store.note(
                 EventType.ALERTED,
                 actor=who,

@@ -14,6 +14,8 @@ from policies.prices import Prices
 from policies.verdict import Pull
 from proxy import pulling
 from proxy.drilling import Drilling
+from proxy.metrics import Metrics
+from proxy.notifying import Notifying
 from proxy.sealing import Sealing
 
 BODY_BYTES_MAX = 64 * 1024  # the longest request is a reason and a list of tools
@@ -27,6 +29,10 @@ class Service(pulling.Service, Protocol):
     def drill(self) -> Drilling: ...
     @property
     def sealing(self) -> Sealing: ...
+    @property
+    def notifying(self) -> Notifying: ...
+    @property
+    def metrics(self) -> Metrics: ...
 
     def standing(self, cord: Pull) -> AbstractAsyncContextManager[None]:
         """A cord that stands while it is being stored, and on when that fails."""

@@ -1,7 +1,8 @@
-"""DATA/credentials.yaml: the upstream credentials that operator calls carry, by name.
+"""DATA/credentials.yaml: the upstream credentials that operator calls carry, and the secrets of
+alert channels, by name.
 
-Each entry says to which hosts it may go, so that no edit of the policy sends it elsewhere. What is
-secret in it is never told: not in a mistake, not in a log, not by `repr`.
+Each credential says to which hosts it may go, so that no edit of the policy sends it elsewhere.
+What is secret in it is never told: not in a mistake, not in a log, not by `repr`.
 """
 
 import base64
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic import model_validator as checked
@@ -51,9 +53,33 @@ class Credential:
     secrets: tuple[str, ...] = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """All entries: those that a request carries in a header, keys that are none, URLs that are
+    secret as a whole."""
+
+    headers: Mapping[str, Credential] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    urls: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
 def load(data: Path) -> Mapping[str, Credential]:
-    """All entries by name; none where there is no file. Raises CredentialsError."""
-    path = data / FILE
+    """Those that a request carries in a header, by name; none where there is no file. Raises
+    CredentialsError."""
+    return load_all(data).headers
+
+
+def load_all(data: Path) -> Credentials:
+    """Raises CredentialsError."""
+    rules = _rules(data / FILE)
+    secrets = {name: rule.secret for name, rule in rules.items() if rule.secret is not None}
+    urls = {name: rule.url for name, rule in rules.items() if rule.url is not None}
+    others = secrets.keys() | urls.keys()
+    headers = {n: _credential(n, rule) for n, rule in rules.items() if n not in others}
+    return Credentials(headers, secrets, urls)
+
+
+def _rules(path: Path) -> "Mapping[str, _Rule]":
     text = _read(path)
     if text is None or not _SAYS_SOMETHING.search(text):
         return {}
@@ -64,12 +90,11 @@ def load(data: Path) -> Mapping[str, Credential]:
     if document.mistakes:
         raise _mistaken(path, [_quiet(mistake) for mistake in document.mistakes])
     try:
-        rules = _RULES.validate_python(document.data)
+        return _RULES.validate_python(document.data)
     except ValidationError as error:
         told = error.errors(include_url=False, include_input=False)
         mistakes = [_located(document, detail) for detail in told]
         raise _mistaken(path, mistakes) from None
-    return {name: _credential(name, rule) for name, rule in rules.items()}
 
 
 def _read(path: Path) -> str | None:
@@ -145,18 +170,43 @@ class _Basic(_Part):
         return self
 
 
+def _url(text: str | None) -> str | None:
+    if text is None:
+        return None
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("must be a URL, such as https://hooks.slack.com/services/...")
+    _ = parts.port  # ValueError where it is none
+    return text
+
+
 class _Rule(_Part):
-    hosts: Annotated[list[Annotated[str, AfterValidator(_host)]], Field(min_length=1)]
+    hosts: Annotated[list[Annotated[str, AfterValidator(_host)]], Field(min_length=1)] | None = None
     header: Annotated[str, AfterValidator(_header)] | None = None
     value: Annotated[Secret | None, Field(repr=False)] = None
     bearer: Annotated[Secret | None, Field(repr=False)] = None
     basic: _Basic | None = None
+    secret: Annotated[Secret | None, Field(repr=False)] = None
+    url: Annotated[Secret | None, AfterValidator(_url), Field(repr=False)] = None
 
     @checked(mode="after")
     def _one_kind(self) -> Self:
-        kinds = [self.value is not None, self.bearer is not None, self.basic is not None]
-        if sum(kinds) != 1 or (self.header is None) is (self.value is not None):
-            raise ValueError("must hold one of: 'header' with 'value', 'bearer', or 'basic'")
+        kinds = [self.value, self.bearer, self.basic, self.secret, self.url]
+        if sum(kind is not None for kind in kinds) != 1 or (self.header is None) is (
+            self.value is not None
+        ):
+            raise ValueError(
+                "must hold one of: 'header' with 'value', 'bearer', 'basic', 'secret' or 'url'"
+            )
+        return self
+
+    @checked(mode="after")
+    def _bound(self) -> Self:
+        is_sent = self.secret is None and self.url is None
+        if is_sent and self.hosts is None:
+            raise ValueError("must say in 'hosts' to which hosts it may go")
+        if not is_sent and self.hosts is not None:
+            raise ValueError("must hold no 'hosts': the setting notify says where it goes")
         return self
 
 
@@ -165,7 +215,7 @@ _RULES = TypeAdapter(dict[_Name, _Rule])
 
 
 def _credential(name: str, rule: _Rule) -> Credential:
-    hosts = frozenset(rule.hosts)
+    hosts = frozenset(rule.hosts or ())
     if rule.basic is not None:
         plain = f"{rule.basic.user}:{rule.basic.password}"
         coded = base64.b64encode(plain.encode("utf-8")).decode("ascii")
@@ -185,7 +235,7 @@ def _credential(name: str, rule: _Rule) -> Credential:
 
 _TOLD = {
     "extra_forbidden": "is no key here; there are hosts, header, value, bearer, basic: user, "
-    "password",
+    "password, secret, url",
     "missing": "is missing",
     "string_type": "must be text; put it in quotes",
     "list_type": "must be a list",

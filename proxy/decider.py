@@ -18,13 +18,7 @@ from typing import Any, Self
 import structlog
 
 from ledger.errors import Kind
-from ledger.store import (
-    Ask,
-    Decision,
-    LedgerUnavailable,
-    Outcome,
-    Store,
-)
+from ledger.store import Ask, Decision, LedgerUnavailable, Outcome, Store
 from policies.policy import Policy
 from policies.verdict import Pull, Pulls, Reason
 from proxy.judging import UNHEARD, NotJudged, unsent
@@ -141,6 +135,11 @@ class Decider(Questions):
     def waiting(self) -> int:
         """Calls that wait for room under a ceiling."""
         return len(self._room)
+
+    @property
+    def queued(self) -> int:
+        """Pieces of work that wait for a batch."""
+        return self._queue.qsize() + len(self._late) + len(self._soon)
 
     alone = True  # every call in flight is of this process: nobody else settles one
     lost = False

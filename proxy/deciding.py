@@ -21,18 +21,22 @@ from ledger.store import Store
 from policies.load import PolicyError, load_file
 from policies.policy import UNLISTED, Policy
 from policies.prices import shipped_prices
-from policies.verdict import Level, Pull, Scope
+from policies.verdict import Level, Pull, Scope, tool_of
 from proxy import authority, control, process
-from proxy.authority import Authority
+from proxy.authority import UPSTREAM_FILE, Authority
 from proxy.clock import Clock
 from proxy.decider import Decider
 from proxy.drilling import Drilling
 from proxy.fleet import Fleet
+from proxy.identity import NAME
 from proxy.letterbox import Letterbox, post
 from proxy.links import Links
+from proxy.metrics import Metrics
+from proxy.notifying import Notifying
 from proxy.operations import CordName, cord_name, vault_key
 from proxy.sealing import Sealing
 from proxy.settings import Settings
+from proxy.signals import Counts
 from proxy.upgrading import Upgrading
 
 log = structlog.get_logger()
@@ -101,6 +105,10 @@ class Service:
         self.letterbox = Letterbox(settings.data, is_tool=self._is_tool)
         self.prices = shipped_prices()
         self.sealing = Sealing(settings.data, settings.seals, clock, store)
+        trust = settings.data / UPSTREAM_FILE
+        self.notifying = Notifying(settings.notify, settings.data, trust, clock)
+        self.counts: Counts = store
+        self.metrics = Metrics()
         self.decider = Decider.start(
             store,
             policy.good,
@@ -113,7 +121,9 @@ class Service:
         self._pulling: set[asyncio.Task[None]] = set()
 
     def _is_tool(self, name: str) -> bool:
-        return name == UNLISTED or name in self._policy.good.tools
+        run, tool = tool_of(name)
+        known = tool == UNLISTED or tool in self._policy.good.tools
+        return known and (not run or bool(NAME.fullmatch(run)))
 
     @property
     def policy_error(self) -> str | None:
@@ -194,10 +204,13 @@ class Service:
         """Put a policy in force first, record its text after: a freeze does not wait for a disk."""
         self.decider.adopt(policy)
         now_us = self.clock.now_us()
+
+        def adopted(store: Store) -> None:
+            store.record_policy(policy.digest, policy.text, policy.source, now_us)
+            store.watch(policy, now_us)
+
         with contextlib.suppress(Exception):  # the store's failure shows in `decider.failure`
-            await self.decider.act(
-                lambda store: store.record_policy(policy.digest, policy.text, policy.source, now_us)
-            )
+            await self.decider.act(adopted)
 
 
 @contextlib.asynccontextmanager
@@ -233,6 +246,7 @@ async def deciding(
             service.proxy_pid = os.getppid()
         closing.push_async_callback(service.sealing.close)
         closing.push_async_callback(service.decider.stop)
+        closing.push_async_callback(service.notifying.close)
         await service.adopt(policy.good)
         if supervised:
             decider, fleet = service.decider, service.fleet
@@ -243,7 +257,8 @@ async def deciding(
         if settings.control is not None:
             port = await control.serve_port(service, settings.control)
             closing.push_async_callback(port.cleanup)
-        for going in (service.watch(), service.sealing.run(service.decider.act)):
+        act = service.decider.act
+        for going in (service.watch(), service.sealing.run(act), service.notifying.run(act)):
             closing.callback(asyncio.create_task(going).cancel)
         yield service
 

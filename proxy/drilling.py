@@ -13,8 +13,8 @@ from ledger.errors import LedgerError
 from ledger.store import Store
 from ledger.tokens import Grant
 from policies.call import Identity
-from policies.decide import standing
 from policies.policy import CANARY, DRILL_TENANT
+from policies.standing import standing
 from policies.verdict import Level, Pull, Scope
 from proxy import operations, pulling
 from proxy.identity import new_token, token_hash

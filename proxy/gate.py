@@ -17,10 +17,10 @@ from ledger.states import outcome_of
 from ledger.store import Ask, Outcome
 from policies import costs
 from policies.call import Effect, Identity, Request
-from policies.decide import standing
 from policies.policy import Policy
+from policies.standing import standing
 from policies.verdict import Action, Level, Pull, Reason, Verdict
-from proxy import logs, metering, own, spending, usage_asked
+from proxy import logs, metering, noticing, own, spending, usage_asked
 from proxy.asking import Asking
 from proxy.canary import claimant, identified
 from proxy.clock import Clock, new_id
@@ -30,6 +30,7 @@ from proxy.judging import Judging, why
 from proxy.live import Engine, Live
 from proxy.long_answers import LongAnswers
 from proxy.metering import Metering
+from proxy.noticing import Noticing
 from proxy.parts import Parts
 from proxy.refuse import Refusal
 from proxy.replies import NOTHING_HEARD, UNREAD, refusal, told
@@ -59,6 +60,7 @@ class Gate(Parts, LongAnswers):
         self._mode: Mode = mode
         self._worker = worker
         self.tracing = tracing
+        self._noticing = Noticing()
         self._open_writes: dict[str, asyncio.Future[None]] = {}
         self._asking = Asking(decider, clock, self._open_writes)
 
@@ -95,6 +97,8 @@ class Gate(Parts, LongAnswers):
             ask = Ask(call_id, now_us, caller, heard, call, worker=self._worker)
             if heard.host == own.HOST and call.fault is None:
                 return await self._own(ask)
+            if caller is not None:
+                ask = noticing.asked(ask)
             decision = await self._asking.judged(ask, partial(self._stops, gone))
         except Exception as failure:
             return told(why(failure, call_id), call_id, heard, call)
@@ -153,6 +157,7 @@ class Gate(Parts, LongAnswers):
             claimant=ask.claimant,
             answer=bytearray() if kept else None,
             asked=costs.asked(policy, tool, request) if is_model_call else None,
+            action=ask.traits.action,
         )
         self.live[live.call_id] = live
         if live.is_write:
@@ -206,11 +211,13 @@ class Gate(Parts, LongAnswers):
         return usage_asked.asking(live.tool, live.request, live.asked.request)
 
     def answering(self, live: Live, content_type: str, coding: str = "") -> None:
-        """The head of the upstream's answer is known: a model call's is metered from here on.
+        """The head of the upstream's answer is known: a model call's is metered from here on, and
+        of any other the beginning is kept for the detectors.
 
         A stream is held to what was granted. What is whole was made before its first byte came:
         to cut it would save nothing.
         """
+        live.beginning = noticing.beginning(live, coding)
         if live.asked is None:
             return
         live.metering = Metering(live, content_type, coding)
@@ -226,6 +233,8 @@ class Gate(Parts, LongAnswers):
         if live.catch is not None:
             live.catch.add(chunk)
         live.answer_bytes += len(chunk)
+        if live.answer is None and live.beginning is not None:
+            live.beginning.add(chunk)
         if live.answer is not None:
             live.answer += chunk
             if live.answer_bytes > ANSWER_BYTES_MAX:
@@ -312,6 +321,7 @@ class Gate(Parts, LongAnswers):
                 reason=fault.value if fault else "",
             )
             outcome = metering.settled(live, outcome, is_whole=complete)
+            outcome = self._noticing.settled(live, outcome, is_over=ended)
             logs.settled(live, outcome)
             if not await self._record(live, outcome):
                 fault = Reason.OUTCOME_UNKNOWN

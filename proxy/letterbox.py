@@ -38,7 +38,7 @@ IsTool = Callable[[str], bool]
 
 _EVERYTHING: _CordName = (Level.HALT, Scope.GLOBAL, "")
 _NAMED = (Scope.RUN, Scope.TENANT)  # by words that fit into a proxy's URL
-_WORDS = re.compile(r"(\S+)\s+([^\s#]+)\s*(.*)")
+_WORDS = re.compile(r"(halt|freeze)\s+([^\s#]+)\s*(.*)")
 
 
 @dataclass(frozen=True, slots=True)

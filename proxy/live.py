@@ -16,6 +16,7 @@ from policies.policy import Policy, Tool
 from policies.verdict import Action, Reason
 from proxy.catching import Catch
 from proxy.metering import Metering
+from proxy.noticing import Beginning
 from proxy.refuse import decision_header
 from proxy.spending import Spending
 
@@ -32,7 +33,8 @@ class Live:
     `body_digest` is of a body that was streamed, once all of it came.
     `answer` collects what a write is told, or what tells the call's cost, and `file` what of it is
     too long; `stopped_by` is the cord that kept it from being sent. `asked` is what a model is
-    asked for, `catch` what the trace gets of the answer.
+    asked for, `catch` what the trace gets of the answer, `beginning` what the detectors get of one
+    that is not kept. `action` is what they know the call by.
     """
 
     call_id: str
@@ -59,6 +61,8 @@ class Live:
     metering: Metering | None = None
     spending: Spending | None = None
     catch: Catch | None = None
+    beginning: Beginning | None = None
+    action: bytes = b""
 
     @property
     def is_write(self) -> bool:

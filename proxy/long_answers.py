@@ -38,6 +38,8 @@ class LongAnswers:
     def keep_long(self, live: Live) -> None:
         """Its answer is too long for a row: what has come of it, and what comes, goes to a file."""
         begun, live.answer = live.answer or b"", None
+        if live.beginning is not None:
+            live.beginning.add(begun)
         if not live.is_write or self.files is None:
             return
         if claims.slot(live.call, live.identity, live.tool.key) is None:

@@ -21,7 +21,7 @@ from ledger.store import Store
 from ledger.tokens import Grant, Token
 from policies.ceilings import usd
 from policies.policy import CANARY, RESERVED, UNLISTED, Policy
-from policies.verdict import Level, Pull, Scope
+from policies.verdict import Level, Pull, Scope, tool_of
 from proxy import process
 from proxy.identity import NAME, new_token, token_hash
 from proxy.letterbox import Letterbox
@@ -34,7 +34,7 @@ TEXT_CHARACTERS_MAX = 1_000  # of a reason or a subject: a sentence, not a docum
 CordName = tuple[Level, Scope, str]
 """What a cord is known by: its level, its scope and its subject."""
 
-RELEASING = {Level.HALT: "resume", Level.FREEZE: "thaw"}
+RELEASING = {Level.HALT: "resume", Level.FREEZE: "thaw", Level.THROTTLE: "thaw"}
 
 
 class OperationError(Exception):
@@ -61,6 +61,8 @@ def check(policy: Policy | None, cord: Pull) -> None:
     the policy does not have: a cord on a misspelt tool would stop nothing. `policy` is None when
     none can be read.
     """
+    if cord.level is Level.THROTTLE:
+        raise OperationError("only a detector throttles; halt it, or freeze its writes")
     _check_subject(cord.scope, cord.subject)
     check_text("the reason", cord.reason)
     if cord.scope is Scope.TOOL and policy is not None:
@@ -94,7 +96,8 @@ def release(
 ) -> Pull:
     """Release a cord and give it back. Raises OperationError, NotFound when none is pulled.
 
-    With `releases` it stays, and calls of these pass it too: the cord as it is then.
+    With `releases` it stays, and calls of these pass it too: the cord as it is then. A throttle is
+    lifted as a freeze is, and with the freeze of that name where both stand.
     """
     level, scope, subject = name
     _check_subject(scope, subject)
@@ -102,9 +105,13 @@ def release(
     if not any(each.isprintable() and not each.isspace() for each in reason):
         raise OperationError("a release needs a reason that can be read: --reason TEXT")
     _check_releases(policy, level, scope, releases)
-    released = store.release(
-        level, scope, subject, reason=reason, actor=actor, at_us=at_us, releases=releases
-    )
+    levels = (level, Level.THROTTLE) if level is Level.FREEZE else (level,)
+    lifted = [
+        store.release(each, scope, subject, reason=reason, actor=actor, at_us=at_us,
+                      releases=releases)
+        for each in levels
+    ]  # fmt: skip
+    released = next((cord for cord in lifted if cord is not None), None)
     if released is not None:
         return released
     written = policy.pulls.get(name) if policy else None
@@ -143,6 +150,11 @@ def _check_subject(scope: Scope, subject: str) -> None:
         raise OperationError(f"name the {scope}: {scope} NAME")
     if scope in (Scope.RUN, Scope.TENANT) and not NAME.fullmatch(subject):
         raise OperationError(f"{subject!r} can be no {scope}: A-Z a-z 0-9 . _ ~ - only")
+    run, tool = tool_of(subject) if scope is Scope.TOOL else ("", subject)
+    if (run or tool != subject) and not (NAME.fullmatch(run) and tool):
+        raise OperationError(
+            f"{subject!r} can be no tool: name it, or RUN/TOOL for one run's calls"
+        )
     check_name(f"the {scope}", subject)
 
 
@@ -186,7 +198,8 @@ def has_tool(policy: Policy, tool: str) -> bool:
     return tool in (UNLISTED, CANARY) or tool in policy.tools
 
 
-def _check_tool(policy: Policy, tool: str) -> None:
+def _check_tool(policy: Policy, subject: str) -> None:
+    _, tool = tool_of(subject)
     if has_tool(policy, tool):
         return
     near = get_close_matches(tool, policy.tools, n=3)

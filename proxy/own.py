@@ -1,5 +1,5 @@
 """The agent's own view of itself, `http://pullcord.invalid/self`, and the little it may do there:
-start runs of its own, and say that it made a step. It can loosen nothing.
+start runs of its own, and say that it made a step, got on, or has ended. It can loosen nothing.
 
 The name is reserved (RFC 6761), so it is never resolved: a call to it ends here. What is done is
 done by the decider (own_acts.py); here is only how it is asked for and told.
@@ -10,22 +10,24 @@ from typing import Any
 
 from ledger.records import Ask, OwnState
 from policies.ceilings import Ceiling, Count, Then, usd
-from policies.verdict import Action, Level, Limit, Reason, Verdict
+from policies.verdict import Action, Level, Limit, Reason, Scope, Verdict
 from proxy.judging import Judging
 from proxy.refuse import Refusal, decision_header, refuse
 
 HOST = "pullcord.invalid"
 SELF, TOKENS, STEPS = "/self", "/self/tokens", "/self/steps"
+PROGRESS, END = "/self/progress", "/self/end"
+ACTS = (TOKENS, STEPS, PROGRESS, END)
 BODY_BYTES_MAX = 64 * 1024  # the longest request is a list of tools
 
 _REASONS = {403: Reason.TOOL_NOT_ALLOWED, 413: Reason.BODY_TOO_LARGE}
-_METHODS = {SELF: ("GET", "HEAD"), TOKENS: ("POST",), STEPS: ("POST",)}
+_METHODS = {SELF: ("GET", "HEAD"), **dict.fromkeys(ACTS, ("POST",))}
 
 
 async def answered(ask: Ask, decider: Judging) -> Refusal:
     """The whole answer to a request for this host. Raises what the decider does."""
     request = ask.request
-    acts = request.method == "POST" and request.path in (TOKENS, STEPS)
+    acts = request.method == "POST" and request.path in ACTS
     if acts and len(request.body) <= BODY_BYTES_MAX:
         told = await decider.own_act(ask, request.body)
         if isinstance(told, tuple):
@@ -53,6 +55,8 @@ def _mistaken(ask: Ask) -> Refusal | None:
 def _view(state: OwnState) -> dict[str, Any]:
     """Who pullcord takes the caller for, what stands over it, what is left of it."""
     who = state.identity
+    # A cord on one of its tools stands in `pulled`, and does not stop the run.
+    levels = {pull.level for pull in state.pulls if pull.scope is not Scope.TOOL}
     over = [(*window, limit) for window, limit in zip(state.windows, state.limits, strict=True)]
     # What only tells refuses nothing, and what some tools may spend is not what is left for all.
     left = [
@@ -69,8 +73,9 @@ def _view(state: OwnState) -> dict[str, Any]:
         "release": who.release or None,
         "tools": who.tools,
         "read_only": who.read_only,
-        "halted": any(pull.level is Level.HALT for pull in state.pulls),
-        "frozen": any(pull.level is Level.FREEZE for pull in state.pulls),
+        "halted": Level.HALT in levels,
+        "frozen": Level.FREEZE in levels,
+        "throttled": Level.THROTTLE in levels,
         "pulled": [{"rule": pull.rule, "reason": pull.reason} for pull in state.pulls],
         "budget_left_usd": usd(min(left)) if left else None,
         "ceilings": [_ceiling_as_json(*each) for each in over],

@@ -24,6 +24,7 @@ from proxy import operations, process, screen
 from proxy.budgeting import still_full
 from proxy.letterbox import Letterbox
 from proxy.screen import newest_first
+from proxy.signals import Counts
 
 if TYPE_CHECKING:
     from ledger.store import Store
@@ -53,6 +54,8 @@ class Service(Protocol):
     def clock(self) -> "Clock": ...
     @property
     def letterbox(self) -> Letterbox: ...
+    @property
+    def counts(self) -> Counts: ...
 
 
 # ---------------------------------------------------------------------------------- with a proxy

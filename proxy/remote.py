@@ -21,6 +21,7 @@ from policies.call import Request, ToolCall
 from policies.load import load
 from policies.policy import Policy
 from policies.verdict import Pulls, Reason, Verdict
+from proxy import noticing
 from proxy.canary import identified
 from proxy.clock import Clock
 from proxy.fleet import LiveCall, Traced
@@ -89,7 +90,7 @@ class RemoteDecider:
                 policy = self.policy
                 if whole.call.fault is None:
                     call = identified(policy, whole.request, self.canary_port)
-                    whole = replace(whole, call=call)
+                    whole = noticing.asked(replace(whole, call=call))
             if self.lost:
                 raise NotJudged(Reason.DECIDER_UNREACHABLE)
             now_seconds = self._clock.monotonic_seconds()

@@ -18,8 +18,8 @@ from ledger.errors import LedgerError, was_interrupted
 from ledger.sqlite import sqlite3
 from ledger.states import EventType
 from policies.policy import Policy
-from policies.verdict import Pull, Pulls, Scope
-from proxy import operations, process
+from policies.verdict import Pull, Pulls, Scope, tool_of
+from proxy import incidents, operations, process, signals
 from proxy.letterbox import Letterbox
 
 if TYPE_CHECKING:
@@ -27,15 +27,14 @@ if TYPE_CHECKING:
     from proxy.pulling import Service
 
 RATE_SECONDS = 60
-_PER_HOUR = 3600 // RATE_SECONDS
 STATUS_SECONDS = 1.0  # what cannot be read by then is left out
 
 Answer = dict[str, Any]
 
 
 async def status_of(service: "Service") -> Answer:
-    """What the control API's status tells beside its own: `pulled`, `fleet`, `drill`, `clock`,
-    `halt_file`. It never fails: what cannot be told in time is None.
+    """What the control API's status tells beside its own: `pulled`, `fleet`, `signals`, `drill`,
+    `clock`, `halt_file`. It never fails: what cannot be told in time is None.
     """
     pulls, now_us = service.decider.latched, service.clock.now_us()
     cords = [*pulls.values(), *service.decider.policy.pulls.values()]
@@ -52,6 +51,7 @@ async def status_of(service: "Service") -> Answer:
     _tell_effective(screen["pulled"], service.decider.policy)
     screen["fleet"]["engines"] = len(service.fleet.workers)
     screen["limits"]["waiting"] = service.decider.waiting
+    screen["signals"] = signals.rates_of(service.counts.signals.fleet(now_us))
     screen["trace"]["level"] = service.settings.trace
     screen["trace"]["behind"] = traced and traced["behind"]
     return {**screen, "clock": {"stepped_seconds": stepped_seconds}}
@@ -87,6 +87,7 @@ class _Figures:
     blocked: dict[str, int] = field(default_factory=dict)
     drill: queries.Row | None = None
     waiting: int | None = None
+    incidents: Answer | None = None
     refusing: list[activity.Refusing] | None = None
     crossed: int | None = None
     unpriced: int | None = None
@@ -102,6 +103,7 @@ def _figures(data: Path, cords: Iterable[Pull], now_us: int) -> _Figures:
         contextlib.closing(open_reader(data, busy_seconds=0)) as reader,
         activity.limited(reader, STATUS_SECONDS),
     ):
+        found.incidents = incidents.on_screen(reader)
         found.drill = containment.last_drill(reader)
         found.counted = activity.activity(reader, now_us - RATE_SECONDS * 1_000_000)
         for cord in newest_first(cords):  # the one that everybody asks about
@@ -153,8 +155,8 @@ def _screen(
             "runs": counted and counted.runs,
             "calls_per_minute": counted and counted.calls,
             "refused_per_minute": counted and counted.refused,
-            "cost_usd_per_hour": counted and counted.cost_microusd * _PER_HOUR / 1_000_000,
         },
+        "incidents": found.incidents or {"open": None, "newest": []},
         "holds": {"waiting": found.waiting},
         "limits": _limits(found),
         "trace": {
@@ -195,7 +197,7 @@ def _tell_effective(pulled: list[Answer], policy: Policy | None) -> None:
     for cord in pulled:
         tool = cord["scope"] == Scope.TOOL
         cord["effective"] = (
-            not tool or policy is None or operations.has_tool(policy, cord["subject"])
+            not tool or policy is None or operations.has_tool(policy, tool_of(cord["subject"])[1])
         )
 
 

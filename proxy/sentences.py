@@ -9,9 +9,9 @@ import shlex
 from string import ascii_letters, digits
 from typing import NamedTuple
 
-from policies.bounds import BUDGET
+from policies.bounds import BUDGET, THROTTLE
 from policies.call import Request
-from policies.verdict import MEANING, Level, Reason, Scope, Verdict
+from policies.verdict import MEANING, Level, Reason, Scope, Verdict, tool_of
 
 TEXT_CHARACTERS_MAX = 300  # of one quoted name or detail; a run or host name has 256 at most
 
@@ -121,8 +121,8 @@ SENTENCES: dict[Reason, Words] = {
     ),
     Reason.DECIDER_UNREACHABLE: Words("the process that judges does not answer", STATUS, "STOPPED"),
     Reason.DETECTOR_FAILURE: Words(
-        "a detector failed, so nothing passes",
-        "{operator} find call {call} in pullcord's log.",
+        "what happened before cannot be read back, so no detector knows of it",
+        "{operator} run: pullcord ledger verify",
         "STOPPED",
     ),
     Reason.POLICY_FAILURE: Words(
@@ -139,6 +139,9 @@ SENTENCES: dict[Reason, Words] = {
     Reason.CUT: Words("{stands}{why}", "A write may have happened. {operator} {show}", "CUT"),
 }
 """What each reason that can refuse is called. The braces are filled in by `sentence`."""
+
+THROTTLED = Words("{stands}{why}", "{operator} {lift}", "LIMITED")
+"""Where a throttle stands as a ceiling."""
 
 _WAIT_SECONDS = {
     Reason.IN_FLIGHT: 1,
@@ -189,9 +192,12 @@ def _cord(rule: str, detail: str = "") -> tuple[str, str]:
     scope, _, subject = place.partition(":")
     if level not in set(Level) or scope not in set(Scope):
         return "this call was stopped", "run: pullcord status"
-    name = f"{scope} {_shown(subject)}"
+    run, tool = tool_of(subject) if scope == Scope.TOOL else ("", "")
+    name = f"tool {_shown(tool)} of run {_shown(run)}" if run else f"{scope} {_shown(subject)}"
     if level == Level.HALT:
         verb, stands = "resume", f"{name} is halted" if subject else "everything is halted"
+    elif level == Level.THROTTLE:
+        verb, stands = "thaw", f"{name} is throttled" if subject else "everything is throttled"
     else:
         verb, stands = "thaw", f"writes of {name} are frozen" if subject else "writes are frozen"
     if _POLICY_LINE.fullmatch(detail):
@@ -255,7 +261,8 @@ def sentence(verdict: Verdict, call_id: str, run: str, request: Request | None =
 
     Raises KeyError for a reason that refuses nothing.
     """
-    what, cure, word = SENTENCES[verdict.reason]
+    is_throttle = verdict.rule.startswith(f"{THROTTLE}:")
+    what, cure, word = THROTTLED if is_throttle else SENTENCES[verdict.reason]
     stands, lift = _cord(verdict.rule, verdict.detail)
     holder, grant = _holder(verdict.rule)
     detail, call = _shown(_without_folder(verdict.detail)), plain_word(call_id)

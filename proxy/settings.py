@@ -22,9 +22,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from policies.document import MistakenFileError, read
 from policies.mistakes import suggestion
+from proxy.channels import Channel, listed, told_apart
 
 FILE = "pullcord.yaml"
 POLICY_FILE = "policy.yaml"
@@ -129,6 +131,7 @@ class Settings(BaseModel):
     trace_keep_days: Annotated[float, Field(gt=0, le=3_650)] = 30.0
     trace_keep_bytes: Annotated[int, Field(ge=1024**2, le=1024**4)] = 10 * 1024**3
     seals: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
+    notify: Annotated[tuple[Channel, ...], BeforeValidator(listed), AfterValidator(told_apart)] = ()
 
     @field_validator("config", "data", "upstream_ca")
     @classmethod
@@ -225,10 +228,20 @@ def _told(error: ValidationError, places: Mapping[str, str]) -> list[str]:
             name = str(detail["loc"][0])
             if detail["type"] in _NO_NUMBER:
                 message = _number_of(name)
-            mistakes.append(f"{places[name]}: {name}: {message} (it is {detail['input']!r})")
+            mistakes.append(f"{places[name]}: {_where(detail['loc'])}: {message}{_shown(detail)}")
         else:  # two settings do not go together
             mistakes.append(f"{places.get('identity', FILE)}: {message}")
     return mistakes
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    """`notify: 2: url` for the second channel's URL."""
+    return ": ".join(str(part + 1) if isinstance(part, int) else part for part in location)
+
+
+def _shown(detail: ErrorDetails) -> str:
+    """What stands there; not of a channel, where somebody may have written a secret."""
+    return "" if detail["loc"][0] == "notify" else f" (it is {detail['input']!r})"
 
 
 def _plain(number: float) -> str:

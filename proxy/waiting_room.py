@@ -23,8 +23,9 @@ from ledger.records import Ask, Decision
 from policies import bounds, ceilings
 from policies.call import Draw, Effect, Facts, Identity, ToolCall
 from policies.ceilings import Count
-from policies.decide import decide, standing
+from policies.decide import decide
 from policies.policy import Policy
+from policies.standing import standing
 from policies.verdict import Action, Level, Pulls, Reason, Verdict
 from proxy.judging import NotJudged, PolicyMoved
 from proxy.turns import Turns, Window

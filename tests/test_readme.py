@@ -3,12 +3,14 @@
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+import yaml
 
 from ledger import filters, queries
 from ledger.connection import open_reader
@@ -16,7 +18,10 @@ from ledger.states import CallState
 from ledger.store import Store
 from policies import load
 from policies.decide import ORDER
+from policies.detectors.rules import Mode, Response
+from policies.detectors.runs import DETECTORS
 from policies.schema import json_schema
+from policies.schema_detectors import written
 from policies.verdict import MEANING, Scope
 from proxy import environment, own
 from proxy.cli import agents, main, rules, status
@@ -150,7 +155,9 @@ def test_exit_codes_are_those_of_the_program() -> None:
     told = section("Commands").rpartition("Exit codes: ")[2]
     codes = {int(number) for number in re.findall(r"(?:^|; )(\d+) ", told)}
     of_ours = {main.OK, main.UNUSABLE, main.NOT_FOUND, main.UNREACHABLE, *main.EXIT_CODES.values()}
-    assert codes == of_ours | {rules.FOUND_PROBLEMS, status.PULLED, agents.HALTED, 1}
+    assert codes == of_ours | {
+        *(rules.FOUND_PROBLEMS, status.PULLED, status.INCIDENT, agents.HALTED, 1),
+    }
 
 
 def test_the_formats_of_env_are_all_there() -> None:
@@ -232,6 +239,7 @@ def test_the_order_of_judging_is_that_of_decide() -> None:
 def test_the_policy_example_loads_and_shows_every_key() -> None:
     (example,) = blocks("yaml", section("The policy file"))
     load.load(example)
+    example += "".join(blocks("yaml", section("Detectors")))
 
     def keys(part: Any) -> Iterator[str]:
         if isinstance(part, dict):
@@ -244,6 +252,28 @@ def test_the_policy_example_loads_and_shows_every_key() -> None:
 
     missing = {key for key in keys(json_schema()) if not re.search(rf"\b{key}:", example)}
     assert not missing
+
+
+def test_the_example_of_detectors_shows_every_limit_at_its_default() -> None:
+    (example,) = blocks("yaml", section("Detectors"))
+    rules = load.load(example).detectors
+    assert {name: rule.limits for name, rule in rules.items()} == {
+        name: kind.limits for name, kind in DETECTORS.items()
+    }
+    stated = yaml.safe_load(example)["detectors"]
+    for name, kind in DETECTORS.items():
+        wanted = {written(one.name) for one in fields(kind.limits)}
+        assert set(stated[name]["limits"]) == wanted
+    shipped = load.load(POLICY).detectors
+    assert {name: rule.mode for name, rule in rules.items()} == {
+        name: rule.mode for name, rule in shipped.items()
+    }
+    rows = [code(row[0]) for row in table("Detectors")]
+    assert {name for (name,) in rows} == set(DETECTORS)
+    (modes,) = re.findall(r"^`mode` is (.*?)\. Without", section("Detectors"), re.M)
+    assert [word for word in code(modes) if word in set(Mode)] == list(Mode)
+    (thens,) = re.findall(r"`then` is (.*?)\. A cord of a detector", section("Detectors"))
+    assert code(thens) == list(Response)
 
 
 def test_the_defaults_in_the_policy_example_are_the_defaults() -> None:
@@ -284,12 +314,13 @@ def test_a_time_that_it_shows_is_one(text: str) -> None:
     filters.moment(text, 0)
 
 
-def test_the_sql_example_is_answered(tmp_path: Path) -> None:
+def test_the_sql_examples_are_answered(tmp_path: Path) -> None:
     Store.open(tmp_path, bytes(32), lambda: 0).close()
-    (sql,) = [query for words in commands() if (query := parsed(words)[1].get("sql"))]
+    examples = [query for words in commands() if (query := parsed(words)[1].get("sql"))]
+    assert len(examples) == 2
     reader = open_reader(tmp_path)
     try:
-        assert list(queries.sql(reader, sql)) == []
+        assert [list(queries.sql(reader, sql)) for sql in examples] == [[], []]
     finally:
         reader.close()
 

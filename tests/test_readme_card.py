@@ -61,6 +61,7 @@ def told(lines: list[str]) -> list[str]:
         (r"\d+ calls? (cut|refused)|\d+ in flight", "SOME"),
         (r"after [\d:.]+Z; 1 engine acknowledged in \d+ ms", "after TIME"),
         (r"runs \d+  calls \d+/min  refused \d+/min", "RATES"),
+        (r"tool calls \d+/min  writes \d+/min  \$[\d.]+/h  progress [\d.]+", "SIGNALS"),
         (r"\(\d+ active runs?\)", "(RUNS)"),
     )
     for pattern, plain in changing:

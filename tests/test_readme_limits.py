@@ -34,19 +34,27 @@ NO_LIMITS = {
     "ledger.seen.TEXT_CHARS_MAX",
     *("policies.match.HOST_CHARACTERS_MAX", "policies.match.OPERATION_CHARACTERS_MAX"),
     *("proxy.sentences.TEXT_CHARACTERS_MAX", "proxy.cli.records.POLL_SECONDS"),
+    "proxy.cli.simulating.TELL_EVERY_SECONDS",
     *("proxy.cli.status.CALLS_SHOWN_MAX", "proxy.cli.pulled.IDS_SHOWN_MAX"),
     "proxy.cli.status.LIMITS_SHOWN_MAX",
+    *("proxy.incidents.SHOWN_MAX", "proxy.cli.incidents.EVENTS_SHOWN_MAX"),
+    "ledger.incidents.LED_TO_IT_MAX",
+    *("proxy.notices.NAME_CHARACTERS_MAX", "proxy.notices.WHY_CHARACTERS_MAX"),
+    *("proxy.notices.SUMMARY_CHARACTERS_MAX", "proxy.notices.CALLS_MAX"),
+    *("proxy.sending.SAID_CHARACTERS_MAX", "ledger.deliveries.WRITES_SECONDS"),
+    "ledger.deliveries.ROWS_MAX",
     # Which runs count as active, and over which time a rate is told.
     *("proxy.pulling.ACTIVE_SECONDS", "proxy.screen.RATE_SECONDS"),
-    # The detectors judge no live call yet: only `make eval` asks them.
-    *("policies.detectors.progress.ACTIONS_MAX", "policies.detectors.progress.DESTINATIONS_MAX"),
-    *("policies.detectors.progress.MARKS_MAX", "policies.detectors.loop.ACTIONS_MAX"),
-    *("policies.detectors.progress.HUMANS_MAX", "policies.detectors.progress.HUMANS_KNOWN_MAX"),
-    *("policies.detectors.loop.TOOLS_MAX", "policies.detectors.loop.EVIDENCE_MAX"),
-    *("policies.detectors.fan_out.LIVE_MAX", "policies.detectors.wrong.KNOWN_MAX"),
-    *("policies.detectors.releases.RELEASES_MAX", "policies.detectors.releases.TENANTS_MAX"),
-    *("policies.detectors.runs.RUNS_MAX", "policies.detectors.runs.TREES_MAX"),
-    "policies.detectors.volatile.HASHED_BYTES_MAX",
+    # What a run may tell of itself, and how much of the record makes the detectors' state anew.
+    *("proxy.own_acts.MARK_MAX", "proxy.own_acts.NOTE_CHARS_MAX"),
+    *("ledger.steps.OPEN_MAX", "ledger.watching.ROWS_MAX"),
+    # What may be a limit of a detector, and of how many calls one tells.
+    *("policies.schema_detectors.COUNT_MAX", "policies.schema_detectors.MICROUSD_MAX"),
+    *("policies.schema_detectors.SPAN_US_MAX", "policies.schema_detectors.PERCENT_MAX"),
+    *("policies.schema_detectors.CALLS_KEPT_MAX", "policies.schema_detectors.RUNS_KEPT_MAX"),
+    *("policies.detectors.loop.EVIDENCE_MAX", "policies.detectors.first_seen.CALLS_MAX"),
+    # How much of a value is compared, and which number can be a mark.
+    *("policies.detectors.recipients.VALUE_BYTES_MAX", "policies.detectors.noticing.MARK_MAX"),
 }
 
 

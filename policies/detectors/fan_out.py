@@ -3,10 +3,10 @@
 By the root's tree: each run in it counts there, however deep (notes/detection.md, section 3).
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
-from policies.detectors.progress import Progress, Recent
+from policies.detectors.progress import Progress
 from policies.detectors.step import Finding, Kind, Severity, Step, Subject
 
 NAME = "fan_out"
@@ -36,7 +36,7 @@ class FanOut:
 
     limits: Limits = LIMITS
     _spawned: deque[tuple[int, str]] = field(default_factory=deque)
-    _live: Recent = field(default_factory=lambda: Recent(LIVE_MAX))
+    _live: OrderedDict[str, int] = field(default_factory=OrderedDict)
     _descendants: int = 0
     _depth: int = 0
 
@@ -44,10 +44,13 @@ class FanOut:
         if step.depth == 0:
             return None
         if step.kind is Kind.END:
-            self._live.known.pop(step.run, None)
+            self._live.pop(step.run, None)
             return None
-        if step.kind is Kind.SPAWN or step.run in self._live.known:
-            self._live.put(step.run, step.at_us)
+        if step.kind is Kind.SPAWN or step.run in self._live:
+            self._live[step.run] = step.at_us
+            self._live.move_to_end(step.run)
+            if len(self._live) > LIVE_MAX:
+                self._live.popitem(last=False)
         if step.kind is not Kind.SPAWN:
             return None
         self._descendants += 1
@@ -60,7 +63,7 @@ class FanOut:
     def _judged(self, step: Step) -> Finding | None:
         limits, spawns = self.limits, len(self._spawned)
         since_us = step.at_us - WINDOW_US
-        live = sum(isinstance(at, int) and at > since_us for at in self._live.known.values())
+        live = sum(at_us > since_us for at_us in self._live.values())
         deep = self._depth >= limits.trip_depth
         wrong = ""
         if spawns >= limits.trip_spawns:

@@ -10,7 +10,8 @@ over, whatever it is asked, with no write between.
 
 from dataclasses import dataclass, field
 
-from policies.detectors.progress import Progress, Recent
+from policies.detectors.newest import Newest, packed
+from policies.detectors.progress import RESULT_BYTES, Progress
 from policies.detectors.step import Finding, Kind, Severity, Step, Subject
 
 NAME = "loop"
@@ -18,6 +19,8 @@ ACTIONS_MAX = 256
 TOOLS_MAX = 64
 AT_ONCE_US = 1_000_000
 EVIDENCE_MAX = 8
+EPOCH_BYTES = 8
+TOLD_BYTES = RESULT_BYTES + EPOCH_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,8 @@ class Loop:
     """One run's."""
 
     limits: Limits = LIMITS
-    _last: Recent = field(default_factory=lambda: Recent(ACTIONS_MAX))
-    _of_tool: Recent = field(default_factory=lambda: Recent(TOOLS_MAX))
+    _last: Newest = field(default_factory=lambda: Newest(ACTIONS_MAX, TOLD_BYTES))
+    _of_tool: Newest = field(default_factory=lambda: Newest(TOOLS_MAX, TOLD_BYTES))
     _batch: int = 0
     _counted: tuple[int, int] = (-1, 0)
     _alert: Bucket = field(init=False)
@@ -68,7 +71,7 @@ class Loop:
     _trip: Bucket = field(init=False)
     _same_alert: Bucket = field(init=False)
     _same_trip: Bucket = field(init=False)
-    _evidence: list[str] = field(default_factory=list)
+    _evidence: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         limits = self.limits
@@ -82,9 +85,9 @@ class Loop:
         """`progress` has seen the step already."""
         if step.kind is Kind.MODEL:
             self._batch += 1
-        if step.kind is not Kind.TOOL:
+        if step.kind is not Kind.TOOL or not step.action:
             return None
-        told = step.result + progress.epoch.to_bytes(8)
+        told = packed(step.result, RESULT_BYTES) + progress.epoch.to_bytes(EPOCH_BYTES)
         stale = self._last.put(step.action, told) == told
         alike = self._of_tool.put(step.tool, told) == told
         batch, counted_us = self._counted
@@ -92,7 +95,9 @@ class Loop:
         if not (stale or alike) or at_once:
             return None
         self._counted = (self._batch, step.at_us)
-        self._evidence = [*self._evidence, step.call_id][-EVIDENCE_MAX:]
+        if step.at_us > max(self._alert.until_us, self._same_alert.until_us):
+            self._evidence = []  # what was repeated before is over
+        self._evidence = [*self._evidence, (step.tool, step.call_id)][-EVIDENCE_MAX:]
         return self._repeated(step, progress) if stale else self._varied(step)
 
     def _repeated(self, step: Step, progress: Progress) -> Finding | None:
@@ -111,4 +116,6 @@ class Loop:
         if not alerts and not trips:
             return None
         severity = Severity.TRIP if trips else Severity.ALERT
-        return Finding(NAME, severity, Subject.RUN, step.run, why, tuple(self._evidence))
+        evidence = tuple(call_id for _, call_id in self._evidence)
+        tool = step.tool if {tool for tool, _ in self._evidence} == {step.tool} else ""
+        return Finding(NAME, severity, Subject.RUN, step.run, why, evidence, tool)

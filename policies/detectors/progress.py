@@ -7,9 +7,9 @@ for ever. Replays and refusals bring nothing. Marks can be forged, so they are r
 bounded: what is forgotten counts as new again (notes/detection.md, section 4).
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from policies.detectors.newest import Newest, packed
 from policies.detectors.step import Kind, Step
 
 WRITE, MARK, DESTINATION, INFORMATION = 1000, 1000, 500, 200
@@ -21,24 +21,7 @@ HUMANS_MAX = 100  # words of people that count without a write between them: the
 HUMANS_KNOWN_MAX = 64
 ACTIONS_MAX = 256
 DESTINATIONS_MAX = 256
-
-Known = bytes | int
-
-
-@dataclass(slots=True)
-class Recent:
-    """The newest keys with what was last seen under them; the oldest are forgotten."""
-
-    size_max: int
-    known: OrderedDict[bytes | str, Known] = field(default_factory=OrderedDict)
-
-    def put(self, key: bytes | str, value: Known) -> Known | None:
-        """What stood under the key before."""
-        before = self.known.pop(key, None)
-        self.known[key] = value
-        if len(self.known) > self.size_max:
-            self.known.popitem(last=False)
-        return before
+RESULT_BYTES = 8
 
 
 @dataclass(slots=True)
@@ -79,10 +62,10 @@ class Progress:
     is_told: bool = False
     credit: int = 0
     epoch: int = 0
-    _results: Recent = field(default_factory=lambda: Recent(ACTIONS_MAX))
-    _writes: Recent = field(default_factory=lambda: Recent(ACTIONS_MAX))
-    _destinations: Recent = field(default_factory=lambda: Recent(DESTINATIONS_MAX))
-    _said: Recent = field(default_factory=lambda: Recent(HUMANS_KNOWN_MAX))
+    _results: Newest = field(default_factory=lambda: Newest(ACTIONS_MAX, RESULT_BYTES))
+    _writes: Newest = field(default_factory=lambda: Newest(ACTIONS_MAX))
+    _destinations: Newest = field(default_factory=lambda: Newest(DESTINATIONS_MAX))
+    _said: Newest = field(default_factory=lambda: Newest(HUMANS_KNOWN_MAX))
     _told: int = 0
     _marked_us: int = -MARK_US
     _mark: int = 0
@@ -112,23 +95,23 @@ class Progress:
             self.repeats = 0
 
     def _is_told(self, step: Step) -> bool:
-        if not step.human or self._said.put(step.human, 1) is not None:
+        if not step.human or self._said.put(step.human) is not None:
             return False
         self._told += 1
         return self._told <= HUMANS_MAX
 
     def _earned(self, step: Step) -> int:
-        if step.kind is not Kind.TOOL or step.replayed:
+        if step.kind is not Kind.TOOL or step.replayed or not step.action:
             return 0
-        written = step.is_write and step.is_ok and self._writes.put(step.action, 1) is None
+        written = step.is_write and step.is_ok and self._writes.put(step.action) is None
         before = self._results.put(step.action, step.result)
         self.repeats += before is not None
-        self.is_new = before != step.result or written
+        self.is_new = before != packed(step.result, RESULT_BYTES) or written
         if written:
             self.epoch += 1
             self._marks = self._told = 0
             return WRITE
-        known = not step.destination or self._destinations.put(step.destination, 1) is not None
+        known = not step.destination or self._destinations.put(step.destination) is not None
         carried = self.unwritten
         over = carried.calls > CARRIED_CALLS or carried.spend_microusd > CARRIED_MICROUSD
         if not self.is_new or over:

@@ -62,6 +62,16 @@ class Releases:
             return None
         return self._judged(step, shares, before)
 
+    def followed(self, tenant: str, release: str) -> bool:
+        """Whether this release of a tenant came after another one, and no other after it."""
+        shares = self._known.get((tenant, release))
+        return shares is not None and shares.before is not None
+
+    def forget(self, subject: Subject, name: str) -> None:
+        if subject is Subject.RELEASE:
+            for shares in [one for (_, release), one in self._known.items() if release == name]:
+                shares.sum_milli, shares.runs = 0, frozenset()
+
     def _shares(self, step: Step) -> Shares:
         key = (step.tenant, step.release)
         shares = self._known.get(key)
@@ -87,4 +97,13 @@ class Releases:
             return None
         now = f"{shares.failed} of {shares.calls}"
         why = f"{now} calls failed; of the release before {before.failed} of {before.calls}"
-        return Finding(NAME, Severity.TRIP, Subject.RELEASE, step.release, why, (step.call_id,))
+        return Finding(
+            NAME,
+            Severity.TRIP,
+            Subject.RELEASE,
+            step.release,
+            why,
+            (step.call_id,),
+            "",
+            step.release,
+        )

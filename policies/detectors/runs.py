@@ -6,12 +6,23 @@ may delay a finding and never undoes one.
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from policies.detectors import burn, fan_out, loop, novelty, releases, spiral, wrong
+from policies.detectors import (
+    burn,
+    fan_out,
+    first_seen,
+    loop,
+    novelty,
+    releases,
+    spiral,
+    write_spike,
+)
 from policies.detectors.progress import Progress
-from policies.detectors.step import Finding, Step
+from policies.detectors.releases import Releases
+from policies.detectors.step import Finding, Step, Subject
+from policies.verdict import Scope, tool_of
 
 RUNS_MAX = 10_000
 TREES_MAX = 10_000
@@ -19,6 +30,21 @@ TREES_MAX = 10_000
 
 class Detector(Protocol):
     def feed(self, step: Step, progress: Progress) -> Finding | None: ...
+
+
+class DetectorError(Exception):
+    """A detector failed over a step."""
+
+    def __init__(self, detector: str, cause: Exception) -> None:
+        super().__init__(f"{detector} failed: {type(cause).__name__}")
+        self.detector = detector
+
+
+class OfMany(Detector, Protocol):
+    """One over all runs."""
+
+    def forget(self, subject: Subject, name: str) -> None:
+        """A person has let this pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +62,9 @@ DETECTORS: Mapping[str, Kind] = {
     burn.NAME: Kind(burn.Burn, burn.LIMITS, "run"),
     novelty.NAME: Kind(novelty.Novelty, novelty.LIMITS, "run"),
     fan_out.NAME: Kind(fan_out.FanOut, fan_out.LIMITS, "tree"),
-    wrong.NAME: Kind(wrong.Wrong, wrong.LIMITS, "fleet"),
-    releases.NAME: Kind(releases.Releases, releases.LIMITS, "fleet"),
+    write_spike.NAME: Kind(write_spike.WriteSpike, write_spike.LIMITS, "fleet"),
+    first_seen.NAME: Kind(first_seen.FirstSeen, first_seen.LIMITS, "fleet"),
+    releases.NAME: Kind(Releases, releases.LIMITS, "fleet"),
 }
 
 
@@ -47,6 +74,11 @@ def _made(per: str, limits: Mapping[str, Any]) -> tuple[Detector, ...]:
         for name, kind in DETECTORS.items()
         if kind.per == per
     )
+
+
+def _name(detector: Detector | None) -> str:
+    kinds = DETECTORS.items()
+    return next((name for name, kind in kinds if kind.make is type(detector)), "progress")
 
 
 @dataclass(slots=True)
@@ -59,24 +91,71 @@ class Run:
 
 @dataclass(slots=True)
 class Runs:
-    """Made once; `limits` are other limits than the defaults, by the detector's name."""
+    """Made once; `limits` are other limits than the defaults, by the detector's name.
+    `earned_milli` is what the last step earned its run (progress.py)."""
 
     limits: Mapping[str, Any] = field(default_factory=dict)
+    earned_milli: int = 0
     _runs: OrderedDict[str, Run] = field(default_factory=OrderedDict)
     _trees: OrderedDict[str, tuple[Detector, ...]] = field(default_factory=OrderedDict)
-    _fleet: tuple[Detector, ...] = ()
+    _fleet: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         self._fleet = _made("fleet", self.limits)
 
     def feed(self, step: Step) -> list[Finding]:
-        run = self._run(step)
-        run.progress.feed(step)
+        """What is found. Raises DetectorError where one of them raised anything: then the run (and
+        what failed, if it is of many) begins anew after this step."""
+        run, self.earned_milli = self._run(step), 0
         detectors = run.detectors + self._fleet
         if step.depth:
             detectors += self._tree(step.root)
-        found = [detector.feed(step, run.progress) for detector in detectors]
-        return [one for one in found if one is not None]
+        found, at = [], None
+        try:
+            run.progress.feed(step)
+            for at in detectors:
+                one = at.feed(step, run.progress)
+                if one is not None:
+                    found.append(self._followed(one, step))
+        except Exception as error:
+            self._drop(step, at)
+            raise DetectorError(_name(at), error) from error
+        self.earned_milli = run.progress.credit
+        return found
+
+    def _drop(self, step: Step, failed: Detector | None) -> None:
+        self._runs.pop(step.run, None)
+        self._trees.pop(step.root, None)
+        anew = zip(self._fleet, _made("fleet", self.limits), strict=True)
+        self._fleet = tuple(new if old is failed else old for old, new in anew)
+
+    def forget(self, scope: Scope, subject: str) -> None:
+        """A person has released what stood over this: what convinced the detectors counts no more.
+        For what is wider than one run all runs begin anew; that delays, and lifts nothing."""
+        run, tool = tool_of(subject) if scope is Scope.TOOL else ("", "")
+        if scope is Scope.RUN:
+            run = subject
+        if run:
+            self._runs.pop(run, None)
+            self._trees.pop(run, None)
+        else:
+            self._runs.clear()
+            self._trees.clear()
+        of = {Scope.RUN: Subject.RUN, Scope.RELEASE: Subject.RELEASE, Scope.TOOL: Subject.TOOL}
+        if scope in of:
+            one: OfMany
+            for one in self._fleet:
+                one.forget(Subject.RUN if run else of[scope], run or tool or subject)
+
+    def _followed(self, finding: Finding, step: Step) -> Finding:
+        """A release that followed none is no suspect: there is nothing to go back to."""
+        if not finding.release or any(
+            detector.followed(step.tenant, finding.release)
+            for detector in self._fleet
+            if isinstance(detector, Releases)
+        ):
+            return finding
+        return replace(finding, release="")
 
     def _run(self, step: Step) -> Run:
         run = self._runs.get(step.run)

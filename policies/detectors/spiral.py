@@ -19,7 +19,7 @@ class Limits:
     alert_calls: int = 6
     trip_calls: int = 10
     trip_microusd: int = 500_000
-    trip_us: int = 60_000_000
+    trip_lasted_us: int = 60_000_000
     alert_every_us: int = 60_000_000  # who asks a model less often than that only waits
     trip_every_us: int = 15_000_000  # who asks it less often than that may wait for something
     wander_calls: int = 20
@@ -48,7 +48,7 @@ class Spiral:
         lasted_us = step.at_us - since.at_us
         every_us = lasted_us // since.model_calls
         dear = since.spend_microusd >= limits.trip_microusd
-        fast = lasted_us >= limits.trip_us and every_us <= limits.trip_every_us
+        fast = lasted_us >= limits.trip_lasted_us and every_us <= limits.trip_every_us
         if every_us > limits.alert_every_us and not dear:
             return None
         trips = since.model_calls >= limits.trip_calls and (dear or fast)

@@ -64,7 +64,8 @@ def _releasing(command: Command) -> Command:
 def halt(**typed: Any) -> None:
     """Stop every call of SCOPE (global, tenant T, run R, release L, tool NAME) at once.
 
-    A run is halted with all its descendants. It holds until `pullcord resume`.
+    A run is halted with all its descendants; `tool RUN/NAME` is the tool for these alone. It holds
+    until `pullcord resume`.
     """
     _pull("halt", **typed)
 
@@ -72,7 +73,7 @@ def halt(**typed: Any) -> None:
 @click.command(short_help="Stop the writes of a scope; reads and model calls still flow.")
 @_pulling
 def freeze(**typed: Any) -> None:
-    """Stop the writes of SCOPE (global, tenant T, run R, release L, tool NAME).
+    """Stop the writes of SCOPE (global, tenant T, run R, release L, tool NAME or RUN/NAME).
 
     It holds until `pullcord thaw`.
     """
@@ -86,10 +87,10 @@ def resume(**typed: Any) -> None:
     _release("halt", **typed)
 
 
-@click.command(short_help="Lift a freeze.")
+@click.command(short_help="Lift a freeze, or a detector's throttle.")
 @_releasing
 def thaw(**typed: Any) -> None:
-    """Lift the freeze of SCOPE (global, tenant T, run R, release L, tool NAME)."""
+    """Lift the freeze and the throttle of SCOPE (global, tenant T, run R, release L, tool NAME)."""
     _release("freeze", **typed)
 
 

@@ -9,13 +9,16 @@ import click
 
 from proxy.cli import (
     agents,
+    alerts,
     budget,
     cords,
     drill,
     holds,
+    incidents,
     records,
     rules,
     serving,
+    signals,
     status,
     tokens,
     trust,
@@ -87,6 +90,7 @@ for _command in (
     agents.env,
     agents.run,
     status.status,
+    signals.signals,
     *cords.COMMANDS,
     drill.drill,
     records.ledger,
@@ -94,6 +98,8 @@ for _command in (
     tokens.token,
     budget.budget,
     holds.hold,
+    incidents.incident,
+    alerts.notify,
     trust.ca,
 ):
     cli.add_command(_command)

@@ -12,10 +12,10 @@ from proxy.cli.reading import Cord, preview, told_cord
 from proxy.cli.terminal import Failure, counted, escaped, loud, say, warn
 from proxy.control_client import Refused
 
-DONE = {"halt": "halted", "freeze": "froze writes of"}
-STOPS = {"halt": "halt", "freeze": "freeze writes of"}
-FLOWS = {"halt": "calls", "freeze": "writes"}
-UNDONE = {"halt": "resumed", "freeze": "thawed"}
+DONE = {"halt": "halted", "freeze": "froze writes of", "throttle": "throttled"}
+STOPS = {"halt": "halt", "freeze": "freeze writes of", "throttle": "throttle"}
+FLOWS = {"halt": "calls", "freeze": "writes", "throttle": "calls"}
+UNDONE = {"halt": "resumed", "freeze": "thawed", "throttle": "lifted the throttle of"}
 IDS_SHOWN_MAX = 5
 
 Answer = dict[str, Any]
@@ -79,7 +79,7 @@ def say_proof(answer: Answer) -> None:
         say(f"proof: {proof['admitted_after']} effects admitted after {at}{engines}")
     if proof is not None:
         if not proof["known"]:
-            run = escaped(answer["pulled"]["subject"])
+            run = escaped(answer["pulled"]["subject"].partition("/")[0])
             warn(f"the ledger has never seen run {run}: is that its name? pullcord status")
         if proof["still_open"] and answer["pulled"]["level"] == "halt":
             say(loud(f"still open: {_ids(proof['still_open'], answer['pulled'])}"))
@@ -112,7 +112,12 @@ def what_flows(
     """What will flow again, line by line."""
     level, scope, subject = name
     mine = [cord for cord in cords if not cord["actor"].startswith("policy:")]
-    this = [cord for cord in mine if (cord["level"], cord["scope"], cord["subject"]) == name]
+    levels = (level, "throttle") if level == "freeze" else (level,)  # a thaw lifts both
+    this = [
+        cord
+        for cord in mine
+        if cord["level"] in levels and (cord["scope"], cord["subject"]) == (scope, subject)
+    ]
     if not this:
         return []  # there is nothing to lift, and the answer will say so
     lifts = "narrowing" if releases else "lifting"
@@ -125,7 +130,7 @@ def what_flows(
     still = ", but these still stand:" if others else ""
     return [
         f"{lifts} {told_cord(this[0])}{by_it}",
-        f"{FLOWS[level]} {what} will flow again{_active(data, name)}{still}",
+        f"{FLOWS[this[-1]['level']]} {what} will flow again{_active(data, name)}{still}",
         *(f"  {told_cord(cord)}" for cord in others),
     ]
 
@@ -187,7 +192,10 @@ def _ids(calls: list[str], cord: Cord) -> str:
 
 
 def _query(cord: Cord) -> str:
-    named = f"{shlex.quote(f'{cord["scope"]}:{cord["subject"]}')} " if cord["subject"] else ""
+    run, slash, tool = cord["subject"].rpartition("/")
+    is_both = slash and cord["scope"] == "tool"
+    words = [f"run:{run}", f"tool:{tool}"] if is_both else [f"{cord['scope']}:{cord['subject']}"]
+    named = f"{shlex.join(words)} " if cord["subject"] else ""
     return f"pullcord ledger query {escaped(named)}state:unknown since:1h"
 
 

@@ -68,7 +68,8 @@ def standing(data: Path) -> list[Cord]:
 def told_cord(cord: Cord) -> str:
     """One cord on one line, made harmless for a terminal."""
     where = escaped(f"{cord['scope']} {cord['subject']}".strip())
-    name = f"{loud(cord['level'].upper())} {where}"
+    few = " (6 calls a minute of each run pass)" if cord["level"] == "throttle" else ""
+    name = f"{loud(cord['level'].upper())} {where}{few}"
     if cord["actor"].startswith("policy:"):
         return f"{name}  by the policy, {escaped(cord['reason'])}"
     why = f'  "{escaped(cord["reason"])}"' if cord["reason"] else ""

@@ -1,4 +1,4 @@
-"""`policy check|explain|schema`."""
+"""`policy check|explain|schema|simulate`."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from proxy.cli import simulating
 from proxy.cli.places import config_directory, config_option, data_directory, data_option
 from proxy.cli.reading import standing
 from proxy.cli.terminal import counted, escaped, loud, say, say_json
@@ -28,6 +29,9 @@ ANY_RUN = "any-run"
 @click.group()
 def policy() -> None:
     """Check the policy, and see what it makes of a call."""
+
+
+policy.add_command(simulating.simulate)
 
 
 @policy.command()
@@ -108,6 +112,7 @@ def explain(
     from policies.decide import decide
     from policies.load import load_file
     from policies.match import identify
+    from policies.standing import throttled
     from proxy import own
     from proxy.clock import SystemClock
     from proxy.operations import pull_from_json
@@ -124,7 +129,7 @@ def explain(
     pulls = {(cord.level, cord.scope, cord.subject): cord for cord in stored}
     now_us = SystemClock().now_us()
     verdict = decide(read, call, Facts(now_us=now_us, identity=identity, pulls=pulls))
-    drawn = list(drawn_on(read, call, identity))
+    drawn = [*drawn_on(read, call, identity), *throttled(read, call, identity, pulls)]
     asked = _asked(read, call, identity)
     if as_json:
         say_json(_as_json(read, call, verdict, drawn, asked))

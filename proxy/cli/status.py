@@ -6,11 +6,13 @@ from typing import Any
 import click
 
 from proxy.cli.acting import policy_or_none
+from proxy.cli.incidents import in_one_line
 from proxy.cli.places import data_directory, data_option
 from proxy.cli.reading import told_cord
 from proxy.cli.terminal import counted, escaped, loud, say, say_json, say_table, span
 from proxy.control_client import OLDER, Unreachable, ask
 
+INCIDENT = 11
 PULLED = 10
 PROBLEMS = 3
 UNREACHABLE = 5
@@ -26,7 +28,8 @@ BESIDE = (
 @click.option(
     "--exit-code",
     is_flag=True,
-    help=f"Exit with {PULLED} when something is pulled, else with {PROBLEMS} when nothing passes.",
+    help=f"Exit with {INCIDENT} when an incident is open, else with {PULLED} when something is "
+    f"pulled, else with {PROBLEMS} when nothing passes.",
 )
 @data_option
 def status(as_json: bool, exit_code: bool, data: str | None) -> None:
@@ -41,6 +44,8 @@ def status(as_json: bool, exit_code: bool, data: str | None) -> None:
         say_json({"up": True, **state})
     else:
         _say_up(state)
+    if exit_code and state.get("incidents", {}).get("open"):
+        raise click.exceptions.Exit(INCIDENT)
     if exit_code and state["pulled"]:
         raise click.exceptions.Exit(PULLED)
     if exit_code and _passes_nothing(state):
@@ -85,6 +90,8 @@ def _say_up(state: dict[str, Any]) -> None:
         f"ledger {health}{_prices(state)}"
     )
     _say_fleet(state["fleet"])
+    if "signals" in state:
+        _say_signals(state["signals"])
     if policy["error"]:
         say(loud(f"policy  {escaped(policy['error'], keep='\n')}"))
     if ledger["error"]:
@@ -93,6 +100,9 @@ def _say_up(state: dict[str, Any]) -> None:
         say(loud(f"ledger  {counted(ledger['owed'], 'outcome')} not recorded yet"))
     for text in _seal_warnings(state.get("seals")):
         say(loud(f"seals   {escaped(text)}"))
+    for channel in state.get("notify", ()):
+        if channel["error"]:
+            say(loud(f"alerts  {escaped(_silent(channel))}"))
     if state["clock"]["stepped_seconds"]:
         moved = f"{state['clock']['stepped_seconds']:+.0f} s"
         say(loud(f"clock   moved by {moved}: nothing passes until it is set right, or a restart"))
@@ -123,6 +133,12 @@ def _seal_warnings(seals: dict[str, Any] | None) -> list[str]:
     ]
 
 
+def _silent(channel: dict[str, Any]) -> str:
+    waits = f", {channel['waiting']} wait" if channel["waiting"] else ""
+    since = f"since {channel['since']}{waits}"
+    return f"do not arrive at {channel['channel']} {since}: {channel['error']}"
+
+
 def _say_fleet(fleet: dict[str, Any]) -> None:
     engines = f"engines {fleet['engines']}" if fleet["engines"] else loud("no engine")
     if fleet["runs"] is None:
@@ -130,7 +146,18 @@ def _say_fleet(fleet: dict[str, Any]) -> None:
         return
     say(
         f"fleet   runs {fleet['runs']}  calls {fleet['calls_per_minute']}/min  "
-        f"refused {fleet['refused_per_minute']}/min  ${fleet['cost_usd_per_hour']:.2f}/h  {engines}"
+        f"refused {fleet['refused_per_minute']}/min  {engines}"
+    )
+
+
+def _say_signals(told: dict[str, Any]) -> None:
+    """How much calls that ended did: per minute of the last one, the rest of the last five."""
+    gained = told["progress_per_usd"]
+    progress = f"{told['progress']:.1f}, nothing spent" if gained is None else f"{gained:.1f} per $"
+    say(
+        f"signals tool calls {told['tool_calls_per_minute']}/min  "
+        f"writes {told['writes_per_minute']}/min  ${told['usd_per_hour']:.2f}/h  "
+        f"progress {progress}"
     )
 
 
@@ -179,6 +206,15 @@ def _say_cords(state: dict[str, Any]) -> None:
         say(f"file    {escaped(state['halt_file'])} is there; what it pulled, a release takes out")
 
 
+def _say_incidents(incidents: dict[str, Any]) -> None:
+    """Those that are open; nothing where the ledger cannot be read, which is told elsewhere."""
+    for one in incidents["newest"]:
+        say(f"incident {in_one_line(one)}: pullcord incident show {one['id']}")
+    more = (incidents["open"] or 0) - len(incidents["newest"])
+    if more > 0:
+        say(f"incident and {more} more: pullcord incident list")
+
+
 def _say_holds(holds: dict[str, Any]) -> None:
     if holds["waiting"]:
         wait = "1 call waits" if holds["waiting"] == 1 else f"{holds['waiting']} calls wait"
@@ -213,13 +249,19 @@ def _say_drill(drill: dict[str, Any] | None) -> None:
 
 
 _PARTS = {
+    "incidents": _say_incidents,
     "holds": _say_holds,
     "limits": _say_limits,
     "trace": _say_trace,
     "drill": _say_drill,
     "bounds": _say_bounds,
 }
-_ASIDE = {"seals", "prices"}  # told elsewhere; a proxy of an older version tells none of them
+_ASIDE = {
+    "signals",
+    "seals",
+    "notify",
+    "prices",
+}  # told elsewhere; a proxy of an older version tells none of them
 
 
 def _say_parts(state: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 Each round takes every cell (plain or TLS, read or write, 1, 16 or 64 clients) in a new order, and
 in it the variants in a new order. The proxies have CPU 0; the load and the upstream have CPU 1.
 Exits 1 when a gate is missed or anything but the expected answer came back. Linux only.
-At the end, alone and in this process: what the checks of ceilings cost (`ceilings.py`).
+At the end, alone and in this process: what the checks of ceilings cost (`ceilings.py`), and the
+detectors (`detection.py`).
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from ledger.connection import open_reader
 from ledger.states import EventType
-from tests.bench import callgrind, ceilings, machine, variants
+from tests.bench import admitting, callgrind, ceilings, detection, machine, variants
 from tests.bench.certificates import write_certificates
 from tests.bench.figures import CELLS, CLIENTS, Cell, Measured, gates, table
 from tests.bench.load import Result, Task, calls_seen
@@ -43,7 +44,13 @@ def main() -> int:
                 callgrind.check()
                 return count(Path(folder))
             return measure(Path(folder), options.rounds, options.seconds, options.clients)
-    except (Wrong, ceilings.Wrong, variants.NotStarted, callgrind.Unusable) as error:
+    except (
+        Wrong,
+        admitting.Wrong,
+        ceilings.Wrong,
+        variants.NotStarted,
+        callgrind.Unusable,
+    ) as error:
         sys.exit(f"bench: {error}")
 
 
@@ -86,7 +93,9 @@ def measure(folder: Path, rounds: int, seconds: float, clients: list[int] | None
     print("\n".join(lines))
     lines, held_too = ceilings.report(ceilings.measure(folder))
     print("\n".join(lines))
-    return 0 if held and held_too else 1
+    watched = detection.measure(folder, admitting.shipped_policy())
+    print("\n".join(watched.lines()))
+    return 0 if held and held_too and watched.held else 1
 
 
 def _rounds(

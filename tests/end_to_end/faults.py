@@ -99,6 +99,22 @@ def damage(data: Path) -> None:
         file.write(b"\xa5" * (size_bytes - PAGE_BYTES))
 
 
+@contextmanager
+def spoiled(data: Path) -> Iterator[None]:
+    """A row among the newest tells what nobody writes. While no proxy runs, before and after."""
+    file = data / "ledger.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        seq, seen = other.execute(
+            "SELECT seq, seen FROM event WHERE type = 'call.outcome' ORDER BY seq DESC LIMIT 1"
+        ).fetchone()
+        other.execute("UPDATE event SET seen = '{' WHERE seq = ?", (seq,))
+    try:
+        yield
+    finally:
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("UPDATE event SET seen = ? WHERE seq = ?", (seen, seq))
+
+
 def copy(data: Path, to: Path) -> None:
     """A backup of the ledger, made while the proxy runs."""
     with closing(sqlite3.connect(data / "ledger.db", isolation_level=None)) as other:

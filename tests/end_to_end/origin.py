@@ -74,8 +74,15 @@ _ECHOED = ("authorization", "cookie", "x-api-key")
 @contextmanager
 def serving(folder: Path) -> Iterator[Origin]:
     """Until the end of the block, which opens the gate."""
+    with serving_as(folder, Origin) as origin:
+        yield origin
+
+
+@contextmanager
+def serving_as[Made: Origin](folder: Path, make: Callable[[Path], Made]) -> Iterator[Made]:
+    """The same, by what is made of the path of its authority."""
     files = certificates.make(folder, [HOST, "localhost"])
-    origin = Origin(files.ca)
+    origin = make(files.ca)
     with ExitStack() as closing:
         closing.callback(origin.gate.set)
         for port, context in ((80, None), (443, _tls(files))):

@@ -32,7 +32,10 @@ AGENT_SECONDS = 60.0
 OPEN = ("pending", "held")
 
 # What the log may hold only when something in pullcord is broken.
-BROKEN = ("engine.", "decider.", "call.not_judged", "tunnel.not_judged", "message.not_judged")
+BROKEN = (
+    *("engine.", "decider.", "call.not_judged", "tunnel.not_judged", "message.not_judged"),
+    *("call.not_noticed", "answer.not_noticed"),
+)
 
 
 @dataclass(frozen=True, slots=True)

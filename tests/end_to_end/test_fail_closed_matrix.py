@@ -267,6 +267,21 @@ def halt_file(world: World) -> list[str]:
     return list(dict.fromkeys([*told, world.refused()]))
 
 
+def record_unread(world: World) -> list[str]:
+    """What happened before cannot be read back after a start, so no detector would know of it."""
+    world.halt()
+    world.proxy.end(signal.SIGKILL)
+    with faults.spoiled(world.data):
+        world.proxy.start()
+        told = [world.refused()]
+        world.resume()
+        told.append(world.refused())
+        world.proxy.end(signal.SIGKILL)
+    world.proxy.start()
+    world.halt()
+    return [*told, world.refused()]
+
+
 CASES: dict[Callable[[World], list[str]], list[str]] = {
     plain_http: [HALTED],
     keep_alive: [HALTED],
@@ -282,6 +297,7 @@ CASES: dict[Callable[[World], list[str]], list[str]] = {
     clock_stepped: ["503 clock_stepped", HALTED],
     policy_broken: [HALTED],
     halt_file: [HALTED],
+    record_unread: [HALTED, "503 detector_failure", HALTED],
 }
 
 

@@ -1,6 +1,7 @@
 """Every test of the ledger runs on a real database in a folder of its own."""
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,3 +34,11 @@ def held(world: World) -> World:
     """Every write is held: the ceiling has no room at all."""
     world.policy = a_policy(a_ceiling(0, count=Count.WRITES, then=Then.HOLD))
     return world
+
+
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C as Python hears it, also where the shell that began all this ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -45,18 +45,6 @@ def test_calls_and_refusals_since_a_time_are_counted_with_their_runs(
     assert activity.activity(reader, since_us) == Activity(runs=2, calls=4, refused=2)
 
 
-def test_what_ended_since_a_time_is_added_up(world: World, reader: sqlite3.Connection) -> None:
-    world.decided(world.read("old"))
-    world.settle("old", cost_microusd=5)
-    world.wait(60)
-    since_us = world.now_us
-    for name, cost_microusd in (("a", 3250), ("b", None), ("c", 100)):
-        world.decided(world.read(name))
-        world.settle(name, cost_microusd=cost_microusd)
-    counted = activity.activity(reader, since_us)
-    assert counted == Activity(runs=1, calls=3, refused=0, cost_microusd=3350)
-
-
 def test_a_run_with_a_call_in_flight_is_active_however_long(
     world: World, reader: sqlite3.Connection
 ) -> None:

@@ -194,6 +194,7 @@ def test_a_full_disk_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_ends_it_and_leaves_nothing(
     world: World, reader: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,8 @@ from ledger.records import Ask
 from ledger.tokens import Grant, Token
 from policies.call import Identity, Worth
 from policies.ceilings import Ceiling, Count, Per, Then
-from policies.decide import standing
 from policies.policy import Policy
+from policies.standing import standing
 from policies.verdict import Action, Level, Pulls, Reason, Scope, Verdict
 from tests.ledger.test_tokens import bearer, hashed
 from tests.ledger.world import World, a_ceiling, a_policy, a_pull

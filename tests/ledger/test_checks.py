@@ -1,7 +1,7 @@
 """Each check of the ledger finds what it is for, and a ledger in use has nothing to find."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -149,14 +149,6 @@ def test_what_does_not_fit_is_found_by_name(world: World, check: str) -> None:
 
 def test_every_check_but_those_of_the_file_is_broken_above() -> None:
     assert set(CHECKS) - set(ROWS) == {"the file is a ledger", "its pages and indexes are whole"}
-
-
-@pytest.fixture
-def heard() -> Iterator[None]:
-    """Ctrl-C as Python hears it, whatever an earlier test left."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("heard")

@@ -118,7 +118,7 @@ def test_a_copy_opens_in_sqlite_utils(world: World, tmp_path: Path) -> None:
     reader = open_reader(world.data)
     copy = Database(backup(reader, tmp_path / "copy.db").path)
     reader.close()
-    assert {"calls", "effects", "incidents", "runs"} == set(copy.view_names())
+    assert {"calls", "cords", "effects", "incidents", "runs"} == set(copy.view_names())
     assert [row["id"] for row in copy.view("effects").rows] == ["a"]
     assert [row["run"] for row in copy.view("runs").rows] == ["r1"]
     copy.close()

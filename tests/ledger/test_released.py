@@ -224,7 +224,8 @@ def test_every_view_can_be_read_and_every_check_is_clean(old: Path) -> None:
         views = conn.execute("SELECT name FROM sqlite_schema WHERE type = 'view'").fetchall()
         assert {"calls", "effects", "runs"} <= {name for (name,) in views}
         for (name,) in views:
-            assert conn.execute(f"SELECT * FROM {name}").fetchall(), name
+            told = conn.execute(f"SELECT * FROM {name}").fetchall()
+            assert told or name == "incidents", name  # those of old had none
         assert len(list(queries.calls(conn, limit=100))) >= len(WRITES) + len(OTHERS)
 
 

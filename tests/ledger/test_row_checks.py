@@ -59,7 +59,7 @@ def test_a_text_in_the_place_of_bytes_has_the_same_hash_and_is_found(
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         conn.execute("UPDATE event SET request_digest = lower(hex(request_digest)) WHERE seq = 7")
     rewritten(path, "event", "request_digest,", "request_digest BLOB,")
-    rewritten(path, "event", "hash BLOB)", "hash BLOB) STRICT")
+    rewritten(path, "event", "incident TEXT)", "incident TEXT) STRICT")
     told = [each.what for each in verified(path).problems]
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         conn.execute("UPDATE event SET request_digest = unhex(request_digest) WHERE seq = 7")

@@ -107,7 +107,7 @@ def test_a_definition_without_its_types_is_told(kept: World) -> None:
     kept.store.close()
     rewritten(path, "event", ") STRICT", ")")
     told = [each.what for each in verified(path).problems]
-    rewritten(path, "event", "hash BLOB)", "hash BLOB) STRICT")
+    rewritten(path, "event", "incident TEXT)", "incident TEXT) STRICT")
     kept.store = kept.opened()
     assert told == ["the table event is not as pullcord makes it"]
     assert wrong(kept) == []

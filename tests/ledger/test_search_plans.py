@@ -231,7 +231,7 @@ def test_sqlite_utils_lists_the_views(world: World) -> None:
         assert wanted in ended.stdout
 
 
-def test_each_pull_of_a_cord_is_an_incident_with_its_end(world: World) -> None:
+def test_each_pull_of_a_cord_is_told_with_its_end(world: World) -> None:
     for number in range(3):
         world.store.pull(a_pull())
         if number < 2:
@@ -245,16 +245,16 @@ def test_each_pull_of_a_cord_is_an_incident_with_its_end(world: World) -> None:
                 at_us=world.now_us,
             )
     told = ("cord", "run", "pulled_by", "reason", "released_by", "released_because")
-    found = world.rows(f"SELECT {', '.join(told)}, released_at > pulled_at FROM incidents")
+    found = world.rows(f"SELECT {', '.join(told)}, released_at > pulled_at FROM cords")
     pulled = ("halt:run:r1", "r1", "ann", "looks wrong")
     assert found == [
         (*pulled, "bob", "fixed 0", 1),
         (*pulled, "bob", "fixed 1", 1),
         (*pulled, None, None, None),
     ]
-    plan = " | ".join(row[3] for row in world.rows("EXPLAIN QUERY PLAN SELECT * FROM incidents"))
+    plan = " | ".join(row[3] for row in world.rows("EXPLAIN QUERY PLAN SELECT * FROM cords"))
     assert plan.count("event_act (type=?") == 2
-    assert "SCAN" not in plan.replace("SCAN incidents", "")
+    assert "SCAN" not in plan.replace("SCAN cords", "")
 
 
 def test_the_views_need_no_function_of_ours(world: World) -> None:
@@ -262,7 +262,7 @@ def test_the_views_need_no_function_of_ours(world: World) -> None:
     world.store.close()
     plain = sqlite3.connect(f"file:{world.data / 'ledger.db'}?mode=ro", uri=True)
     names = [name for (name,) in plain.execute("SELECT name FROM sqlite_schema WHERE type='view'")]
-    assert {"calls", "effects", "incidents", "runs"} <= set(names)
+    assert {"calls", "cords", "effects", "incidents", "runs"} <= set(names)
     for name in names:
         plain.execute(f"SELECT * FROM {name}").fetchall()
     plain.close()

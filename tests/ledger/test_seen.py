@@ -9,7 +9,7 @@ import pytest
 from ledger import seen
 from ledger.connection import open_reader
 from ledger.queries import Row, rows
-from policies.call import Dialect, Facts, Identity, ToolCall, Worth
+from policies.call import Dialect, Facts, Identity, ToolCall, Traits, Worth
 from policies.conditions import Condition
 from policies.decide import decide
 from policies.policy import Grant, Holder, Tool
@@ -47,6 +47,15 @@ def recorded(world: World, identity: Identity = R1, **call: Any) -> tuple[ToolCa
     ask = replace(ask, call=replace(ask.call, **told))
     world.decided(ask)
     return ask.call, seen.recalled(stored(world, "a"))
+
+
+def test_what_the_detectors_go_by_is_not_what_a_call_is_judged_by(world: World) -> None:
+    traits = Traits(b"a" * 32, b"r" * 32, b"h" * 32, 7)
+    ask = replace(world.read("a"), traits=traits)
+    world.decided(ask)
+    row = stored(world, "a")
+    assert '"mark":7' in row["seen"]
+    assert seen.recalled(row) == seen.recalled({**row, "seen": None})
 
 
 def test_a_plain_read_has_nothing_beside_its_columns(world: World) -> None:

@@ -34,7 +34,8 @@ def test_an_operator_changes_a_budget_and_it_counts_at_once(world: World) -> Non
     mint(world, "r1", "third")
     kept = {token.identity.run: token.budget_microusd for token in world.store.tokens()}
     assert kept == {"r1": 250_000, "child": None}
-    details = [row[0] for row in world.rows("SELECT detail FROM event WHERE actor IS NOT NULL")]
+    minted = "SELECT detail FROM event WHERE type = 'token.minted'"
+    details = [row[0] for row in world.rows(minted)]
     assert details[2].endswith(", budget of r1 0.25 USD (was 5.00)")
 
 

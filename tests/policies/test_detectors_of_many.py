@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from policies.detectors import fan_out, progress, releases, runs, wrong
+from policies.detectors import fan_out, first_seen, progress, releases, runs, write_spike
 from policies.detectors.runs import Runs
 from policies.detectors.step import Finding, Kind, Severity, Step, Subject
 
@@ -70,7 +70,7 @@ def test_runs_that_have_ended_are_not_live() -> None:
 @pytest.mark.parametrize("count, said", [(60, None), (61, 61)])
 def test_one_run_that_writes_more_than_one_a_second_is_told(count: int, said: int | None) -> None:
     steps = (a_step(number, number * 0.5, is_write=True) for number in range(count))
-    found = told(steps, wrong.NAME)
+    found = told(steps, write_spike.NAME)
     assert [number for number, _ in found[:1]] == ([said] if said else [])
 
 
@@ -81,7 +81,7 @@ def written(count: int, runs_count: int, recipient: bytes, every_seconds: float)
 
 
 def test_a_new_recipient_of_several_runs_is_told_and_then_stopped() -> None:
-    found = told(written(11, 11, b"iban", 30), wrong.NAME)
+    found = told(written(11, 11, b"iban", 30), first_seen.NAME)
     assert [(number, one.severity) for number, one in found][:3] == [
         (3, Severity.ALERT), (4, Severity.ALERT), (5, Severity.TRIP),
     ]  # fmt: skip
@@ -90,12 +90,12 @@ def test_a_new_recipient_of_several_runs_is_told_and_then_stopped() -> None:
 
 
 def test_a_recipient_that_is_known_for_longer_is_nobody_new() -> None:
-    assert not told(written(11, 11, b"iban", 400), wrong.NAME)
+    assert not told(written(11, 11, b"iban", 400), first_seen.NAME)
 
 
 def test_a_spike_of_a_tool_takes_several_runs() -> None:
-    assert not told(written(250, 2, b"", 1.1), wrong.NAME)
-    found = told(written(250, 3, b"", 1.1), wrong.NAME)
+    assert not told(written(250, 2, b"", 1.1), write_spike.NAME)
+    found = told(written(250, 3, b"", 1.1), write_spike.NAME)
     assert found[0][0] == 101
     assert found[0][1].severity is Severity.ALERT
 
@@ -131,7 +131,8 @@ def test_a_release_without_a_known_predecessor_is_not_judged() -> None:
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "RUNS_MAX", 50)
     monkeypatch.setattr(runs, "TREES_MAX", 40)
-    monkeypatch.setattr(wrong, "KNOWN_MAX", 30)
+    monkeypatch.setattr(write_spike, "KNOWN_MAX", 30)
+    monkeypatch.setattr(first_seen, "KNOWN_MAX", 25)
     monkeypatch.setattr(releases, "RELEASES_MAX", 20)
     fleet = Runs()
     for number in range(3_000):
@@ -144,11 +145,12 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         )  # fmt: skip
     assert len(fleet._runs) == 50
     assert len(fleet._trees) == 40
-    spike, known = fleet._fleet
-    assert isinstance(spike, wrong.Wrong)
+    spike, met, known = fleet._fleet
+    assert isinstance(spike, write_spike.WriteSpike)
+    assert isinstance(met, first_seen.FirstSeen)
     assert isinstance(known, releases.Releases)
-    assert len(spike._recipients) == len(spike._of_runs) == 30
+    assert (len(spike._of_runs), len(met._recipients)) == (30, 25)
     assert len(known._known) == 20
     one = next(iter(fleet._runs.values())).progress
-    assert len(one._results.known) <= progress.ACTIONS_MAX
-    assert len(one._destinations.known) <= progress.DESTINATIONS_MAX
+    assert len(one._results) <= progress.ACTIONS_MAX
+    assert len(one._destinations) <= progress.DESTINATIONS_MAX

@@ -56,6 +56,9 @@ def test_a_call_stands_in_every_scope_widest_first(an_identity: Build) -> None:
         (Scope.RUN, "r2"),
         (Scope.RUN, "r3"),
         (Scope.TOOL, "t"),
+        (Scope.TOOL, "r1/t"),
+        (Scope.TOOL, "r2/t"),
+        (Scope.TOOL, "r3/t"),
     ]
     assert (identity.parent, identity.root) == ("r2", "r1")
     assert (an_identity("r1").parent, an_identity("r1").root) == ("", "r1")

@@ -25,7 +25,7 @@ def test_the_json_schema_speaks_of_every_key_and_allows_no_other() -> None:
             assert part["additionalProperties"] is False
     assert list(schema["properties"]) == [
         "version", "unlisted", "frozen", "halted", "releases", "tools", "tenants", "agents",
-        "ceilings", "alerts", "prices", "tags", "redact",
+        "ceilings", "detectors", "alerts", "prices", "tags", "redact",
     ]  # fmt: skip
     assert next(iter(schema["$defs"]["PulledRule"]["properties"])) == "global"
 

@@ -108,11 +108,17 @@ class Controlled:
 
     async def status(self, method: str, path: str) -> int:
         """The status of what the socket answers to an empty body."""
-        try:
-            await self.asked(method, path)
-        except Refused as refused:
-            return refused.status
-        return 200
+        status, _ = await self.at_socket(method, path)
+        return status
+
+    async def at_socket(self, method: str, path: str) -> tuple[int, str]:
+        """Status and text of what the socket answers to an empty body."""
+        connector = aiohttp.UnixConnector(str(self.data / SOCKET))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(method, f"http://localhost{path}") as answer,
+        ):
+            return answer.status, await answer.text()
 
     async def enrolled(self, role: str, name: str = "ada") -> str:
         """The secret of a new operator's token."""
@@ -129,7 +135,7 @@ class Controlled:
         headers: dict[str, str] | None = None,
         body: Any = None,
     ) -> tuple[int, Any, dict[str, str]]:
-        """Status, JSON and headers of what the port answers; headers in lower case."""
+        """Status, JSON or text, and headers of what the port answers; headers in lower case."""
         sent = dict(headers or {})
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
@@ -139,7 +145,10 @@ class Controlled:
             session.request(method, url, headers=sent, json=body) as answer,
         ):
             told = {name.lower(): value for name, value in answer.headers.items()}
-            return answer.status, await answer.json() if method != "HEAD" else None, told
+            if method == "HEAD":
+                return answer.status, None, told
+            is_json = answer.content_type == "application/json"
+            return answer.status, await (answer.json() if is_json else answer.text()), told
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
         """The record's rows of one type, oldest first."""

@@ -93,7 +93,7 @@ def test_tail_shows_all_that_carries_the_run_and_no_cord_of_another(root: Path) 
         above = ("cord.pulled", "r1")  # it stops the child, too
         assert shown("run:kid") == [
             above,
-            *((kind, "kid") for kind in (*kinds, "cord.pulled")),
+            *((kind, "kid") for kind in ("run.spawned", *kinds, "cord.pulled")),
             tenants,
         ]
         assert shown("state:unknown") == [("cord.pulled", run) for run in ("r1", "r2", "kid", None)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from proxy import credentials
-from proxy.credentials import Credential, CredentialsError, load
+from proxy.credentials import Credential, CredentialsError, load, load_all
 
 SECRET = "sk_live_0123456789abcdef"
 
@@ -95,7 +95,11 @@ def test_a_link_a_directory_and_a_pipe_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text, told",
     [
-        (f"ops: {{bearer: {SECRET}}}", ":1:6: 'hosts' is missing"),
+        (f"ops: {{bearer: {SECRET}}}", ":1:6: the entry must say in 'hosts' to which hosts"),
+        (f"ops: {{hosts: [a.example], secret: {SECRET}}}", "must hold no 'hosts'"),
+        (f"ops: {{secret: {SECRET}, url: 'https://a.example'}}", "must hold one of"),
+        (f"ops: {{url: {SECRET}}}", ":1:12: 'url' must be a URL"),
+        (f"ops: {{url: 'https://u:{SECRET}@a.example'}}", "'url' must be a URL"),
         (f"ops: {{hosts: [], bearer: {SECRET}}}", ":1:14: 'hosts' must not be empty"),
         (f"ops: {{hosts: a.example, bearer: {SECRET}}}", "'hosts' must be a list"),
         (f"ops: {{hosts: ['*.a.example'], bearer: {SECRET}}}", "must be the name of one host"),
@@ -138,3 +142,13 @@ def test_a_mistake_is_told_by_its_place_and_never_by_its_words(
 def test_hosts_are_compared_in_lower_case(tmp_path: Path) -> None:
     found = load(written(tmp_path, "ops: {hosts: [API.Example., '[::1]'], bearer: x}"))["ops"]
     assert found.hosts == {"api.example", "::1"}
+
+
+def test_secrets_of_alert_channels_are_no_credentials_of_calls(tmp_path: Path) -> None:
+    text = f"pager: {{secret: {SECRET}}}\nslack: {{url: 'https://hooks.example/{SECRET}'}}\n"
+    written(tmp_path, text)
+    assert load(tmp_path) == {}
+    found = load_all(tmp_path)
+    assert found.secrets == {"pager": SECRET}
+    assert found.urls == {"slack": f"https://hooks.example/{SECRET}"}
+    assert SECRET not in repr(found)

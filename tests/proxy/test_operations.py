@@ -105,6 +105,10 @@ def test_a_cord_of_the_policy_is_released_in_its_file_only(store: Store, policy:
         (Scope.RELEASE, "v\x001", "control characters"),
         (Scope.TENANT, "a\x1bb", "can be no tenant"),
         (Scope.TOOL, "mail.send\n", "control characters"),
+        (Scope.TOOL, "a b/mail.send", "can be no tool: name it, or RUN/TOOL"),
+        (Scope.TOOL, "/mail.send", "can be no tool"),
+        (Scope.TOOL, "r1/", "can be no tool"),
+        (Scope.TOOL, "r1/r2/mail.send", "can be no tool"),
     ],
 )
 def test_a_cord_that_can_fit_no_call_is_refused(
@@ -120,7 +124,36 @@ def test_a_misspelt_tool_is_not_found_and_nearby_ones_are_named(
 ) -> None:
     with pytest.raises(NotFound, match=r"did you mean mail\.send"):
         operations.pull(store, policy, cord(Level.HALT, Scope.TOOL, "mail.sent"))
+    with pytest.raises(NotFound, match=r"has no tool 'mail\.sent'; did you mean mail\.send"):
+        operations.pull(store, policy, cord(Level.HALT, Scope.TOOL, "r1/mail.sent"))
     assert store.pulls == {}
+
+
+def test_a_tool_of_one_run_is_halted_and_resumed(store: Store, policy: Policy) -> None:
+    wanted = cord(Level.HALT, Scope.TOOL, "r1/mail.send")
+    assert operations.pull(store, policy, wanted) == (wanted, True)
+    assert operations.undo_command(wanted) == ('pullcord resume tool r1/mail.send --reason "..."')
+    name = (Level.HALT, Scope.TOOL, "r1/mail.send")
+    operations.release(store, policy, name, reason="ok", actor="bob", at_us=1)
+    assert store.pulls == {}
+
+
+def test_only_a_detector_throttles_and_a_thaw_lifts_it_with_the_freeze(
+    store: Store, policy: Policy
+) -> None:
+    throttle = cord(Level.THROTTLE, Scope.RUN, "r1")
+    with pytest.raises(OperationError, match="only a detector throttles"):
+        operations.pull(store, policy, throttle)
+    freeze, name = cord(Level.FREEZE, Scope.RUN, "r1"), (Level.FREEZE, Scope.RUN, "r1")
+    for pulled in ([throttle], [throttle, freeze]):
+        for each in pulled:
+            store.pull(each)
+        lifted = operations.release(store, policy, name, reason="ok", actor="bob", at_us=1)
+        assert lifted == pulled[-1]
+        assert store.pulls == {}
+    with pytest.raises(NotFound, match="no freeze is pulled for run r1"):
+        operations.release(store, policy, name, reason="ok", actor="bob", at_us=1)
+    assert operations.undo_command(throttle) == 'pullcord thaw run r1 --reason "..."'
 
 
 def test_without_a_readable_policy_any_tool_may_be_halted(store: Store) -> None:

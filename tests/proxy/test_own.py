@@ -209,7 +209,7 @@ async def test_a_run_sees_the_cords_over_it(running: Running) -> None:
     freeze = Pull(Level.FREEZE, Scope.TENANT, "acme", "looks wrong", "ann", NOW_US)
     await running.decider.act(lambda store: store.pull(freeze))
     _, told, _ = await running.asked("root", "GET", "/self")
-    assert (told["halted"], told["frozen"]) == (False, True)
+    assert (told["halted"], told["frozen"], told["throttled"]) == (False, True, False)
     assert told["pulled"] == [{"rule": "freeze:tenant:acme", "reason": "looks wrong"}]
 
 

@@ -73,6 +73,36 @@ async def test_a_halt_is_acknowledged_and_proven_from_the_record(running: Contro
     }
 
 
+async def test_a_halt_of_a_tool_of_one_run_cuts_its_calls_alone(running: Controlled) -> None:
+    mine = await running.called("r1")
+    await running.called("r2")
+    wanted = cord(Level.HALT, Scope.TOOL, "r1/mail.read")
+    answer = await pulling.pull(running.service, wanted)
+    assert running.cut_calls == ["r1 halt:tool:r1/mail.read"]
+    assert (answer["cut"], answer["proof"]["cut"]) == (1, [mine.call_id])
+    assert (answer["proof"]["admitted_after"], answer["proof"]["known"]) == (0, True)
+    read = Request("GET", "https", "mail.example", 443, "/inbox")
+    assert isinstance(await running.gate.ask(read, Credentials("r1", "acme"), running), Refusal)
+    assert isinstance(await running.gate.ask(read, Credentials("r2", "acme"), running), Live)
+
+
+async def test_a_throttle_cuts_nothing_and_a_thaw_lifts_it(running: Controlled) -> None:
+    await running.called("r1")
+    throttle = cord(Level.THROTTLE, Scope.RUN, "r1")
+    await running.service.decider.act(lambda store: store.pull(throttle))
+    await running.service.fleet.sweep()
+    assert running.cut_calls == []
+    read = Request("GET", "https", "mail.example", 443, "/inbox")
+    asked = [await running.gate.ask(read, Credentials("r1", "acme"), running) for _ in range(8)]
+    refused = [each for each in asked if isinstance(each, Refusal)]
+    assert [each.status for each in refused] == [429, 429]
+    assert dict(refused[0].headers)["retry-after"]
+    name = (Level.FREEZE, Scope.RUN, "r1")
+    answer = await pulling.release(running.service, name, reason="mended", actor="ada")
+    assert answer["released"]["level"] == "throttle"
+    assert isinstance(await running.gate.ask(read, Credentials("r1", "acme"), running), Live)
+
+
 async def test_the_proof_knows_outcomes_that_were_still_to_be_written(running: Controlled) -> None:
     """A read's outcome waits for a commit to share; the proof does not forget it."""
 

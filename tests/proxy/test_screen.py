@@ -39,7 +39,6 @@ async def test_status_tells_the_fleet_and_what_each_cord_has_refused(running: Co
         "runs": 2,
         "calls_per_minute": 4,
         "refused_per_minute": 3,
-        "cost_usd_per_hour": 0.0,
         "engines": 1,
     }
     assert [(cord["rule"], cord["blocked"], cord["latched"]) for cord in state["pulled"]] == [

@@ -205,7 +205,8 @@ def test_the_shipped_file_shows_every_setting_with_its_default(config: Path) -> 
     plain = load(config, {}, {})
     text = "".join(f"{name}: {value}\n" for name, value in settings if value)
     assert load(written(config, text), {}, {}) == plain
-    assert {name for name, value in settings if not value} == {"control", "upstream_ca", "seals"}
+    empty = {name for name, value in settings if not value}
+    assert empty == {"control", "upstream_ca", "seals", "notify"}
 
 
 def test_settings_do_not_change(config: Path) -> None:

@@ -1,0 +1,182 @@
+"""Which incidents each alert channel has been told of, and which it has still to be.
+
+What is due follows from the incidents themselves, so that nothing is lost however the sender ends:
+a row here says that an event was delivered, or that it never will be. What ends between the two is
+sent again.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from ledger.sqlite import sqlite3
+
+DUE_MAX = 256  # of one channel, looked at once
+WRITES_SECONDS = 3_600  # in which writes count for what a person is told
+ROWS_MAX = 2_000  # of a run, in which they are looked for
+STANDING_MAX = 1_000  # that Alertmanager is told of again and again
+GIVE_UP_SECONDS = 86_400  # what could not be delivered for a day is no news
+TOGETHER_SECONDS = 10  # a trip right behind an alert makes one message of both
+
+
+class Event(StrEnum):
+    ALERT = "alert"
+    TRIP = "trip"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One as it is now. `kind` and `name` say what it is about, `cord` what was pulled last, empty
+    for nothing; `calls` are those that convinced the detector."""
+
+    id: str
+    severity: str
+    kind: str
+    name: str
+    tenant: str
+    run: str
+    tool: str
+    release: str
+    agent: str
+    detector: str
+    why: str
+    cord: str
+    opened_us: int
+    raised_us: int | None
+    closed_us: int | None
+    calls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What a channel has to be told; `told` is what it was told of the same incident before,
+    `writes` how many its run has made lately, where that is known."""
+
+    incident: Incident
+    event: Event
+    told: frozenset[str] = frozenset()
+    writes: int | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.incident.id, self.event
+
+    @property
+    def since_us(self) -> int:
+        found = self.incident
+        if found.closed_us is not None:
+            return found.closed_us
+        return found.opened_us if found.raised_us is None else found.raised_us
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How it ended: `sent`, or `failed` for good, after so many tries."""
+
+    incident: str
+    channel: str
+    event: Event
+    sent: bool
+    at_us: int
+    tries: int
+    error: str = ""
+
+
+_INCIDENT = (
+    "i.id, i.severity, i.kind, i.name, i.tenant, i.run, i.tool, i.release, i.agent, i.detector, "
+    "i.why, i.rule, i.opened_us, i.raised_us, i.closed_us, i.evidence"
+)
+_TOLD = (
+    "SELECT group_concat(t.event) FROM delivery t "
+    "WHERE t.incident = i.id AND t.channel = :channel AND t.state = 'sent'"
+)
+_NOT_ENDED = (
+    "NOT EXISTS (SELECT 1 FROM delivery d WHERE d.incident = i.id AND d.channel = :channel "
+    "AND d.event = {})"
+)
+_OPEN = f"""
+SELECT {_INCIDENT}, ({_TOLD}) FROM incident i
+WHERE i.state = 'open' AND (i.severity = 'trip' OR i.opened_us <= :together_us)
+AND {_NOT_ENDED.format("i.severity")}
+ORDER BY i.severity = 'trip' DESC, i.id LIMIT {DUE_MAX}
+"""  # noqa: S608 - our own columns
+_CLOSED = f"""
+SELECT {_INCIDENT}, ({_TOLD}) AS told FROM incident i
+WHERE i.closed_us > :old_us AND told IS NOT NULL AND {_NOT_ENDED.format("'closed'")}
+ORDER BY i.closed_us LIMIT {DUE_MAX}
+"""  # noqa: S608
+_STANDING = f"""
+SELECT {_INCIDENT} FROM incident i JOIN delivery d
+ON d.incident = i.id AND d.channel = ? AND d.event = i.severity AND d.state = 'sent'
+WHERE i.state = 'open' ORDER BY i.id LIMIT {STANDING_MAX}
+"""  # noqa: S608
+
+
+def due(conn: sqlite3.Connection, channel: str, now_us: int) -> list[Due]:
+    """What a channel has to be told now, trips first. Of an open incident it is told how bad it
+    is; of a closed one, that it is over, if it was told of it at all."""
+    given = {
+        "channel": channel,
+        "old_us": now_us - GIVE_UP_SECONDS * 1_000_000,
+        "together_us": now_us - TOGETHER_SECONDS * 1_000_000,
+    }
+    found = []
+    for *columns, told in (*conn.execute(_OPEN, given), *conn.execute(_CLOSED, given)):
+        one = _incident(columns)
+        event = Event(one.severity) if one.closed_us is None else Event.CLOSED
+        found.append(Due(one, event, frozenset((told or "").split(",")) - {""}))
+    return found
+
+
+def writes(conn: sqlite3.Connection, run: str, now_us: int) -> int:
+    """How many writes of a run were let through in the last hour, as far as they are among its
+    newest rows."""
+    (found,) = conn.execute(
+        "SELECT count(*) FROM "
+        "(SELECT type, effect, at_us FROM event WHERE run = ? ORDER BY seq DESC LIMIT ?) "
+        "WHERE type = 'call.intent' AND effect = 'write' AND at_us > ?",
+        (run, ROWS_MAX, now_us - WRITES_SECONDS * 1_000_000),
+    ).fetchone()
+    return int(found)
+
+
+def standing(conn: sqlite3.Connection, channel: str) -> list[Incident]:
+    """Those that are open, and that the channel was told of as they are."""
+    return [_incident(row) for row in conn.execute(_STANDING, (channel,)).fetchall()]
+
+
+def record(conn: sqlite3.Connection, delivery: Delivery) -> None:
+    conn.execute(
+        "INSERT OR REPLACE INTO delivery (incident, channel, event, state, at_us, tries, error) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            delivery.incident,
+            delivery.channel,
+            delivery.event,
+            "sent" if delivery.sent else "failed",
+            delivery.at_us,
+            delivery.tries,
+            delivery.error,
+        ),
+    )
+
+
+def told(conn: sqlite3.Connection, incident: str) -> list[Delivery]:
+    """Whom an incident was told to, in order."""
+    rows = conn.execute(
+        "SELECT incident, channel, event, state = 'sent', at_us, tries, error FROM delivery "
+        "WHERE incident = ? ORDER BY at_us, channel, event",
+        (incident,),
+    ).fetchall()
+    return [
+        Delivery(one, channel, Event(event), bool(sent), at_us, tries, error)
+        for one, channel, event, sent, at_us, tries, error in rows
+    ]
+
+
+def _incident(columns: Sequence[Any]) -> Incident:
+    values: tuple[Any, ...] = (*columns[:-1], tuple(json.loads(columns[-1])))
+    return Incident(*values)

@@ -1,0 +1,106 @@
+"""D5's first count, the write spike: every write succeeds, and there are too many. No progress
+clears it.
+
+Distinct writes of one run within a minute; those of several runs by one tool of a tenant within
+five, against what is usual there (notes/detection.md, section 3).
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from policies.detectors.kept import kept
+from policies.detectors.progress import WRITE, Progress
+from policies.detectors.rate import Sums
+from policies.detectors.step import Finding, Kind, Severity, Step, Subject
+
+NAME = "write_spike"
+KNOWN_MAX = 4_096  # of each: runs, tools
+SECOND_US = 1_000_000
+SPAN_US = 300_000_000
+USUAL_SPANS = 2_016  # spans of five minutes in seven days
+SHARE = 64  # the newest span counts so much of what is usual: some five hours
+MILLI = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """More different writes than these: of a run in a minute, of a tool by at least so many runs
+    in five, and there also more than so many times what is usual."""
+
+    run_writes: int = 60
+    tool_writes: int = 100
+    tool_times: int = 8
+    tool_runs: int = 3  # one run's batch is held to its own limit
+
+
+LIMITS = Limits()
+
+
+@dataclass(slots=True)
+class Usual:
+    """Writes of one tool for a tenant: those of the span that runs and by which runs and releases,
+    and what a span usually has, in thousandths."""
+
+    span: int
+    now: int = 0
+    runs: frozenset[str] = frozenset()
+    releases: frozenset[str] = frozenset()
+    usual_milli: int = 0
+
+    def count(self, step: Step, runs_max: int) -> None:
+        span = step.at_us // SPAN_US
+        for _ in range(min(span - self.span, USUAL_SPANS)):
+            self.usual_milli += (self.now * MILLI - self.usual_milli) // SHARE
+            self.now, self.runs, self.releases = 0, frozenset(), frozenset()
+        self.span = max(span, self.span)
+        self.now += 1
+        if len(self.runs) < runs_max:
+            self.runs |= {step.run}
+        if len(self.releases) < 2:  # whether there is one, and no other
+            self.releases |= {step.release}
+
+
+@dataclass(slots=True)
+class WriteSpike:
+    """Of all runs. The keys that were not heard of for longest are forgotten."""
+
+    limits: Limits = LIMITS
+    _of_runs: OrderedDict[str, Sums] = field(default_factory=OrderedDict)
+    _of_tools: OrderedDict[tuple[str, str], Usual] = field(default_factory=OrderedDict)
+
+    def feed(self, step: Step, progress: Progress) -> Finding | None:
+        """`progress`, of the step's run, has seen the step already."""
+        wrote = step.kind is Kind.TOOL and step.is_write and not step.replayed
+        if not wrote or progress.credit != WRITE:
+            return None
+        return self._of_run(step) or self._of_tool(step)
+
+    def forget(self, subject: Subject, name: str) -> None:
+        if subject is Subject.RUN:
+            self._of_runs.pop(name, None)
+        elif subject is Subject.TOOL:
+            for usual in [usual for (_, tool), usual in self._of_tools.items() if tool == name]:
+                usual.now, usual.runs = 0, frozenset()
+
+    def _of_run(self, step: Step) -> Finding | None:
+        sums = kept(self._of_runs, step.run, lambda: Sums(SECOND_US, 60), KNOWN_MAX)
+        sums.add(step.at_us, 1)
+        writes = sums.within(step.at_us, 60)
+        if writes <= self.limits.run_writes:
+            return None
+        why = f"{writes} different writes within a minute"
+        return Finding(NAME, Severity.TRIP, Subject.RUN, step.run, why, (step.call_id,))
+
+    def _of_tool(self, step: Step) -> Finding | None:
+        key = (step.tenant, step.tool)
+        usual = kept(self._of_tools, key, lambda: Usual(step.at_us // SPAN_US), KNOWN_MAX)
+        usual.count(step, self.limits.tool_runs)
+        most = max(self.limits.tool_writes, self.limits.tool_times * usual.usual_milli // MILLI)
+        if usual.now <= most or len(usual.runs) < self.limits.tool_runs:
+            return None
+        why = f"{usual.now} writes in 5 minutes, usual are {usual.usual_milli / MILLI:.1f}"
+        release = step.release if usual.releases == {step.release} else ""
+        evidence = (step.call_id,)
+        return Finding(
+            NAME, Severity.ALERT, Subject.TOOL, step.tool, why, evidence, step.tool, release
+        )

@@ -1,0 +1,135 @@
+"""Which findings are of one incident, and which of several."""
+
+from dataclasses import replace
+from typing import Any
+
+from ledger.incidents import TOGETHER_SECONDS
+from policies.call import Identity, Traits
+from policies.detectors.rules import Mode, Response, Rule
+from policies.detectors.runs import DETECTORS
+from policies.verdict import Scope
+from tests.ledger.findings import ALERT, RELEASE, TOOL, TREE, TRIP, listed, the_one, told
+from tests.ledger.world import World
+
+
+def test_runs_join_under_their_root_whichever_detector_tells(world: World) -> None:
+    told(world, ALERT, detector="spiral", run="child", root="r1")
+    told(world, ALERT, detector="burn", run="other", root="r1")
+    told(world, TRIP, detector="fan_out", run="third", root="r1", subject=TREE, name="r1")
+    found = the_one(world)
+    assert (found.name, found.detector, found.findings) == ("r1", "spiral", 3)
+
+
+def test_tenants_stay_apart(world: World) -> None:
+    for tenant in ("acme", "zeta"):
+        told(world, ALERT, tenant=tenant)
+        told(world, ALERT, detector="first_seen_destination", subject=TOOL, name="pay",
+             tenant=tenant, run=f"of-{tenant}")  # fmt: skip
+    assert sorted((one.kind, one.tenant) for one in listed(world)) == [
+        ("run", "acme"),
+        ("run", "zeta"),
+        ("tool", "acme"),
+        ("tool", "zeta"),
+    ]
+
+
+def test_one_recipient_of_several_runs_is_one_incident(world: World) -> None:
+    for number in range(3, 6):
+        world.wait(11)
+        severity = TRIP if number == 5 else ALERT
+        told(world, severity, detector="first_seen_destination", subject=TOOL, name="pay",
+             run=f"r{number}", call=f"c{number}", cord=(Scope.TOOL, "pay"))  # fmt: skip
+    found = the_one(world)
+    assert (found.kind, found.name, found.severity) == ("tool", "pay", "trip")
+    assert (found.rule, found.evidence) == ("halt:tool:pay", ("c3", "c4", "c5"))
+
+
+def test_the_store_itself_makes_one_incident_of_what_five_runs_do(world: World) -> None:
+    """Each succeeds, with another body, to somebody to whom nobody wrote before."""
+    rules = {name: Rule(Mode.ENFORCE, kind.limits) for name, kind in DETECTORS.items()}
+    world.policy = replace(world.policy, detectors=rules)
+    actions = []
+    for number in range(7):
+        world.wait(3)
+        call, who = f"c{number}", Identity(f"r{number}", "acme")
+        ask = world.ask(call, body=call, claimant=who, tool="mail")
+        traits = Traits(action=call.encode(), recipient=b"mallory")
+        actions.append(world.decided(replace(ask, traits=traits)).verdict.action)
+        if actions[-1] == "allow":
+            world.store.settle(world.outcome(call), world.policy)
+    assert actions == ["allow"] * 5 + ["refuse"] * 2
+    found = the_one(world)
+    assert (found.kind, found.name, found.detector) == ("tool", "mail", "first_seen_destination")
+    assert (found.rule, found.findings) == ("freeze:tool:mail", 2)
+    assert found.evidence == tuple(f"c{number}" for number in range(5))
+
+
+def test_a_spike_of_several_runs_is_one_incident(world: World) -> None:
+    """Each run for itself, then the tool, then the release that all of them are of."""
+    for run in ("r1", "r2", "r3"):
+        told(world, TRIP, detector="write_spike", run=run, release="v2")
+    told(world, ALERT, detector="write_spike", subject=TOOL, name="pay", run="r4", release="v2")
+    told(world, TRIP, detector="write_spike", run="r5", cord=(Scope.RELEASE, "v2"), release="v2")
+    told(world, TRIP, detector="release", subject=RELEASE, name="v2", run="r6", release="v2",
+         cord=(Scope.RELEASE, "v2"))  # fmt: skip
+    found = the_one(world)
+    assert (found.kind, found.name, found.rule) == ("tool", "pay", "halt:release:v2")
+    assert len(world.store.pulls) == 4
+
+
+def test_another_thing_that_goes_wrong_with_the_same_tool_is_another_incident(
+    world: World,
+) -> None:
+    told(world, ALERT, detector="write_spike", subject=TOOL, name="pay", run="r1")
+    told(world, ALERT, detector="loop", run="r2", tool="pay")
+    assert {one.kind for one in listed(world)} == {"tool", "run"}
+
+
+def test_a_run_whose_spike_made_the_incident_joins_it_with_all_else(world: World) -> None:
+    told(world, TRIP, detector="write_spike", run="r1")
+    told(world, TRIP, detector="burn", run="r1", tool="model")
+    assert the_one(world).kind == "tool"
+
+
+def test_many_runs_of_a_release_make_an_incident_of_the_release(world: World) -> None:
+    """It names those that led to it, and what the runs still do belongs to it."""
+    for run in ("r1", "r2"):
+        told(world, run=run, release="v2")
+    world.wait(5)
+    cord = (Scope.RELEASE, "v2")
+    told(world, run="r3", release="v2", cord=cord)
+    told(world, run="r4", release="v2", cord=cord)
+    wide, *runs = listed(world)
+    assert (wide.kind, wide.name, wide.tenant, wide.findings) == ("release", "v2", "", 1)
+    assert {one.name for one in runs} == {"r1", "r2"}
+    (detail,) = world.rows(
+        "SELECT detail FROM event WHERE type = 'incident.opened' AND incident = ?", wide.id
+    )[0]
+    assert all(one.id in detail for one in runs)
+    told(world, ALERT, run="r5", release="v2")
+    assert len(listed(world)) == 3
+
+
+def test_one_tool_of_one_run_is_a_matter_of_the_run(world: World) -> None:
+    told(world, ALERT)
+    told(world, TRIP, cord=(Scope.TOOL, "r1/pay"))
+    assert (the_one(world).kind, the_one(world).rule) == ("run", "halt:tool:r1/pay")
+
+
+def test_a_cord_that_the_policy_wants_wide_makes_no_wider_incident_and_takes_in_the_rest(
+    world: World,
+) -> None:
+    wide: dict[str, Any] = {"then": Response.HALT_TENANT, "cord": (Scope.TENANT, "acme")}
+    told(world, ALERT)
+    told(world, TRIP, **wide)
+    told(world, TRIP, run="r2", **wide)
+    told(world, TRIP, run="r3", tenant="zeta", then=Response.HALT_TENANT,
+         cord=(Scope.TENANT, "zeta"))  # fmt: skip
+    assert sorted((one.kind, one.name) for one in listed(world)) == [("run", "r1"), ("run", "r3")]
+
+
+def test_what_comes_long_after_is_another_thing(world: World) -> None:
+    told(world, TRIP, detector="write_spike", run="r1")
+    world.wait(TOGETHER_SECONDS + 1)
+    told(world, ALERT, detector="burn", run="r1", tool="model")
+    assert len(listed(world)) == 2

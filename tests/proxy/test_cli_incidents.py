@@ -1,0 +1,177 @@
+"""`pullcord incident`, and what `status` says of incidents: beside a running proxy, and without."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ledger import incidents
+from ledger.store import Store
+from policies.verdict import Level, Pull, Scope
+from proxy import operations
+from proxy.cli.main import cli
+from proxy.clock import SystemClock
+from proxy.control_socket import user_name
+from tests.ledger.findings import ALERT, TRIP, a_found
+from tests.proxy.controlled import Controlled, controlled
+from tests.proxy.test_control_incidents import found
+
+HOSTILE = "gone\x1b[2J\u202e\nincident  0000  open"
+
+
+@pytest.fixture
+async def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Controlled]:
+    monkeypatch.delenv("PULLCORD_CONTROL", raising=False)
+    monkeypatch.setenv("PULLCORD_DATA", str(tmp_path / "data"))
+    async with controlled(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A ledger with one open incident, and no proxy."""
+    monkeypatch.delenv("PULLCORD_CONTROL", raising=False)
+    monkeypatch.setenv("PULLCORD_DATA", str(tmp_path))
+    clock = SystemClock()
+    with operations.opened(tmp_path, clock.now_us) as store:
+        incidents.found(store._open_batch(), a_found(clock.now_us(), TRIP))
+    return tmp_path
+
+
+def typed(*words: str) -> Result:
+    return CliRunner().invoke(cli, words)
+
+
+def said(*words: str, code: int = 0) -> str:
+    result = typed(*words)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+async def beside(*words: str, code: int = 0) -> str:
+    return await asyncio.to_thread(lambda: said(*words, code=code))
+
+
+def told(*words: str) -> Any:
+    return json.loads(typed(*words, "--json").stdout)
+
+
+# ---------------------------------------------------------------------------------- with no proxy
+
+
+def test_list_and_show_work_with_the_proxy_down(alone: Path) -> None:
+    out = said("incident", "list")
+    for word in ("open", "trip", "run r1 of acme", "loop", "it goes round", "halt:run:r1"):
+        assert word in out
+    one = told("incident", "list")
+    assert one["state"] == "open"
+    out = said("incident", "show", one["id"][:12])
+    for word in (
+        f"incident  {one['id']}  open  TRIP",
+        "about     run r1 of tenant acme",
+        "why       it goes round, by the detector loop",
+        "HALT run r1",
+        "by detector:loop",
+        "1 that convinced it",
+        "not in the ledger any more: c1",
+        "detector.tripped",
+        'pullcord resume run r1 --reason "..."',
+        f"pullcord incident close {one['id']}",
+    ):
+        assert word in out
+    assert told("incident", "show", one["id"])["calls"] == ["c1"]
+
+
+def test_close_works_with_the_proxy_down_and_lifts_nothing(alone: Path) -> None:
+    one = told("incident", "list")
+    out = said("incident", "close", one["id"][:12], "--reason", "mended")
+    assert f"closed {one['id']}, run r1 of tenant acme" in out
+    assert "still pulled: HALT run r1" in out
+    assert said("incident", "list") == "no incident is open\n"
+    assert said("incident", "list", "--all").count("closed") == 1
+    out = said("incident", "show", one["id"])
+    assert f"by {user_name(os.geteuid())}: mended" in out
+    assert "incident close" not in out
+    assert "mended" in said("incident", "close", one["id"], "--reason", "again", code=2)
+
+
+def test_exit_codes(alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no incident begins with '0123'" in said("incident", "show", "0123", code=4)
+    assert "is no id" in said("incident", "show", "zz", code=2)
+    said("incident", "close", "0123", code=2)
+    said("incident", "close", "0123", "--reason", "x", code=4)
+    assert said("status", "--exit-code", code=5).count("incident ") > 0
+    monkeypatch.setenv("PULLCORD_DATA", str(tmp_path / "nothing"))
+    assert "there is no ledger" in said("incident", "list", code=2)
+
+
+def test_status_tells_open_incidents_with_the_proxy_down(alone: Path) -> None:
+    out = said("status", code=5)
+    assert "incident TRIP run r1 of tenant acme: it goes round (loop), since " in out
+    assert told("status")["incidents"]["open"] == 1
+
+
+def test_text_of_the_world_cannot_speak_for_us(tmp_path: Path, alone: Path) -> None:
+    clock = SystemClock()
+    with operations.opened(alone, clock.now_us) as store:
+        one = a_found(clock.now_us(), ALERT, run="r2", release=HOSTILE, why=HOSTILE)
+        incidents.found(store._open_batch(), one)
+    newest = json.loads(typed("incident", "list", "--json").stdout.splitlines()[0])
+    assert newest["why"] == HOSTILE
+    outs = [
+        said("incident", "list"),
+        said("incident", "show", newest["id"]),
+        said("incident", "close", newest["id"], "--reason", "over"),
+        said("status", code=5),
+    ]
+    for out in outs:
+        assert "\x1b[2J" not in out
+        assert "\u202e" not in out
+        assert "\nincident  0000" not in out
+
+
+# ---------------------------------------------------------------------------------- beside one
+
+
+async def test_status_has_a_line_for_each_and_an_exit_code(running: Controlled) -> None:
+    """The policy of these tests freezes a tool, which alone gives 10."""
+    await beside("status", "--exit-code", code=10)
+    for number in range(7):
+        running.clock.us += 1_000_000
+        await found(running, ALERT, run=f"r{number}")
+    out = await beside("status", "--exit-code", code=11)
+    lines = [line for line in out.splitlines() if line.startswith("incident ")]
+    assert len(lines) == 6
+    assert lines[0].startswith("incident alert run r6 of tenant acme: it goes round (loop)")
+    assert lines[-1] == "incident and 2 more: pullcord incident list"
+    assert "pullcord incident show " in lines[0]
+
+
+async def test_close_goes_through_the_proxy(running: Controlled) -> None:
+    await found(running)
+    one = await asyncio.to_thread(told, "incident", "list")
+    await beside("incident", "close", one["id"], "--reason", "mended")
+    assert await beside("incident", "list") == "no incident is open\n"
+    (row,) = running.rows("incident.closed")
+    assert (row["actor"], row["detail"]) == (user_name(os.geteuid()), "mended")
+
+
+async def test_what_was_released_is_told_so(running: Controlled) -> None:
+    await found(running)
+    cord = Pull(Level.HALT, Scope.RUN, "r1", "", "", 0)
+
+    def release(store: Store) -> None:
+        store.release(
+            cord.level, cord.scope, cord.subject, reason="ok", actor="ann", at_us=running.clock.us
+        )
+
+    await running.service.decider.act(release)
+    one = await asyncio.to_thread(told, "incident", "list")
+    out = await beside("incident", "show", one["id"])
+    assert "halt:run:r1, which was released since" in out
+    assert "nothing is stopped; stop it: pullcord halt run r1" in out

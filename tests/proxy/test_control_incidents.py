@@ -1,0 +1,120 @@
+"""The routes by which incidents are looked at and closed."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger import incidents
+from ledger.store import Store
+from policies.verdict import Scope
+from tests.ledger.findings import ALERT, TRIP, a_found
+from tests.proxy.controlled import Controlled, controlled
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Controlled]:
+    async with controlled(tmp_path) as made:
+        yield made
+
+
+async def found(running: Controlled, severity: Any = TRIP, **rest: Any) -> None:
+    def act(store: Store) -> None:
+        incidents.found(store._open_batch(), a_found(running.clock.us, severity, **rest))
+
+    await running.service.decider.act(act)
+
+
+async def listed(running: Controlled, query: str = "") -> list[Any]:
+    answer = await running.asked("GET", f"/v1/incidents{query}")
+    told: list[Any] = answer["incidents"]
+    return told
+
+
+async def test_the_list_has_the_open_ones_and_all_when_asked(running: Controlled) -> None:
+    assert await listed(running) == []
+    await found(running)
+    running.clock.us += 1_000_000
+    await found(running, ALERT, run="r2")
+    newest, oldest = await listed(running)
+    assert (newest["name"], newest["severity"], newest["cord"]) == ("r2", "alert", None)
+    assert (oldest["name"], oldest["severity"], oldest["cord"]) == ("r1", "trip", "halt:run:r1")
+    await running.asked("POST", "/v1/incidents/close", incident=newest["id"], reason="over")
+    assert [one["id"] for one in await listed(running)] == [oldest["id"]]
+    assert [one["state"] for one in await listed(running, "?all=true")] == ["closed", "open"]
+    assert (await running.refused("GET", "/v1/incidents?every=1")).status == 400
+
+
+async def test_one_is_shown_with_its_rows_and_what_to_do_next(running: Controlled) -> None:
+    live = await running.called("r1")
+    await found(running, call=live.call_id)
+    (one,) = await listed(running)
+    told = await running.asked("GET", f"/v1/incidents/show?incident={one['id'][:10]}")
+    assert [call["id"] for call in told["evidence"]] == [live.call_id]
+    assert [row["type"] for row in told["events"]] == [
+        *("incident.opened", "detector.tripped", "cord.pulled"),
+    ]
+    assert [cord["rule"] for cord in told["pulled"]] == ["halt:run:r1"]
+    assert [step["command"] for step in told["next"]] == [
+        "pullcord status",
+        "pullcord ledger query root:r1",
+        'pullcord resume run r1 --reason "..."',
+        f'pullcord incident close {one["id"]} --reason "..."',
+    ]
+
+
+async def test_what_nothing_stops_is_told_how_to_stop(running: Controlled) -> None:
+    await found(running, ALERT, detector="first_seen_destination", name="mail.send",
+                tool="mail.send")  # fmt: skip
+    (one,) = await listed(running)
+    told = await running.asked("GET", f"/v1/incidents/show?incident={one['id']}")
+    assert told["pulled"] == []
+    assert told["next"][0]["command"] == "pullcord freeze tool mail.send"
+
+
+@pytest.mark.parametrize("start, status", [("zz", 400), ("", 400), ("0123", 404)])
+async def test_an_id_that_is_none(running: Controlled, start: str, status: int) -> None:
+    path = f"/v1/incidents/show?incident={start}"
+    assert (await running.refused("GET", path)).status == status
+
+
+async def test_closing_takes_a_role_a_reason_and_an_open_one(running: Controlled) -> None:
+    await found(running)
+    (one,) = await listed(running)
+    over = {"incident": one["id"], "reason": "mended"}
+    for role in ("view", "pull"):
+        secret = await running.enrolled(role, f"of-{role}")
+        assert (await running.at_port("POST", "/v1/incidents/close", secret, body=over))[0] == 403
+    secret = await running.enrolled("release", "of-release")
+    done = await running.at_port("POST", "/v1/incidents/close", secret, body=over)
+    assert done[0] == 200
+    assert (done[1]["state"], done[1]["closed_by"]) == ("closed", "operator:of-release")
+    assert [cord["rule"] for cord in done[1]["pulled"]] == ["halt:run:r1"]
+    again = await running.refused("POST", "/v1/incidents/close", **over)
+    assert again.status == 409
+    assert "operator:of-release has closed it: mended" in str(again)
+    (row,) = running.rows("incident.closed")
+    assert (row["actor"], row["detail"]) == ("operator:of-release", "mended")
+
+
+@pytest.mark.parametrize("reason", ["", " \t", "\u200b", "x" * 1_001])
+async def test_a_reason_that_nobody_can_read_closes_nothing(
+    running: Controlled, reason: str
+) -> None:
+    await found(running)
+    (one,) = await listed(running)
+    over = {"incident": one["id"], "reason": reason}
+    assert (await running.refused("POST", "/v1/incidents/close", **over)).status == 400
+    assert [each["state"] for each in await listed(running)] == ["open"]
+
+
+async def test_status_tells_the_newest_and_how_many_there_are(running: Controlled) -> None:
+    state = await running.asked("GET", "/v1/status")
+    assert state["incidents"] == {"open": 0, "newest": []}
+    for number in range(7):
+        running.clock.us += 1_000_000
+        await found(running, run=f"r{number}", cord=(Scope.RUN, f"r{number}"))
+    state = await running.asked("GET", "/v1/status")
+    assert state["incidents"]["open"] == 7
+    assert [one["name"] for one in state["incidents"]["newest"]] == ["r6", "r5", "r4", "r3", "r2"]
