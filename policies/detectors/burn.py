@@ -58,6 +58,9 @@ class Burn:
                 return self._found(step, Severity.TRIP, why)
             if since.tokens >= limits.trip_tokens:
                 return self._found(step, Severity.TRIP, f"{since.tokens} tokens since progress")
+        least = min(limits.fast_alert_microusd, limits.fast_trip_microusd)
+        if self._short.at_most < least and self._long.at_most < limits.idle_alert_microusd:
+            return None
         five, one = self._short.within(at_us, 60), self._short.within(at_us, 12)
         earned = self._credits.within(at_us, 60)
         steady = one * 5 >= five // 2

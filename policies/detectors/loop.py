@@ -17,7 +17,7 @@ from policies.detectors.step import Finding, Kind, Severity, Step, Subject
 NAME = "loop"
 ACTIONS_MAX = 256
 TOOLS_MAX = 64
-AT_ONCE_US = 1_000_000
+AT_ONCE_US = 100_000
 EVIDENCE_MAX = 8
 EPOCH_BYTES = 8
 TOLD_BYTES = RESULT_BYTES + EPOCH_BYTES

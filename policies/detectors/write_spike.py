@@ -85,6 +85,8 @@ class WriteSpike:
     def _of_run(self, step: Step) -> Finding | None:
         sums = kept(self._of_runs, step.run, lambda: Sums(SECOND_US, 60), KNOWN_MAX)
         sums.add(step.at_us, 1)
+        if sums.at_most <= self.limits.run_writes:
+            return None
         writes = sums.within(step.at_us, 60)
         if writes <= self.limits.run_writes:
             return None
