@@ -76,6 +76,19 @@ def narrowed(standing: Pull, releases: tuple[str, ...]) -> Pull:
     return replace(standing, but_releases=tuple(dict.fromkeys((*standing.but_releases, *releases))))
 
 
+_NARROWED_BY = " may pass: "
+
+
+def told_narrowed(releases: tuple[str, ...], reason: str) -> str:
+    """For the row of a narrowing; `narrowed_to` reads it."""
+    return f"{', '.join(releases)}{_NARROWED_BY}{reason}"
+
+
+def narrowed_to(detail: str) -> tuple[str, ...]:
+    """The releases that the row of a narrowing names."""
+    return tuple(detail.partition(_NARROWED_BY)[0].split(", "))
+
+
 def write(conn: sqlite3.Connection, pull: Pull) -> None:
     conn.execute(
         f"INSERT OR REPLACE INTO pull ({', '.join(_COLUMNS)}) "  # noqa: S608 - names of ours

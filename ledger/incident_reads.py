@@ -17,7 +17,7 @@ _ROWS = """
 SELECT seq, type, strftime('%Y-%m-%dT%H:%M:%S', at_us / 1000000, 'unixepoch')
     || printf('.%03dZ', at_us / 1000 % 1000) AS at,
     call_id AS id, run, tenant, release, tool, rule, actor, detail
-FROM event WHERE incident = ? ORDER BY seq LIMIT ?
+FROM event WHERE incident = ? ORDER BY seq DESC LIMIT ?
 """
 
 
@@ -48,8 +48,8 @@ def named(reader: sqlite3.Connection, start: str) -> Incident | None:
 
 
 def rows_of(reader: sqlite3.Connection, incident: Incident) -> list[Row]:
-    """What the record tells of it, in order."""
-    return list(rows(reader, _ROWS, (incident.id, ROWS_MAX)))
+    """What the record tells of it, in order; of very much the newest."""
+    return list(rows(reader, _ROWS, (incident.id, ROWS_MAX)))[::-1]
 
 
 def calls_of(reader: sqlite3.Connection, incident: Incident) -> list[Row]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from ledger import seen, steps
+from ledger import cords, seen, steps
 from ledger.errors import LedgerError, unavailable
 from ledger.queries import database, first_decided, rows
 from ledger.redact import MARK
@@ -334,11 +334,10 @@ def _pull(row: Row) -> Pull | None:
     except ValueError:
         return None
     detail, narrowed = row[_DETAIL] or "", row[_TYPE] == EventType.NARROWED
-    releases = tuple(detail.partition(NARROWED_BY)[0].split(", ")) if narrowed else ()
+    releases = cords.narrowed_to(detail) if narrowed else ()
     return Pull(*known, subject, detail, row[_ACTOR] or "", row[_AT], but_releases=releases)
 
 
-NARROWED_BY = " may pass: "
 _OUTCOME = EventType.OUTCOME.value
 _NOT_SENT = CallState.NOT_SENT.value
 _DECISIONS = frozenset(

@@ -271,7 +271,7 @@ class Store(IncidentActs):
             narrowed = cords.narrowed(standing, releases)
             if narrowed != standing:
                 batch.put_pull(narrowed)
-                why = f"{', '.join(releases)} may pass: {reason}"
+                why = cords.told_narrowed(releases, reason)
                 self._moved(batch, EventType.NARROWED, narrowed, actor, why, at_us)
             return narrowed
 

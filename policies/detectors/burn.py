@@ -43,8 +43,7 @@ class Burn:
     def feed(self, step: Step, progress: Progress) -> Finding | None:
         """`progress` has seen the step already."""
         at_us, limits = step.at_us, self.limits
-        wrote = step.is_write and step.is_ok and progress.credit
-        if self._written_us is None or wrote or progress.is_told:
+        if self._written_us is None or progress.is_written or progress.is_told:
             self._written_us = at_us
         self._credits.add(at_us, progress.credit)
         if not step.spend_microusd and not step.tokens:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from policies.ceilings import spelled
 from policies.detectors.kept import kept
-from policies.detectors.progress import WRITE, Progress
-from policies.detectors.step import Finding, Kind, Severity, Step, Subject
+from policies.detectors.progress import Progress
+from policies.detectors.step import Finding, Severity, Step, Subject
 
 NAME = "first_seen_destination"
 KNOWN_MAX = 4_096  # recipients
@@ -49,8 +49,7 @@ class FirstSeen:
 
     def feed(self, step: Step, progress: Progress) -> Finding | None:
         """`progress`, of the step's run, has seen the step already."""
-        wrote = step.kind is Kind.TOOL and step.is_write and not step.replayed
-        if not wrote or progress.credit != WRITE or not step.recipient:
+        if not progress.is_written or not step.recipient:
             return None
         met = kept(self._recipients, step.recipient, lambda: Met(step.at_us), KNOWN_MAX)
         limits = self.limits

@@ -48,7 +48,8 @@ class Progress:
     """Fed with every step of one run, in order.
 
     `is_new`: the last call was none that this run has made already with the same result; `credit`
-    is what it earned; `is_told`: a person said to its model what was not said before. `unmoved`
+    is what it earned; `is_written`: it was a write that succeeded and that the run had not made;
+    `is_told`: a person said to its model what was not said before. `unmoved`
     counts since something was new, `unearned` since something earned, `unwritten` since a write, a
     mark or a human's word, and `repeats` how many calls since then asked what was asked before.
     `epoch` counts distinct writes.
@@ -60,6 +61,7 @@ class Progress:
     repeats: int = 0
     is_new: bool = False
     is_told: bool = False
+    is_written: bool = False
     credit: int = 0
     epoch: int = 0
     _results: Newest = field(default_factory=lambda: Newest(ACTIONS_MAX, RESULT_BYTES))
@@ -82,6 +84,7 @@ class Progress:
         if self.is_told:
             self._marks = 0
         self.is_new = False
+        self.is_written = False
         self.credit = self._earned(step)
         if step.mark:
             self.credit = max(self.credit, self._marked(step))
@@ -107,6 +110,7 @@ class Progress:
         before = self._results.put(step.action, step.result)
         self.repeats += before is not None
         self.is_new = before != packed(step.result, RESULT_BYTES) or written
+        self.is_written = written
         if written:
             self.epoch += 1
             self._marks = self._told = 0

@@ -9,9 +9,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from policies.detectors.kept import kept
-from policies.detectors.progress import WRITE, Progress
+from policies.detectors.progress import Progress
 from policies.detectors.rate import Sums
-from policies.detectors.step import Finding, Kind, Severity, Step, Subject
+from policies.detectors.step import Finding, Severity, Step, Subject
 
 NAME = "write_spike"
 KNOWN_MAX = 4_096  # of each: runs, tools
@@ -70,8 +70,7 @@ class WriteSpike:
 
     def feed(self, step: Step, progress: Progress) -> Finding | None:
         """`progress`, of the step's run, has seen the step already."""
-        wrote = step.kind is Kind.TOOL and step.is_write and not step.replayed
-        if not wrote or progress.credit != WRITE:
+        if not progress.is_written:
             return None
         return self._of_run(step) or self._of_tool(step)
 
