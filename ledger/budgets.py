@@ -54,10 +54,28 @@ def spawn(batch: Batch, policy: Policy | None, child: Identity, actor: str, now_
     verdict = _over(batch, parent, drawn, now_us)
     if verdict is not None:
         raise OverCeiling(_spawn_refused(child, verdict), verdict)
+    if not batch.watched(policy, now_us):
+        raise OverCeiling(_unwatched_spawn(child), _UNWATCHED)
     batch.windows.charge(drawn, now_us)
-    batch.watched(policy, now_us)
     batch.journal.acted(EventType.SPAWNED, child, at_us=now_us, actor=actor)
     follow(batch, steps.acted(Kind.SPAWN, child, now_us))
+
+
+_UNWATCHED = Verdict(
+    Action.REFUSE,
+    Reason.DETECTOR_FAILURE,
+    "detectors",
+    "the newest rows of the record cannot be read back",
+)
+"""As a call is refused of which no detector would know what was before it."""
+
+
+def _unwatched_spawn(child: Identity) -> str:
+    return (
+        f"run {child.parent} may start no run now, so {child.run} was not made: "
+        f"{_UNWATCHED.detail}, so the detectors do not know what was before it; "
+        "see what is wrong: pullcord ledger verify"
+    )
 
 
 def _spawn_refused(child: Identity, verdict: Verdict) -> str:
@@ -94,8 +112,9 @@ def tell(
     verdict = _over(batch, identity, drawn, now_us)
     if verdict is not None:
         return replace(verdict, detail="a run may tell this of itself once in a second")
+    if not batch.watched(policy, now_us):
+        return _UNWATCHED
     batch.windows.charge(drawn, now_us)
-    batch.watched(policy, now_us)
     batch.journal.acted(kind, identity, at_us=now_us, actor=f"run:{run}", detail=note, mark=mark)
     follow(batch, steps.acted(_KINDS[kind], identity, now_us, mark))
     return None

@@ -18,7 +18,8 @@ WRITES_SECONDS = 3_600  # in which writes count for what a person is told
 ROWS_MAX = 2_000  # of a run, in which they are looked for
 STANDING_MAX = 1_000  # that Alertmanager is told of again and again
 GIVE_UP_SECONDS = 86_400  # what could not be delivered for a day is no news
-TOGETHER_SECONDS = 10  # a trip right behind an alert makes one message of both
+TOGETHER_SECONDS = 10  # a trip right behind an alert makes one message of both; so do two cords
+LATE_SECONDS = 60  # what is told so late is still met by a look at what is new
 
 
 class Event(StrEnum):
@@ -30,7 +31,8 @@ class Event(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Incident:
     """One as it is now. `kind` and `name` say what it is about, `cord` what was pulled last, empty
-    for nothing; `calls` are those that convinced the detector."""
+    for nothing; `calls` are those that convinced the detector. `raised_us` is when it was last
+    worth telling again."""
 
     id: str
     severity: str
@@ -61,8 +63,8 @@ class Due:
     writes: int | None = None
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.incident.id, self.event
+    def key(self) -> tuple[str, str, int]:
+        return self.incident.id, self.event, self.since_us
 
     @property
     def since_us(self) -> int:
@@ -74,11 +76,13 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """How it ended: `sent`, or `failed` for good, after so many tries."""
+    """How it ended: `sent`, or `failed` for good, after so many tries. `since_us` is that of what
+    was due."""
 
     incident: str
     channel: str
     event: Event
+    since_us: int
     sent: bool
     at_us: int
     tries: int
@@ -93,34 +97,50 @@ _TOLD = (
     "SELECT group_concat(t.event) FROM delivery t "
     "WHERE t.incident = i.id AND t.channel = :channel AND t.state = 'sent'"
 )
-_NOT_ENDED = (
-    "NOT EXISTS (SELECT 1 FROM delivery d WHERE d.incident = i.id AND d.channel = :channel "
-    "AND d.event = {})"
-)
+_SINCE = "coalesce(i.raised_us, i.opened_us)"  # as the index has it
+# Whoever was told a moment ago is not told at once again, whatever is pulled.
 _OPEN = f"""
-SELECT {_INCIDENT}, ({_TOLD}) FROM incident i
-WHERE i.state = 'open' AND (i.severity = 'trip' OR i.opened_us <= :together_us)
-AND {_NOT_ENDED.format("i.severity")}
-ORDER BY i.severity = 'trip' DESC, i.id LIMIT {DUE_MAX}
+SELECT {_INCIDENT}, ({_TOLD}) FROM (
+    SELECT i.*,
+        row_number() OVER (PARTITION BY i.severity, i.tenant ORDER BY {_SINCE}, i.id) AS turn
+    FROM incident i
+    WHERE i.state = 'open' AND {_SINCE} >= :from_us
+    AND (i.severity = 'trip' AND i.rule <> '' OR i.opened_us <= :together_us)
+    AND NOT EXISTS (
+        SELECT 1 FROM delivery d
+        WHERE d.incident = i.id AND d.channel = :channel AND d.event = i.severity
+        AND (d.since_us >= {_SINCE} OR d.at_us > :together_us AND d.at_us <= :now_us)
+    )
+) i
+ORDER BY i.severity = 'trip' DESC, i.turn, {_SINCE}, i.id LIMIT {DUE_MAX}
 """  # noqa: S608 - our own columns
 _CLOSED = f"""
 SELECT {_INCIDENT}, ({_TOLD}) AS told FROM incident i
-WHERE i.closed_us > :old_us AND told IS NOT NULL AND {_NOT_ENDED.format("'closed'")}
+WHERE i.closed_us >= :old_us AND told IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM delivery d
+    WHERE d.incident = i.id AND d.channel = :channel AND d.event = 'closed'
+)
 ORDER BY i.closed_us LIMIT {DUE_MAX}
 """  # noqa: S608
 _STANDING = f"""
-SELECT {_INCIDENT} FROM incident i JOIN delivery d
-ON d.incident = i.id AND d.channel = ? AND d.event = i.severity AND d.state = 'sent'
-WHERE i.state = 'open' ORDER BY i.id LIMIT {STANDING_MAX}
+SELECT {_INCIDENT} FROM incident i
+WHERE i.state = 'open' AND EXISTS (
+    SELECT 1 FROM delivery d
+    WHERE d.incident = i.id AND d.channel = ? AND d.event = i.severity AND d.state = 'sent'
+)
+ORDER BY i.id LIMIT {STANDING_MAX}
 """  # noqa: S608
 
 
-def due(conn: sqlite3.Connection, channel: str, now_us: int) -> list[Due]:
-    """What a channel has to be told now, trips first. Of an open incident it is told how bad it
-    is; of a closed one, that it is over, if it was told of it at all."""
+def due(conn: sqlite3.Connection, channel: str, now_us: int, from_us: int = 0) -> list[Due]:
+    """What a channel has to be told now: trips first, and tenant by tenant, so that none waits
+    behind many of another. Of an open incident it is told how bad it is; of a closed one, that it
+    is over, if it was told of it at all. What is older than `from_us` is not looked at."""
     given = {
         "channel": channel,
-        "old_us": now_us - GIVE_UP_SECONDS * 1_000_000,
+        "now_us": now_us,
+        "from_us": from_us,
+        "old_us": max(from_us, now_us - GIVE_UP_SECONDS * 1_000_000 + 1),
         "together_us": now_us - TOGETHER_SECONDS * 1_000_000,
     }
     found = []
@@ -129,6 +149,14 @@ def due(conn: sqlite3.Connection, channel: str, now_us: int) -> list[Due]:
         event = Event(one.severity) if one.closed_us is None else Event.CLOSED
         found.append(Due(one, event, frozenset((told or "").split(",")) - {""}))
     return found
+
+
+def look_from(found: list[Due], now_us: int) -> int:
+    """From when on the next look may find anything, after one that found this: nothing that is due
+    or will be by time alone is older."""
+    if len(found) >= DUE_MAX:
+        return 0
+    return min([now_us - LATE_SECONDS * 1_000_000, *(one.since_us for one in found)])
 
 
 def writes(conn: sqlite3.Connection, run: str, now_us: int) -> int:
@@ -150,8 +178,8 @@ def standing(conn: sqlite3.Connection, channel: str) -> list[Incident]:
 
 def record(conn: sqlite3.Connection, delivery: Delivery) -> None:
     conn.execute(
-        "INSERT OR REPLACE INTO delivery (incident, channel, event, state, at_us, tries, error) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO delivery (incident, channel, event, state, at_us, tries, error, "
+        "since_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             delivery.incident,
             delivery.channel,
@@ -160,6 +188,7 @@ def record(conn: sqlite3.Connection, delivery: Delivery) -> None:
             delivery.at_us,
             delivery.tries,
             delivery.error,
+            delivery.since_us,
         ),
     )
 
@@ -167,13 +196,13 @@ def record(conn: sqlite3.Connection, delivery: Delivery) -> None:
 def told(conn: sqlite3.Connection, incident: str) -> list[Delivery]:
     """Whom an incident was told to, in order."""
     rows = conn.execute(
-        "SELECT incident, channel, event, state = 'sent', at_us, tries, error FROM delivery "
-        "WHERE incident = ? ORDER BY at_us, channel, event",
+        "SELECT incident, channel, event, since_us, state = 'sent', at_us, tries, error "
+        "FROM delivery WHERE incident = ? ORDER BY at_us, channel, event, since_us",
         (incident,),
     ).fetchall()
     return [
-        Delivery(one, channel, Event(event), bool(sent), at_us, tries, error)
-        for one, channel, event, sent, at_us, tries, error in rows
+        Delivery(one, channel, Event(event), since_us, bool(sent), at_us, tries, error)
+        for one, channel, event, since_us, sent, at_us, tries, error in rows
     ]
 
 

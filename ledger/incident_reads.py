@@ -19,6 +19,7 @@ SELECT seq, type, strftime('%Y-%m-%dT%H:%M:%S', at_us / 1000000, 'unixepoch')
     call_id AS id, run, tenant, release, tool, rule, actor, detail
 FROM event WHERE incident = ? ORDER BY seq DESC LIMIT ?
 """
+_CORDS = "SELECT DISTINCT rule FROM event WHERE incident = ? AND type = 'cord.pulled'"
 
 
 def listed(reader: sqlite3.Connection, limit: int, *, closed: bool = False) -> list[Incident]:
@@ -50,6 +51,12 @@ def named(reader: sqlite3.Connection, start: str) -> Incident | None:
 def rows_of(reader: sqlite3.Connection, incident: Incident) -> list[Row]:
     """What the record tells of it, in order; of very much the newest."""
     return list(rows(reader, _ROWS, (incident.id, ROWS_MAX)))[::-1]
+
+
+def cords_of(reader: sqlite3.Connection, incident: Incident) -> set[str]:
+    """What was pulled for it, whether it stands or not."""
+    found = rows(reader, _CORDS, (incident.id,))
+    return {str(row["rule"]) for row in found} | ({incident.rule} - {""})
 
 
 def calls_of(reader: sqlite3.Connection, incident: Incident) -> list[Row]:

@@ -7,8 +7,9 @@ from ledger.pieces import has
 _INCIDENTS = (
     # What a detector or a person holds to be wrong: one open row for each thing that goes wrong.
     # `kind` and `name` say what it is about: the root of a tree of runs, a tool of a tenant, a
-    # release. `rule` is the cord that was last pulled for it, `evidence` the newest calls that
-    # convinced a detector (a JSON list), `findings` how many rows of the record tell of it.
+    # release; `tenant` and `global` are what was too much to have one each. `rule` is the cord that
+    # was last pulled for it, `raised_us` when it was last worth telling again, `evidence` the
+    # newest calls that convinced a detector (a JSON list), `findings` how many findings it holds.
     """
     CREATE TABLE incident (
         id TEXT PRIMARY KEY,
@@ -36,8 +37,14 @@ _INCIDENTS = (
     ) STRICT, WITHOUT ROWID
     """,
     "CREATE UNIQUE INDEX incident_open ON incident (kind, tenant, name) WHERE state = 'open'",
+    # What is due, what a finding belongs to and what is quiet are found however many are open.
+    "CREATE INDEX incident_since ON incident (coalesce(raised_us, opened_us)) WHERE state = 'open'",
+    "CREATE INDEX incident_tree ON incident (tenant, root) WHERE state = 'open'",
+    "CREATE INDEX incident_cord ON incident (rule) WHERE state = 'open' AND rule <> ''",
+    "CREATE INDEX incident_quiet ON incident (severity, updated_us) WHERE state = 'open'",
     "CREATE INDEX incident_closed ON incident (closed_us) WHERE closed_us IS NOT NULL",
-    # What the channels of alerts were told of an incident, and what they never will be.
+    # What the channels of alerts were told of an incident, and what they never will be; `since_us`
+    # is when that came to be.
     """
     CREATE TABLE delivery (
         incident TEXT NOT NULL,
@@ -47,7 +54,8 @@ _INCIDENTS = (
         at_us INTEGER NOT NULL,
         tries INTEGER NOT NULL,
         error TEXT NOT NULL DEFAULT '',
-        PRIMARY KEY (incident, channel, event)
+        since_us INTEGER NOT NULL,
+        PRIMARY KEY (incident, channel, event, since_us)
     ) STRICT, WITHOUT ROWID
     """,
     # The incident that a row of the record belongs to. Calls do not pay for it.

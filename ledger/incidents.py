@@ -2,8 +2,9 @@
 thing that goes wrong. Called in transactions.
 
 A finding about a run goes to the incident of its tree; one about writes that several runs make, to
-the tool's or the release's. What goes wrong again is told once for each detector, severity and
-cord; each further call only shows in the incident's newest evidence, and not at once.
+the tool's or the release's; one too many goes to an incident of the tenant, or of all of them. What
+goes wrong again is told once for each detector, severity and cord; each further call only shows in
+the incident's newest evidence, and not at once.
 """
 
 from dataclasses import dataclass, replace
@@ -25,11 +26,13 @@ from policies.verdict import Level, Pull, Scope, tool_of
 OBSERVED_SECONDS = 600  # what is only observed is told so often
 TOGETHER_SECONDS = 600  # what follows an incident within that may belong to it
 REFRESH_SECONDS = 10  # how late the evidence of a run that goes on may be
+QUIET_SECONDS = 86_400  # an alert to which nothing is added for so long is over
 LED_TO_IT_MAX = 5  # incidents that are named as having led to a wider one
 
 # They look at what several runs write: it is the tool that goes wrong, whoever's call tells it.
 _OF_WRITES = frozenset({write_spike.NAME, first_seen.NAME, releases.NAME})
 
+_MANY = "too many incidents at once; what is beyond the bound is counted here"
 _TOLD_AS = {
     Severity.ALERT: EventType.DETECTOR_ALERTED,
     Severity.TRIP: EventType.DETECTOR_TRIPPED,
@@ -44,19 +47,20 @@ def found(batch: Batch, one: Found) -> None:
     if one.rule.mode is Mode.OBSERVE:
         _observed(batch, one, about.key, at_us)
         return
-    standing = _standing(batch, one, about, at_us)
     pull = one.pull if one.rule.mode is Mode.ENFORCE else None
+    standing, joins_many = _standing(batch, one, about, at_us, pulls=pull is not None)
     new_cord = pull is not None and _changes(batch, pull)
     told = _TOLD_AS[one.finding.severity], _actor(one), pull.rule if pull else ""
     is_repeat = told in standing.told or len(standing.told) >= TOLD_MAX
-    if not is_repeat or new_cord:
+    is_repeat = is_repeat and not joins_many and not new_cord
+    if not is_repeat:
         standing.told.add(told)
         _tell(batch, one, standing.incident.id, pull, at_us)
     if pull is not None and new_cord:
         reason = redact(pull.reason, batch.key)
         pull = replace(pull, reason=reason, at_us=at_us)
         batch.trip(pull, one.step.call_id, standing.incident.id)
-    _joined(batch, one, standing, pull, at_us, is_repeat=is_repeat and not new_cord)
+    _joined(batch, one, standing, pull, at_us, is_repeat=is_repeat, new_cord=new_cord)
 
 
 def _changes(batch: Batch, pull: Pull) -> bool:
@@ -141,36 +145,43 @@ def _about(one: Found) -> _About:
     return _About(Key("run", step.tenant, root), of_run=True)
 
 
-def _standing(batch: Batch, one: Found, about: _About, at_us: int) -> Standing:
-    """The incident to which this finding goes: its own, one that it is part of, or a new one."""
-    memory, conn = batch.incidents, batch.conn
+def _standing(
+    batch: Batch, one: Found, about: _About, at_us: int, *, pulls: bool
+) -> tuple[Standing, bool]:
+    """The incident to which this finding goes: its own, one that it is part of, a new one, or that
+    of all that is too much; True when it is the first of its kind to go to the last."""
+    memory, conn, tenant = batch.incidents, batch.conn, one.step.tenant
     standing = memory.of(about.key)
-    if standing is not None:
-        return standing
+    if standing is not None and not (pulls and standing.incident.is_many):
+        return standing, False
+    too_many = memory.instead(conn, tenant, at_us, pulls=pulls)
+    if standing is not None and too_many is not None:
+        return standing, False  # it gets its own as soon as there is room
     incident = open_incidents.open_of(conn, about.key) or _part_of(batch, one, about, at_us)
+    if incident is None and too_many is not None:
+        return _of_many(batch, one, about.key, too_many, at_us), True
     if incident is None:
         standing = Standing(_opened(batch, one, about, at_us))
+        memory.opened(conn, standing.incident, tenant, pulls=pulls)
     else:
         standing = Standing(incident, open_incidents.told_of(conn, incident.id))
-    return memory.keep(about.key, standing)
+    return memory.keep(about.key, standing), False
 
 
-# An incident that the same tree of runs began; one whose cord stands over the call; one of the
-# call's tool or release, where the same kind of detector opened it.
-_TREE = "(:of_run AND root = :root AND tenant = :tenant)"
-_CORD = "rule IN (SELECT value FROM json_each(:cords))"
-_ALIKE = """(
-    detector IN (SELECT value FROM json_each(:detectors))
-    AND (kind = 'tool' AND name = :tool AND tenant = :tenant
-        OR kind = 'release' AND name = :release)
-)"""
+def _of_many(batch: Batch, one: Found, key: Key, too_many: Key, at_us: int) -> Standing:
+    """The incident of all that is too much. Whoever makes up names and tenants fills this one."""
+    incident = open_incidents.open_of(batch.conn, too_many)
+    if incident is not None:
+        found = Standing(incident, open_incidents.told_of(batch.conn, incident.id))
+    else:
+        found = Standing(_opened(batch, one, _About(too_many, of_run=False), at_us))
+    return batch.incidents.keep(key, found)
 
 
 def _part_of(batch: Batch, one: Found, about: _About, at_us: int) -> Incident | None:
     """An open incident of the last minutes that this finding is one more sign of."""
-    where = f"updated_us >= :since AND ({_TREE} OR {_CORD} OR {_ALIKE})"
     values = {**_asked(one, at_us), "of_run": about.of_run}
-    return next(iter(open_incidents.matching(batch.conn, where, values, 1)), None)
+    return next(iter(open_incidents.found_by(batch.conn, open_incidents.PART_OF, values)), None)
 
 
 def _asked(one: Found, at_us: int) -> dict[str, Any]:
@@ -195,6 +206,7 @@ def _asked(one: Found, at_us: int) -> dict[str, Any]:
 
 def _opened(batch: Batch, one: Found, about: _About, at_us: int) -> Incident:
     step, finding, key = one.step, one.finding, about.key
+    is_many = key.kind in (Scope.TENANT, Scope.GLOBAL)
     made = Incident(
         id=open_incidents.new_id(at_us),
         kind=key.kind,
@@ -203,13 +215,13 @@ def _opened(batch: Batch, one: Found, about: _About, at_us: int) -> Incident:
         state=OPEN,
         severity=finding.severity.value,
         detector=finding.detector,
-        why=redact(finding.why, batch.key),
+        why=_MANY if is_many else redact(finding.why, batch.key),
         rule="",
-        run=step.run,
-        root=step.root or step.run,
-        tool=finding.tool or step.tool,
-        release=step.release,
-        agent=step.agent,
+        run="" if is_many else step.run,
+        root="" if is_many else step.root or step.run,
+        tool="" if is_many else finding.tool or step.tool,
+        release="" if is_many else step.release,
+        agent="" if is_many else step.agent,
         findings=0,
         evidence=(),
         opened_us=at_us,
@@ -235,12 +247,12 @@ def _opened(batch: Batch, one: Found, about: _About, at_us: int) -> Incident:
 
 def _led_to_it(batch: Batch, one: Found, at_us: int) -> str:
     """The incidents of runs that made this a wider one. They stay as they are."""
-    where = (
-        "kind = 'run' AND updated_us >= :since AND detector = :detector "
-        "AND (release = :release OR tool = :tool)"
-    )
-    values = {**_asked(one, at_us), "detector": one.finding.detector}
-    runs = open_incidents.matching(batch.conn, where, values, LED_TO_IT_MAX)
+    values = {
+        **_asked(one, at_us),
+        "detector": one.finding.detector,
+        "limit": LED_TO_IT_MAX,
+    }
+    runs = open_incidents.found_by(batch.conn, open_incidents.LED_TO_IT, values)
     return f"; it follows {', '.join(each.id for each in runs)}" if runs else ""
 
 
@@ -261,31 +273,72 @@ def _joined(
     at_us: int,
     *,
     is_repeat: bool,
+    new_cord: bool,
 ) -> None:
-    """The incident with the finding in it. Written at once where it tells anything new."""
+    """The incident with the finding in it. Written at once where it tells anything new; told again
+    where another cord was pulled, or a trip goes on after a long quiet."""
     before = standing.incident
     if is_repeat and 0 <= at_us - before.updated_us < REFRESH_SECONDS * 1_000_000:
         return
-    raised = one.finding.severity is Severity.TRIP and before.severity != Severity.TRIP
+    is_trip = one.finding.severity is Severity.TRIP
+    raised = is_trip and before.severity != Severity.TRIP
+    goes_on = is_trip and at_us - before.updated_us >= QUIET_SECONDS * 1_000_000
     first = before.findings == 0
+    # What pulls the first cord is what happened; before it there were only words.
+    acts = new_cord and not before.rule
+    says = (raised or acts) and not before.is_many
     calls = dict.fromkeys((*before.evidence, *filter(None, one.finding.evidence)))
     after = replace(
         before,
         severity=Severity.TRIP.value if raised else before.severity,
-        why=redact(one.finding.why, batch.key) if raised else before.why,
+        detector=one.finding.detector if says else before.detector,
+        why=redact(one.finding.why, batch.key) if says else before.why,
         rule=pull.rule if pull else before.rule,
         findings=before.findings + (not is_repeat),
         evidence=tuple(calls)[-EVIDENCE_MAX:],
         updated_us=max(at_us, before.updated_us),
-        raised_us=at_us if raised and not first else before.raised_us,
     )
+    if not first and (raised or new_cord or goes_on):
+        after = replace(after, raised_us=max(at_us, before.since_us + 1))
     open_incidents.write(batch.conn, after)
     standing.incident = after
+
+
+def reap(batch: Batch, at_us: int, limit: int) -> int:
+    """Close up to `limit` alerts that were quiet for long. The detectors keep what they know; a
+    trip waits for a person."""
+    values = (at_us - QUIET_SECONDS * 1_000_000, limit)
+    over = open_incidents.found_by(batch.conn, open_incidents.QUIET, values)
+    for one in over:
+        _close(batch, one, PROGRAM, "nothing was added to it for a day", at_us, over=None)
+    return len(over)
 
 
 def close(batch: Batch, incident: Incident, actor: str, reason: str, at_us: int) -> Incident:
     """A person says that it is over, and the detectors begin anew with what it was about. What is
     pulled stays pulled; what goes wrong again opens another one."""
+    if incident.is_many:  # it says of none what it was about
+        return _close(batch, incident, actor, reason, at_us, over=None)
+    kind, name = Scope(incident.kind), incident.name
+    if incident.rule.partition(":")[2] == f"{Scope.RUN}:{incident.run}":
+        kind = Scope.RUN  # its writes went to a tool, and it alone was stopped
+    if kind is Scope.RUN and incident.detector != fan_out.NAME:
+        name = incident.run  # the one of the tree that did it
+    over = Forgotten(kind, name)
+    closed = _close(batch, incident, actor, reason, at_us, over=over)
+    batch.forgotten(over)
+    return closed
+
+
+def _close(
+    batch: Batch,
+    incident: Incident,
+    actor: str,
+    reason: str,
+    at_us: int,
+    *,
+    over: Forgotten | None,
+) -> Incident:
     closed = replace(
         incident,
         state=open_incidents.CLOSED,
@@ -295,10 +348,6 @@ def close(batch: Batch, incident: Incident, actor: str, reason: str, at_us: int)
     )
     open_incidents.write(batch.conn, closed)
     batch.incidents.drop(incident.id)
-    name = incident.name
-    if incident.kind == Scope.RUN and incident.detector != fan_out.NAME:
-        name = incident.run  # the one of the tree that did it
-    over = Forgotten(Scope(incident.kind), name)
     batch.journal.noted(
         EventType.INCIDENT_CLOSED,
         at_us=at_us,
@@ -311,6 +360,5 @@ def close(batch: Batch, incident: Incident, actor: str, reason: str, at_us: int)
         incident=closed.id,
         forget=over,
     )
-    batch.forgotten(over)
     batch.must_last = True
     return closed

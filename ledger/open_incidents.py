@@ -6,7 +6,7 @@ it is empty, and is read anew.
 """
 
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
@@ -15,10 +15,17 @@ from uuid import UUID
 import orjson
 
 from ledger.sqlite import sqlite3
+from policies.verdict import Scope
 
 EVIDENCE_MAX = 32  # calls of an incident that are named; the newest say most
 REMEMBERED_MAX = 10_000  # of each: open incidents, what belongs to which, what was observed
 TOLD_MAX = 64  # rows of findings of one incident; what is pulled for it is told in any case
+ALERTS_SECONDS = 3_600  # in which so many that pull nothing may open incidents of their own:
+ALERTS_OF_TENANT_MAX = 60
+ALERTS_MAX = 200
+TRIPS_SECONDS = 60  # and so many that pull a cord, in this time
+TRIPS_OF_TENANT_MAX = 10
+TRIPS_MAX = 30
 OPEN = "open"
 CLOSED = "closed"
 
@@ -34,8 +41,8 @@ class Key(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Incident:
     """A row. `run`, `tool`, `release` and `agent` are those of the call over which it was opened;
-    `rule` is the cord that was last pulled for it, empty where none was. `raised_us` is when an
-    alert became a trip."""
+    `rule` is the cord that was last pulled for it, empty where none was. `raised_us` is when it was
+    last worth telling again: an alert became a trip, another cord was pulled."""
 
     id: str
     kind: str
@@ -64,6 +71,16 @@ class Incident:
     def key(self) -> Key:
         return Key(self.kind, self.tenant, self.name)
 
+    @property
+    def since_us(self) -> int:
+        """Since when there is something to tell of it as it is."""
+        return self.opened_us if self.raised_us is None else self.raised_us
+
+    @property
+    def is_many(self) -> bool:
+        """It holds what was too much to have an incident each."""
+        return self.kind in (Scope.TENANT, Scope.GLOBAL)
+
 
 COLUMNS = tuple(column.name for column in fields(Incident))
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM incident"  # noqa: S608 - names of ours
@@ -80,6 +97,18 @@ class Standing:
     told: set[Told] = field(default_factory=set)
 
 
+class _Opened(NamedTuple):
+    at_us: int
+    pulls: bool
+    tenant: str
+
+
+_BOUNDS = {
+    False: (ALERTS_SECONDS, ALERTS_OF_TENANT_MAX, ALERTS_MAX),
+    True: (TRIPS_SECONDS, TRIPS_OF_TENANT_MAX, TRIPS_MAX),
+}
+
+
 @dataclass(slots=True)
 class OpenIncidents:
     """The memory. What was not asked for longest is forgotten first, and read again."""
@@ -87,6 +116,7 @@ class OpenIncidents:
     _standing: OrderedDict[str, Standing] = field(default_factory=OrderedDict)
     _ids: OrderedDict[Key, str] = field(default_factory=OrderedDict)
     _observed: OrderedDict[Hashable, int] = field(default_factory=OrderedDict)
+    _opened: deque[_Opened] | None = None
 
     def of(self, key: Key) -> Standing | None:
         """Where findings about this go, as far as it is remembered."""
@@ -113,7 +143,37 @@ class OpenIncidents:
         _put(self._observed, what, at_us)
         return True
 
+    def instead(
+        self, conn: sqlite3.Connection, tenant: str, at_us: int, *, pulls: bool
+    ) -> Key | None:
+        """What a new incident would be one too many of; None when there is room for it. One that
+        pulls a cord has a room of its own, so that none that only alerts fills it."""
+        seconds, of_tenant_max, all_max = _BOUNDS[pulls]
+        lately = [
+            one.tenant
+            for one in self._opened_since(conn, at_us)
+            if one.pulls == pulls and 0 <= at_us - one.at_us < seconds * 1_000_000
+        ]
+        if lately.count(tenant) >= of_tenant_max:
+            return Key(Scope.TENANT, tenant, tenant)
+        return Key(Scope.GLOBAL, "", "all tenants") if len(lately) >= all_max else None
+
+    def opened(self, conn: sqlite3.Connection, one: Incident, tenant: str, *, pulls: bool) -> None:
+        """`tenant` is whose call opened it."""
+        self._opened_since(conn, one.opened_us).append(_Opened(one.opened_us, pulls, tenant))
+
+    def _opened_since(self, conn: sqlite3.Connection, at_us: int) -> deque[_Opened]:
+        """Those of the last hour, and not many before."""
+        oldest_us = at_us - ALERTS_SECONDS * 1_000_000
+        if self._opened is None:
+            found = conn.execute(_LATELY, (str(UUID(int=_moment(oldest_us))),))
+            self._opened = deque(_Opened(*row) for row in found)
+        while self._opened and self._opened[0].at_us < oldest_us:
+            self._opened.popleft()
+        return self._opened
+
     def clear(self) -> None:
+        self._opened = None
         for known in (self._standing, self._ids, self._observed):
             known.clear()
 
@@ -130,8 +190,18 @@ def _put[K, V](known: OrderedDict[K, V], key: K, value: V) -> None:
 
 def new_id(at_us: int) -> str:
     """A UUIDv7 (RFC 9562, section 5.7) of that time."""
-    made = at_us // 1_000 << 80 | 7 << 76 | secrets.randbits(12) << 64
+    made = _moment(at_us) | 7 << 76 | secrets.randbits(12) << 64
     return str(UUID(int=made | 2 << 62 | secrets.randbits(62)))
+
+
+def _moment(at_us: int) -> int:
+    return max(at_us, 0) // 1_000 << 80
+
+
+_LATELY = (
+    "SELECT opened_us, rule <> '', tenant FROM incident "
+    "WHERE id >= ? AND kind NOT IN ('tenant', 'global') ORDER BY id"
+)
 
 
 def write(conn: sqlite3.Connection, incident: Incident) -> None:
@@ -155,27 +225,45 @@ def from_row(row: Mapping[str, Any]) -> Incident:
     return Incident(**{**row, "evidence": tuple(orjson.loads(row["evidence"]))})
 
 
-def _incidents(conn: sqlite3.Connection, rest: str, values: Any = ()) -> list[Incident]:
-    found = conn.execute(f"{SELECT} {rest}", values)
-    return [from_row(dict(zip(COLUMNS, row, strict=True))) for row in found]
-
-
 def open_of(conn: sqlite3.Connection, key: Key) -> Incident | None:
     """The one that is open about just this."""
-    where = "WHERE state = 'open' AND kind = ? AND tenant = ? AND name = ?"
-    return next(iter(_incidents(conn, where, key)), None)
+    query = f"{SELECT} WHERE state = 'open' AND kind = ? AND tenant = ? AND name = ?"
+    return next(iter(found_by(conn, query, key)), None)
 
 
 def by_id(conn: sqlite3.Connection, incident_id: str) -> Incident | None:
-    return next(iter(_incidents(conn, "WHERE id = ?", (incident_id,))), None)
+    return next(iter(found_by(conn, f"{SELECT} WHERE id = ?", (incident_id,))), None)
 
 
-def matching(
-    conn: sqlite3.Connection, where: str, values: dict[str, Any], limit: int
-) -> list[Incident]:
-    """Open ones for which the condition holds, the widest and oldest first."""
-    order = "ORDER BY kind = 'run', opened_us LIMIT :limit"
-    return _incidents(conn, f"WHERE state = 'open' AND {where} {order}", {**values, "limit": limit})
+# An incident that the same tree of runs began; one whose cord stands over the call; one of the
+# call's tool or release, where the same kind of detector opened it. Each by an index of its own.
+PART_OF = f"""
+{SELECT} WHERE updated_us >= :since AND kind IN ('run', 'tool', 'release') AND id IN (
+    SELECT id FROM incident WHERE state = 'open' AND tenant = :tenant AND root = :root AND :of_run
+    UNION SELECT id FROM incident WHERE state = 'open' AND rule <> ''
+        AND rule IN (SELECT value FROM json_each(:cords))
+    UNION SELECT id FROM incident
+        WHERE state = 'open' AND kind = 'tool' AND tenant = :tenant AND name = :tool
+        AND detector IN (SELECT value FROM json_each(:detectors))
+    UNION SELECT id FROM incident
+        WHERE state = 'open' AND kind = 'release' AND tenant = '' AND name = :release
+        AND detector IN (SELECT value FROM json_each(:detectors))
+) ORDER BY kind = 'run', opened_us LIMIT 1
+"""  # noqa: S608 - names of ours
+LED_TO_IT = f"""
+{SELECT} WHERE state = 'open' AND severity IN ('alert', 'trip') AND updated_us >= :since
+AND kind = 'run' AND detector = :detector AND (release = :release OR tool = :tool)
+ORDER BY opened_us LIMIT :limit
+"""
+QUIET = f"""
+{SELECT} WHERE state = 'open' AND severity = 'alert' AND updated_us < ? ORDER BY updated_us LIMIT ?
+"""
+
+
+def found_by(conn: sqlite3.Connection, query: str, values: Any) -> list[Incident]:
+    """By one of the queries above."""
+    rows = conn.execute(query, values)
+    return [from_row(dict(zip(COLUMNS, row, strict=True))) for row in rows]
 
 
 def told_of(conn: sqlite3.Connection, incident_id: str) -> set[Told]:

@@ -12,6 +12,7 @@ from ledger import (
     cords,
     following,
     holds,
+    incidents,
     operators,
     reservations,
     windows,
@@ -335,7 +336,7 @@ class Store(IncidentActs):
 
     def reap(self, limit: int = 100) -> int:
         """Drop up to `limit` expired claims with their answers, closed tickets, empty windows and
-        old alerts each.
+        old alerts each, and close as many incidents that were quiet for long.
 
         How many went.
         """
@@ -346,7 +347,8 @@ class Store(IncidentActs):
                 self._sweep_us = at_us + SWEEP_SECONDS * 1_000_000
             count = claims.reap(self._conn, at_us, limit) + holds.reap(batch, at_us, limit)
             self._reaped_to, dropped = windows.reap(self._conn, self._reaped_to, at_us, limit)
-            return count + dropped + operators.reap_alerts(self._conn, at_us, limit)
+            count += dropped + incidents.reap(batch, at_us, limit)
+            return count + operators.reap_alerts(self._conn, at_us, limit)
 
 
 def _used(outcome: Outcome) -> dict[str, int | None]:

@@ -10,6 +10,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from proxy.control_socket import address as socket_address
+
 if TYPE_CHECKING:
     from http.client import HTTPConnection
 
@@ -75,7 +77,8 @@ def ask(
     unreachable = PortUnreachable if address else Unreachable
     try:
         if not address:
-            connection.sock.connect(shown)
+            with socket_address(data / SOCKET) as name:
+                connection.sock.connect(name)
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         response = connection.getresponse()
         answer = json.loads(response.read())

@@ -1,14 +1,17 @@
 """The control socket itself: made for one owner, and who connected to it. No HTTP here."""
 
+import contextlib
 import os
 import pwd
 import socket
 import stat
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 BACKLOG_MAX = 16  # operators' commands that wait to be accepted
+ADDRESS_BYTES_MAX = 107  # unix(7): sun_path has 108 bytes, the last is zero
 
 
 class ControlError(Exception):
@@ -32,13 +35,29 @@ def peer_uid(connection: socket.socket) -> int:
     return int(struct.unpack("iII", credentials)[1])
 
 
+@contextlib.contextmanager
+def address(path: Path) -> Iterator[str]:
+    """What bind and connect take for this path, until the block ends. A path that is longer than
+    an address may be goes through its directory's descriptor, where the system has /proc. Raises
+    OSError when there is no such directory."""
+    if len(os.fsencode(path)) <= ADDRESS_BYTES_MAX or not sys.platform.startswith("linux"):
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
 def bound(path: Path) -> socket.socket:
     """A listening socket at this path that only its owner may open. Raises ControlError."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
         _remove_stale(path)
-        listener.bind(str(path))
+        with address(path) as name:
+            listener.bind(name)
         listener.listen(BACKLOG_MAX)
     except OSError as error:
         listener.close()
@@ -66,7 +85,8 @@ def _remove_stale(path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
-            probe.connect(str(path))
+            with address(path) as name:
+                probe.connect(name)
         except ConnectionRefusedError:
             path.unlink()
             return

@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 from ledger import incident_reads, queries
+from ledger.events import DETECTOR
 from ledger.open_incidents import OPEN, Incident
 from ledger.sqlite import sqlite3
 from ledger.store import Store
@@ -18,8 +19,13 @@ SHOWN_MAX = 5  # on the screen of a night
 Answer = dict[str, Any]
 
 # What stops the thing that an incident is about, where no detector has.
-_STOPS = {"run": "halt run", "tool": "freeze tool", "release": "halt release"}
-_CALLS = {"run": "root", "tool": "tool", "release": "release"}
+_STOPS = {
+    "run": "halt run",
+    "tool": "freeze tool",
+    "release": "halt release",
+    "tenant": "halt tenant",
+}
+_CALLS = {"run": "root", "tool": "tool", "release": "release", "tenant": "tenant"}
 
 
 def listed(reader: sqlite3.Connection, *, closed: bool = False) -> Answer:
@@ -29,10 +35,16 @@ def listed(reader: sqlite3.Connection, *, closed: bool = False) -> Answer:
 
 
 def on_screen(reader: sqlite3.Connection) -> Answer:
-    """How many are open, and the newest of them."""
+    """How many are open, and the newest of them; `released` where no cord that was pulled for it
+    stands any more."""
     newest = incident_reads.listed(reader, SHOWN_MAX)
     open_ = len(newest) if len(newest) < SHOWN_MAX else incident_reads.count_open(reader)
-    return {"open": open_, "newest": [as_json(one) for one in newest]}
+    standing = {cord.rule for cord in queries.pulls(reader)} if newest else set()
+    told = []
+    for one in newest:
+        cords = incident_reads.cords_of(reader, one)
+        told.append({**as_json(one), "released": bool(cords) and cords.isdisjoint(standing)})
+    return {"open": open_, "newest": told}
 
 
 def named(reader: sqlite3.Connection, start: str) -> Incident:
@@ -53,8 +65,7 @@ def shown(reader: sqlite3.Connection, start: str) -> Answer:
     stands, and what to do next. Raises as `named` does."""
     incident = named(reader, start)
     told = incident_reads.rows_of(reader, incident)
-    pulled_for_it = {row["rule"] for row in told if row["type"] == "cord.pulled"}
-    pulled_for_it.add(incident.rule)
+    pulled_for_it = incident_reads.cords_of(reader, incident)
     standing = [cord for cord in queries.pulls(reader) if cord.rule in pulled_for_it]
     return {
         **as_json(incident),
@@ -74,7 +85,13 @@ def closed(store: Store, incident_id: str, *, reason: str, actor: str, at_us: in
     found = store.close_incident(incident_id, reason=reason, actor=actor, at_us=at_us)
     if found is None:
         raise operations.NotFound(f"no incident {incident_id!r}")
-    standing = [cord for cord in store.pulls.values() if cord.rule == found.rule]
+    about = {found.run, found.root, found.name} - {""}
+    standing = [
+        cord
+        for cord in store.pulls.values()
+        if cord.rule == found.rule
+        or (cord.actor.startswith(DETECTOR) and not about.isdisjoint(cord.names.values()))
+    ]
     return {**as_json(found), "pulled": [operations.pull_as_json(cord) for cord in standing]}
 
 
@@ -111,12 +128,13 @@ def as_json(incident: Incident) -> Answer:
 def _next(incident: Incident, standing: list[Pull]) -> list[Answer]:
     """What a person may type, the safest first."""
     steps = []
-    if incident.state == OPEN and not standing:
+    if incident.state == OPEN and not standing and incident.kind in _STOPS:
         words = [*_STOPS[incident.kind].split(), incident.name]
         steps.append(("nothing is stopped; stop it", f"pullcord {shlex.join(words)}"))
     steps.append(("what is pulled, what is on its way", "pullcord status"))
-    about = f"{_CALLS[incident.kind]}:{incident.name}"
-    steps.append(("its calls", f"pullcord {shlex.join(['ledger', 'query', about])}"))
+    if incident.kind in _CALLS:
+        about = f"{_CALLS[incident.kind]}:{incident.name}"
+        steps.append(("its calls", f"pullcord {shlex.join(['ledger', 'query', about])}"))
     steps += [("when it is mended", operations.undo_command(cord)) for cord in standing]
     if incident.state == OPEN:
         steps.append(("when it is over", f'pullcord incident close {incident.id} --reason "..."'))

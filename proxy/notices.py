@@ -88,6 +88,8 @@ def lines(due: Due) -> list[str]:
     at_us = one.closed_us if due.event is Event.CLOSED else one.opened_us
     until = "closed at" if due.event is Event.CLOSED else "since"
     facts.append(f"{until} {moment(at_us or 0)}")
+    if due.event in due.told:
+        facts.append(f"again at {moment(due.since_us)}")
     if due.writes is not None:
         facts.append(f"{due.writes} {'write' if due.writes == 1 else 'writes'} within the hour")
     return [", ".join(facts), f"Next: {command(one)}"]
@@ -139,6 +141,7 @@ def _webhook(due: Due, now_us: int) -> dict[str, Any]:
         "next": command(one),
         **_details(due),
         "opened_at": moment(one.opened_us),
+        "raised_at": None if one.raised_us is None else moment(one.raised_us),
         "closed_at": None if one.closed_us is None else moment(one.closed_us),
     }
 

@@ -1,7 +1,7 @@
 """What is noticed of each call for the detectors: before it is judged, and when its answer came.
 
 Nothing here judges, and nothing here can make a call fail: what cannot be noticed is logged, and
-the call is then like no other, so that it never counts as repeated. The reading itself is pure
+the call is then known by its head as it was sent. The reading itself is pure
 (policies/detectors/noticing.py).
 """
 
@@ -43,12 +43,12 @@ class Beginning:
 def asked(ask: Ask) -> Ask:
     """With its traits, by the tool that it is known to mean. Never raises."""
     try:
-        traits = noticing.traits(ask.request, ask.call, ask.call_id, ask.at_us)
+        traits = noticing.traits(ask.request, ask.call, ask.at_us)
         if not traits.mark and ask.request.header(noticing.MARK_HEADER) is not None:
             log.debug("progress.unread", call=ask.call_id)
     except Exception as failure:
         log.error("call.not_noticed", call=ask.call_id, exc_info=failure)
-        traits = Traits(noticing.unknown(ask.call_id))
+        traits = Traits(noticing.unread(ask.request, ask.call))
     return replace(ask, traits=traits)
 
 
@@ -79,7 +79,10 @@ class Noticing:
         except Exception as failure:
             log.error("answer.not_noticed", call=live.call_id, exc_info=failure)
             told = Told(live.digest.digest())
-        return replace(outcome, result=told.digest, failed=told.failed)
+        result = told.digest
+        if live.request.streamed:
+            result = noticing.with_body(result, live.body_digest)
+        return replace(outcome, result=result, failed=told.failed)
 
     def _told(self, live: "Live", kept: Beginning, status: int) -> Told:
         call, whole_bytes = live.call, live.answer_bytes

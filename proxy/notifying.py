@@ -34,6 +34,7 @@ from proxy.sending import Heard, Message, Sender
 log = structlog.get_logger()
 
 LOOK_SECONDS = 0.25
+LOOK_ALL_SECONDS = 60.0  # at all that is open; a look between is at what is new
 IN_FLIGHT_MAX = 4  # of one channel
 BACKOFF_SECONDS = 1.0  # after the first failure; twice that after the next, up to
 BACKOFF_SECONDS_MAX = 300.0
@@ -41,8 +42,8 @@ STANDING_SECONDS = 120.0  # Alertmanager is told so often of what is open
 STANDING_EACH_MAX = 100  # in one message
 END_SECONDS = 0.5  # the end waits for what is under way; the next start sends what is left
 
-Key = tuple[str, str]
-_STANDING: Key = ("", "standing")
+Key = tuple[str, str, int]
+_STANDING: Key = ("", "standing", 0)
 
 
 class Act(Protocol):
@@ -64,6 +65,8 @@ class _State:
     failures: int = 0
     free_seconds: float = 0.0  # nothing is sent before
     standing_seconds: float = 0.0  # when it is told next of all that is open
+    from_us: int = 0  # what is older was told, or waits for the next look at all
+    all_seconds: float = 0.0  # when that is
     waiting: int = 0
     going: dict[Key, "asyncio.Task[None]"] = field(default_factory=dict)
     later: dict[Key, tuple[int, float]] = field(default_factory=dict)  # tries, not before
@@ -189,7 +192,7 @@ class Notifying:
         }
         ready = [key for key in open_ if each.later.get(key, (0, 0.0))[1] <= now_seconds]
         ready.sort(key=lambda key: each.later.get(key, (0, 0.0))[0])  # the least tried first
-        going = {incident for incident, _ in each.going}
+        going = {incident for incident, *_ in each.going}
         for key in ready:
             if each.room <= 0:
                 return
@@ -225,7 +228,7 @@ class Notifying:
         if not (heard.is_sent or heard.is_final or over):
             each.later[due.key] = (tries, self._clock.monotonic_seconds() + self._pause(tries))
             return
-        row = Delivery(incident, each.name, event, heard.is_sent, at_us, tries, error)
+        row = Delivery(incident, each.name, event, due.since_us, heard.is_sent, at_us, tries, error)
         each.unwritten[due.key] = row
         await self._write(each, due.key, row, act)
 
@@ -279,7 +282,13 @@ class Notifying:
                 self._reader = open_reader(self._data, busy_seconds=0)
             found = {}
             for each in states:
-                due = deliveries.due(self._reader, each.name, self._clock.now_us())
+                now_us = self._clock.now_us()
+                looks_at_all = each.all_seconds <= now_seconds
+                from_us = 0 if looks_at_all else each.from_us
+                due = deliveries.due(self._reader, each.name, now_us, from_us)
+                each.from_us = deliveries.look_from(due, now_us)
+                if looks_at_all:
+                    each.all_seconds = now_seconds + LOOK_ALL_SECONDS
                 standing = None
                 if isinstance(each.channel, Alertmanager) and each.standing_seconds <= now_seconds:
                     standing = deliveries.standing(self._reader, each.name)

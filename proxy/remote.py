@@ -24,6 +24,7 @@ from policies.verdict import Pulls, Reason, Verdict
 from proxy import noticing
 from proxy.canary import identified
 from proxy.clock import Clock
+from proxy.control_socket import address
 from proxy.fleet import LiveCall, Traced
 from proxy.judging import UNHEARD, NotJudged, OwnTold, PolicyMoved, unsent
 from proxy.links import BEAT_SECONDS
@@ -210,7 +211,8 @@ class RemoteDecider:
         try:
             while True:
                 try:
-                    reader, writer = await asyncio.open_unix_connection(str(self._path))
+                    with address(self._path) as name:
+                        reader, writer = await asyncio.open_unix_connection(name)
                 except OSError:
                     await asyncio.sleep(RETRY_SECONDS)
                     continue

@@ -23,7 +23,7 @@ from policies.call import Identity
 from policies.policy import Policy
 from proxy.catching import CHUNK_BYTES, Catch, Fields, Of
 from proxy.clock import Clock
-from proxy.control_socket import peer_uid
+from proxy.control_socket import address, peer_uid
 from proxy.wire import Peer, PeerGone
 
 log = structlog.get_logger()
@@ -249,7 +249,8 @@ class Tracing:
                 self._awake.clear()
                 continue
             try:
-                reader, writer = await asyncio.open_unix_connection(str(self._path))
+                with address(self._path) as name:
+                    reader, writer = await asyncio.open_unix_connection(name)
             except OSError:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue

@@ -29,6 +29,7 @@ NO_LIMITS = {
     "policies.schema_parts.NAME_CHARACTERS_MAX",
     *("policies.schema_records.PATTERNS_MAX", "policies.schema_records.PATTERN_CHARACTERS_MAX"),
     *("policies.schema_records.FIELDS_MAX", "policies.schema_records.TEXT_CHARACTERS_MAX"),
+    "proxy.control_socket.ADDRESS_BYTES_MAX",  # the kernel's; longer paths go another way
     # How much of a text is shown or told.
     *("ledger.body_checks.FOUND_MAX", "ledger.checks.FOUND_MAX"),
     "ledger.seen.TEXT_CHARS_MAX",

@@ -1,7 +1,8 @@
 """D5's second count: somebody to whom nobody wrote before, and to whom several runs write now.
 
 An agent that was talked into something finds every call succeeding; what tells it is that run after
-run does the same to one new recipient. No progress clears it (notes/detection.md, section 3).
+run of a tenant does the same to one new recipient. A run and its children count once. No progress
+clears it (notes/detection.md, section 3).
 """
 
 from collections import OrderedDict
@@ -31,7 +32,7 @@ LIMITS = Limits()
 
 @dataclass(slots=True)
 class Met:
-    """A recipient: when it was first written to, by whom, with which calls and tool."""
+    """A recipient: when it was first written to, by which roots, with which calls and tool."""
 
     at_us: int
     runs: frozenset[str] = frozenset()
@@ -45,21 +46,23 @@ class FirstSeen:
     """Of all runs. The recipients that were not written to for longest are forgotten."""
 
     limits: Limits = LIMITS
-    _recipients: OrderedDict[bytes, Met] = field(default_factory=OrderedDict)
+    _recipients: OrderedDict[tuple[str, bytes], Met] = field(default_factory=OrderedDict)
 
     def feed(self, step: Step, progress: Progress) -> Finding | None:
         """`progress`, of the step's run, has seen the step already."""
         if not progress.is_written or not step.recipient:
             return None
-        met = kept(self._recipients, step.recipient, lambda: Met(step.at_us), KNOWN_MAX)
-        limits = self.limits
-        if step.at_us - met.at_us > limits.within_us or step.run in met.runs:
+        met = kept(
+            self._recipients, (step.tenant, step.recipient), lambda: Met(step.at_us), KNOWN_MAX
+        )
+        limits, root = self.limits, step.root or step.run
+        if step.at_us - met.at_us > limits.within_us or root in met.runs:
             return None
         met.tool = step.tool
         met.calls = (*met.calls, step.call_id)[-CALLS_MAX:]
         if len(met.releases) < 2:  # whether there is one, and no other
             met.releases |= {step.release}
-        runs = met.runs | {step.run}
+        runs = met.runs | {root}
         if len(runs) <= limits.trip_runs:
             met.runs = runs
         if len(runs) < min(limits.alert_runs, limits.trip_runs):
@@ -73,7 +76,11 @@ class FirstSeen:
 
     def forget(self, subject: Subject, name: str) -> None:
         """A recipient that a person let pass is nobody new any more."""
-        if subject is Subject.TOOL:
-            for met in self._recipients.values():
-                if met.tool == name:
-                    met.at_us -= self.limits.within_us + 1
+        for met in self._recipients.values():
+            of_it = {
+                Subject.TOOL: met.tool == name,
+                Subject.RELEASE: name in met.releases,
+                Subject.RUN: name in met.runs,
+            }
+            if of_it.get(subject):
+                met.at_us -= self.limits.within_us + 1

@@ -11,26 +11,28 @@ from typing import NamedTuple
 
 from policies.call import Dialect, Effect, Request, ToolCall, Traits
 from policies.detectors import answers, recipients, sent, spoken, volatile
+from policies.head import Head, read_head
 
 MARK_HEADER = "x-pullcord-progress"
 MARK_MAX = 2**53  # what every client writes exactly
 
 
-def traits(request: Request, call: ToolCall, call_id: str, at_us: int) -> Traits:
+def traits(request: Request, call: ToolCall, at_us: int) -> Traits:
     """`at_us` is when it was asked. The housekeeping of a protocol has no action: nobody repeats
-    it on purpose. What is asked in a socket or an upload goes by later: such a call is like no
-    other. Raises nothing that an agent could bring about."""
+    it on purpose. What is asked in a socket or an upload goes by later: such a call is known by its
+    head, so that a second one with the same head is no new write; what went by tells in its result
+    (`with_body`). Raises nothing that an agent could bring about."""
     number = mark(request.header(MARK_HEADER))
     if call.fault is not None or call.own:
         return Traits(mark=number)
     if call.effect is Effect.MODEL:
         return Traits(human=spoken.human(request.body, at_us), mark=number)
-    if request.streamed or request.header("sec-websocket-version") is not None:
-        return Traits(unknown(call_id), mark=number)
+    unseen = _unseen(request)
     path, _, query = request.target.partition("?")
     asked = sent.query(query, call.dialect)
-    body = sent.body(request, call.dialect)
+    body = sent.Sent() if unseen else sent.body(request, call.dialect)
     action = _digest(
+        *unseen,
         _text(call.tool),
         _text(request.method),
         _text(request.host),
@@ -41,14 +43,38 @@ def traits(request: Request, call: ToolCall, call_id: str, at_us: int) -> Traits
     )
     if call.effect is not Effect.WRITE:
         return Traits(action, mark=number)
-    found = recipients.in_fields((*asked.fields, *body.fields))
-    found += recipients.in_message(body.message)
+    found = recipients.in_fields(body.fields) + recipients.in_message(body.message)
+    if body.is_long:
+        found = recipients.in_text(body.text)
+    found = found or recipients.in_fields(asked.fields)
     return Traits(action, recipients.digest(found, request.host, call.tool), mark=number)
 
 
+def _unseen(request: Request) -> tuple[bytes, ...]:
+    """What of a request is asked after its head, and all that its head tells of that."""
+    if request.streamed:
+        return b"upload", b"%d" % request.body_bytes
+    if request.method == "CONNECT" or request.header("upgrade") is not None:
+        head = read_head(request)
+        if isinstance(head, Head) and head.upgrades:
+            return (b"socket",)
+    return ()
+
+
+def unread(request: Request, call: ToolCall) -> bytes:
+    """The action of a call that could not be looked at: its head, as it was sent."""
+    told = (call.tool, request.method, request.host, request.target)
+    return _digest(b"unread", *[_text(text) for text in told])
+
+
 def unknown(call_id: str) -> bytes:
-    """The action of a call that nobody could look at: it never counts as repeated."""
+    """The result of a call that nobody has seen yet: it is like no other."""
     return _digest(b"unknown", call_id.encode())
+
+
+def with_body(digest: bytes, body_digest: bytes | None) -> bytes:
+    """The result of an upload, of which the body is known only now."""
+    return _digest(digest, body_digest or b"")
 
 
 def mark(value: str | None) -> int:

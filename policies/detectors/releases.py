@@ -1,7 +1,8 @@
 """D5's third count: a release of which more calls fail than of the one before it.
 
-A cumulative sum of failures over what was usual with the predecessor; it takes several runs, so
-that one broken run does not condemn a release (notes/detection.md, section 3).
+A cumulative sum of failures over what was usual with the predecessor; it takes several runs, each
+of a tree of its own, so that one broken run with its children does not condemn a release
+(notes/detection.md, section 3).
 """
 
 from collections import OrderedDict
@@ -32,7 +33,7 @@ LIMITS = Limits()
 
 @dataclass(slots=True)
 class Shares:
-    """Of one release of a tenant; `before` is the one that came before it."""
+    """Of one release of a tenant; `runs` are roots, `before` is the release before it."""
 
     before: "Shares | None" = None
     runs: frozenset[str] = frozenset()
@@ -56,7 +57,7 @@ class Releases:
         shares.calls += 1
         shares.failed += not step.is_ok
         if len(shares.runs) < self.limits.runs:
-            shares.runs |= {step.run}
+            shares.runs |= {step.root or step.run}  # what one tree does is no release's fault
         before = shares.before
         if before is None or before.calls < self.limits.calls:
             return None

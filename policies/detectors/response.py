@@ -2,23 +2,27 @@
 for.
 
 One tool of one run where that is what went wrong; the whole run where that is not enough, or where
-it is the run that makes no progress; a tool or a release where several runs do the same. Pure: the
-times are those of the steps. State is bounded: the oldest trips are forgotten, and then a cord is
-smaller than it might be.
+it is the run that makes no progress; the root of its tree where several runs of the tree trip; a
+tool or a release where several trees do the same. What one tree does stops nothing wider than the
+tree, and what one tenant does nothing that others use. Pure: the times are those of the steps.
+State is bounded: the oldest trips are forgotten, and then a cord is smaller than it might be.
 """
 
-from collections import deque
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from policies.detectors import fan_out, loop, write_spike
+from policies.detectors.kept import kept
 from policies.detectors.rules import Mode, Response, Rule
 from policies.detectors.step import Finding, Severity, Step, Subject
 from policies.verdict import Level, Pull, Scope, tool_of
 
 WITHIN_US = 600_000_000  # trips belong together that come within ten minutes
-RUNS = 3  # so many runs in which the same goes wrong are no chance
-TRIPS_MAX = 1_024
+RUNS = 3  # so many runs of a tree, or trees, in which the same goes wrong are no chance
+TRIPS_MAX = 8_192  # things that several trips may have in common
+ALIKE_MAX = 16  # trips that are remembered of each
 
 _HALT, _FREEZE = Level.HALT, Level.FREEZE
 
@@ -35,18 +39,32 @@ class Cord(NamedTuple):
 class Trip(NamedTuple):
     detector: str
     run: str
+    root: str
     tenant: str
     release: str
     tool: str
-    enforced: bool
     at_us: int
+
+    @property
+    def tree(self) -> tuple[str, str]:
+        return self.tenant, self.root
+
+
+class Common(NamedTuple):
+    """What trips may have in common: a tool or a release, a tree or a run. With `enforced` these
+    are trips that pulled cords."""
+
+    what: Scope | Subject
+    name: str
+    within: str  # the detector, or a root's tenant
+    enforced: bool
 
 
 @dataclass(slots=True)
 class Responding:
     """Remembers which runs tripped lately, so that what is wrong with many is stopped as one."""
 
-    _trips: deque[Trip] = field(default_factory=lambda: deque(maxlen=TRIPS_MAX))
+    _trips: OrderedDict[Common, dict[object, Trip]] = field(default_factory=OrderedDict)
 
     def cord(self, finding: Finding, rule: Rule, step: Step) -> Pull | None:
         """The cord of a trip; None of an alert. Its actor is `detector:NAME`, its reason says what
@@ -54,9 +72,13 @@ class Responding:
         if finding.severity is not Severity.TRIP:
             return None
         run = finding.name if finding.subject is Subject.TREE else step.run
-        earlier = self._noted(finding, rule, step, run)
+        root = step.root or step.run
+        who = (run, root, step.tenant, step.release)
+        trip = Trip(finding.detector, *who, finding.tool, step.at_us)
+        enforced = rule.mode is Mode.ENFORCE
+        self._note(trip, finding, enforced)
         if rule.then is None:
-            found = _smallest(finding, step, run, earlier)
+            found = self._smallest(trip, finding, step, enforced)
         else:
             found = _named(rule.then, finding, step, run)
         return Pull(
@@ -68,17 +90,21 @@ class Responding:
             step.at_us,
         )
 
-    def _noted(self, finding: Finding, rule: Rule, step: Step, run: str) -> list[Trip]:
-        """The trips before this one and itself, of those within ten minutes. A cord that was not
-        pulled cannot have been too small, so where cords are pulled the others do not count."""
-        while self._trips and step.at_us - self._trips[0].at_us > WITHIN_US:
-            self._trips.popleft()
-        enforced = rule.mode is Mode.ENFORCE
-        who = (run, step.tenant, step.release)
-        trip = Trip(finding.detector, *who, finding.tool, enforced, step.at_us)
-        if all(one[:-1] != trip[:-1] for one in self._trips):
-            self._trips.append(trip)
-        return [one for one in self._trips if one.enforced or not enforced]
+    def _note(self, trip: Trip, finding: Finding, enforced: bool) -> None:
+        """A cord that was not pulled cannot have been too small, so where cords are pulled the
+        trips that pulled none do not count."""
+        for counts in (True, False) if enforced else (False,):
+            for common, member in _commons(trip, finding, counts):
+                alike = kept(self._trips, common, dict[object, Trip], TRIPS_MAX)
+                alike.pop(member, None)
+                alike[member] = trip
+                if len(alike) > ALIKE_MAX:
+                    del alike[next(iter(alike))]
+
+    def _alike(self, common: Common, trip: Trip) -> list[Trip]:
+        """Those of the last ten minutes, of each member the newest; this trip is one."""
+        known = self._trips.get(common, {}).values()
+        return [one for one in known if trip.at_us - one.at_us <= WITHIN_US]
 
     def forget(self, scope: Scope, subject: str) -> None:
         """A person has released a cord: what was before counts no more for what it stood over."""
@@ -88,44 +114,76 @@ class Responding:
 
         def stays(trip: Trip) -> bool:
             if run:
-                return trip.run != run
+                return run not in (trip.run, trip.root)
             whose = {Scope.TENANT: trip.tenant, Scope.RELEASE: trip.release, Scope.TOOL: trip.tool}
             return scope in whose and whose[scope] != (tool or subject)
 
-        self._trips = deque(filter(stays, self._trips), maxlen=TRIPS_MAX)
+        left = {
+            common: {member: trip for member, trip in alike.items() if stays(trip)}
+            for common, alike in self._trips.items()
+        }
+        self._trips = OrderedDict((common, alike) for common, alike in left.items() if alike)
+
+    def _smallest(self, trip: Trip, finding: Finding, step: Step, enforced: bool) -> Cord:
+        of_tool, of_release, of_tree, of_run = [
+            self._alike(common, trip) for common, _ in _commons(trip, finding, enforced)
+        ]
+        if finding.subject in (Subject.RELEASE, Subject.TOOL):
+            return _of_many(trip, finding, of_tool, of_release)
+        if finding.release and _is_wide(of_release, finding.shared_release):
+            why = f"{len(of_release)} runs of it within 10 minutes"
+            return _of_release(finding.release, why)
+        if finding.tool and _is_wide(of_tool, finding.shared_tool):
+            level, what = (_FREEZE, "its writes stop") if step.is_write else (_HALT, "it is halted")
+            why = f"{len(of_tool)} runs with {finding.tool} within 10 minutes, so {what} for all"
+            return Cord(level, Scope.TOOL, finding.tool, why)
+        if len(of_tree) >= RUNS:
+            why = f"{len(of_tree)} runs of its tree within 10 minutes, so the root is halted"
+            return Cord(_HALT, Scope.RUN, trip.root, why)
+        return _of_run(trip, finding, of_run)
 
 
-def _smallest(finding: Finding, step: Step, run: str, trips: list[Trip]) -> Cord:
+def _commons(trip: Trip, finding: Finding, enforced: bool) -> Iterator[tuple[Common, object]]:
+    """What a trip is one of, and as which one it counts there."""
+    yield Common(Scope.TOOL, finding.tool, trip.detector, enforced), trip.tree
+    yield Common(Scope.RELEASE, finding.release, trip.detector, enforced), trip.tree
+    yield Common(Subject.TREE, trip.root, trip.tenant, enforced), trip.run
+    yield Common(Scope.RUN, trip.run, trip.tenant, enforced), (trip.detector, trip.tool)
+
+
+def _is_wide(alike: list[Trip], is_shared: bool) -> bool:
+    """Whether so many trees did it that more than these may be stopped; what other tenants use,
+    too, only where several of them are among those."""
+    return len(alike) >= RUNS and (not is_shared or _of_tenants(alike))
+
+
+def _of_tenants(alike: list[Trip]) -> bool:
+    return len({trip.tenant for trip in alike}) > 1
+
+
+def _of_many(trip: Trip, finding: Finding, of_tool: list[Trip], of_release: list[Trip]) -> Cord:
+    """Of a finding that several trees of a tenant are in already."""
     if finding.subject is Subject.RELEASE:
-        return _of_release(finding.name, "it is this release that does it")
-    if finding.subject is Subject.TOOL and finding.release:
+        if not finding.shared_release or _of_tenants(of_release):
+            return _of_release(finding.name, "it is this release that does it")
+        why = f"other tenants use release {finding.name}, too, so it is halted for this tree alone"
+        return Cord(_HALT, Scope.RUN, trip.root, why)
+    if finding.release and (not finding.shared_release or _of_tenants(of_release)):
         return _of_release(finding.release, "all its runs are of this release")
-    if finding.subject is Subject.TOOL:
+    if not finding.shared_tool or _of_tenants(of_tool):
         why = f"several runs do it, so writes of {finding.name} stop for all"
         return Cord(_FREEZE, Scope.TOOL, finding.name, why)
-    return _of_many(finding, step, trips) or _of_run(finding, run, trips)
+    why = f"other tenants use {finding.name}, too, so its writes stop for this tree alone"
+    return Cord(_FREEZE, Scope.TOOL, f"{trip.root}/{finding.name}", why)
 
 
-def _of_many(finding: Finding, step: Step, trips: list[Trip]) -> Cord | None:
-    """Where the same goes wrong in several runs at once."""
-    alike = [one for one in trips if one.detector == finding.detector]
-    whose = (step.tenant, step.release)
-    of_release = {one.run for one in alike if (one.tenant, one.release) == whose}
-    if step.release and len(of_release) >= RUNS:
-        return _of_release(step.release, f"{len(of_release)} runs of it within 10 minutes")
-    of_tool = {one.run for one in alike if finding.tool and one.tool == finding.tool}
-    if len(of_tool) >= RUNS:
-        level, what = (_FREEZE, "its writes stop") if step.is_write else (_HALT, "it is halted")
-        why = f"{len(of_tool)} runs with {finding.tool} within 10 minutes, so {what} for all"
-        return Cord(level, Scope.TOOL, finding.tool, why)
-    return None
-
-
-def _of_run(finding: Finding, run: str, trips: list[Trip]) -> Cord:
-    this = (finding.detector, finding.tool)
+def _of_run(trip: Trip, finding: Finding, trips: list[Trip]) -> Cord:
+    this, run = (trip.detector, trip.tool), trip.run
     if finding.detector == fan_out.NAME:
         return Cord(_HALT, Scope.RUN, run, "the whole tree is halted by its root")
-    if any(one.run == run and (one.detector, one.tool) != this for one in trips):
+    if finding.subject is Subject.TREE:
+        return Cord(_HALT, Scope.RUN, run, "several runs of the tree do it, so its root is halted")
+    if any((one.detector, one.tool) != this for one in trips):
         why = "the run had tripped within 10 minutes before, so all of it is halted"
         return Cord(_HALT, Scope.RUN, run, why)
     if finding.detector == write_spike.NAME:

@@ -19,13 +19,16 @@ from policies.detectors import (
     spiral,
     write_spike,
 )
+from policies.detectors.hopping import Hopping
+from policies.detectors.kept import kept
 from policies.detectors.progress import Progress
 from policies.detectors.releases import Releases
-from policies.detectors.step import Finding, Step, Subject
+from policies.detectors.step import Finding, Severity, Step, Subject
 from policies.verdict import Scope, tool_of
 
 RUNS_MAX = 10_000
 TREES_MAX = 10_000
+USED_MAX = 4_096  # tools and releases of which is known who uses them
 
 
 class Detector(Protocol):
@@ -76,7 +79,7 @@ def _made(per: str, limits: Mapping[str, Any]) -> tuple[Detector, ...]:
     )
 
 
-def _name(detector: Detector | None) -> str:
+def _name(detector: Any) -> str:
     kinds = DETECTORS.items()
     return next((name for name, kind in kinds if kind.make is type(detector)), "progress")
 
@@ -85,8 +88,21 @@ def _name(detector: Detector | None) -> str:
 class Run:
     """What is remembered of one run."""
 
+    root: str
     progress: Progress
     detectors: tuple[Detector, ...]
+
+
+@dataclass(slots=True)
+class Tree:
+    """What is remembered of a run with its descendants."""
+
+    detectors: tuple[Detector, ...]
+    hopping: Hopping
+
+
+Used = dict[str, str | None]
+"""Which tenant uses a tool or a release alone; None where several do."""
 
 
 @dataclass(slots=True)
@@ -97,7 +113,9 @@ class Runs:
     limits: Mapping[str, Any] = field(default_factory=dict)
     earned_milli: int = 0
     _runs: OrderedDict[str, Run] = field(default_factory=OrderedDict)
-    _trees: OrderedDict[str, tuple[Detector, ...]] = field(default_factory=OrderedDict)
+    _trees: OrderedDict[str, Tree] = field(default_factory=OrderedDict)
+    _tools: Used = field(default_factory=dict)
+    _releases: Used = field(default_factory=dict)
     _fleet: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
@@ -108,22 +126,32 @@ class Runs:
         what failed, if it is of many) begins anew after this step."""
         run, self.earned_milli = self._run(step), 0
         detectors = run.detectors + self._fleet
-        if step.depth:
-            detectors += self._tree(step.root)
-        found, at = [], None
+        tree = self._tree(step) if step.depth or step.root in self._trees else None
+        if tree is not None:
+            detectors += tree.detectors
+        if self._tools.get(step.tool) != step.tenant:
+            _used(self._tools, step.tool, step.tenant)
+        if self._releases.get(step.release) != step.tenant:
+            _used(self._releases, step.release, step.tenant)
+        found: list[Finding] = []
+        at: Any = None
         try:
             run.progress.feed(step)
             for at in detectors:
                 one = at.feed(step, run.progress)
                 if one is not None:
-                    found.append(self._followed(one, step))
+                    found.append(one)
+            if tree is not None:
+                at = tree.hopping
+                for other in tree.hopping.feed(step, run.progress):
+                    _join(found, other)
         except Exception as error:
             self._drop(step, at)
             raise DetectorError(_name(at), error) from error
         self.earned_milli = run.progress.credit
-        return found
+        return [self._suspected(one, step) for one in found] if found else found
 
-    def _drop(self, step: Step, failed: Detector | None) -> None:
+    def _drop(self, step: Step, failed: Any) -> None:
         self._runs.pop(step.run, None)
         self._trees.pop(step.root, None)
         anew = zip(self._fleet, _made("fleet", self.limits), strict=True)
@@ -136,42 +164,75 @@ class Runs:
         if scope is Scope.RUN:
             run = subject
         if run:
+            for one in [name for name, known in self._runs.items() if known.root == run]:
+                del self._runs[one]
             self._runs.pop(run, None)
             self._trees.pop(run, None)
+            for tree in self._trees.values():
+                tree.hopping.forget(run)
         else:
             self._runs.clear()
             self._trees.clear()
         of = {Scope.RUN: Subject.RUN, Scope.RELEASE: Subject.RELEASE, Scope.TOOL: Subject.TOOL}
         if scope in of:
-            one: OfMany
-            for one in self._fleet:
-                one.forget(Subject.RUN if run else of[scope], run or tool or subject)
+            fleet: OfMany
+            for fleet in self._fleet:
+                fleet.forget(Subject.RUN if run else of[scope], run or tool or subject)
+        else:
+            self._fleet = _made("fleet", self.limits)
 
-    def _followed(self, finding: Finding, step: Step) -> Finding:
-        """A release that followed none is no suspect: there is nothing to go back to."""
-        if not finding.release or any(
-            detector.followed(step.tenant, finding.release)
+    def _suspected(self, finding: Finding, step: Step) -> Finding:
+        """With the release that is suspect, and whether others use what would be stopped. A release
+        that followed none is no suspect: there is nothing to go back to."""
+        release, is_trip = finding.release, finding.severity is Severity.TRIP
+        if is_trip and finding.subject in (Subject.RUN, Subject.TREE):
+            release = step.release
+        if not release and not (is_trip and finding.tool):
+            return finding
+        if release and not any(
+            detector.followed(step.tenant, release)
             for detector in self._fleet
             if isinstance(detector, Releases)
         ):
-            return finding
-        return replace(finding, release="")
+            release = ""
+        return replace(
+            finding,
+            release=release,
+            shared_tool=bool(finding.tool) and self._tools.get(finding.tool) is None,
+            shared_release=bool(release) and self._releases.get(release) is None,
+        )
 
     def _run(self, step: Step) -> Run:
         run = self._runs.get(step.run)
         if run is None:
-            run = Run(Progress.begun(step.at_us), _made("run", self.limits))
+            run = Run(step.root, Progress.begun(step.at_us), _made("run", self.limits))
             self._runs[step.run] = run
             if len(self._runs) > RUNS_MAX:
                 self._runs.popitem(last=False)
         self._runs.move_to_end(step.run)
         return run
 
-    def _tree(self, root: str) -> tuple[Detector, ...]:
-        tree = self._trees.get(root)
-        if tree is None:
-            tree = self._trees[root] = _made("tree", self.limits)
-            if len(self._trees) > TREES_MAX:
-                self._trees.popitem(last=False)
-        self._trees.move_to_end(root)
-        return tree
+    def _tree(self, step: Step) -> Tree:
+        return kept(self._trees, step.root, self._new_tree, TREES_MAX)
+
+    def _new_tree(self) -> Tree:
+        limits = {name: self.limits.get(name, kind.limits) for name, kind in DETECTORS.items()}
+        return Tree(_made("tree", self.limits), Hopping(limits))
+
+
+def _used(by: Used, name: str, tenant: str) -> None:
+    """Names beyond those that are known are taken to be shared."""
+    if name in by:
+        by[name] = None
+    elif len(by) < USED_MAX:
+        by[name] = tenant
+
+
+def _join(found: list[Finding], one: Finding) -> None:
+    """A detector says one thing over a step: what is worse, and of both alike what is wider."""
+    for at, other in enumerate(found):
+        if other.detector == one.detector:
+            if one.severity is Severity.TRIP or other.severity is Severity.ALERT:
+                found[at] = one
+            return
+    found.append(one)

@@ -17,7 +17,8 @@ from policies.detectors import volatile
 
 FIELDS_MAX = 1_000  # of a query or a form; of more the bytes count as they are
 
-_SELECTORS = SELECTORS | {"range"}
+# A condition asks for nothing else: where it holds or not, the answer tells.
+_SELECTORS = (SELECTORS | {"range"}) - {"if-match", "if-none-match"}
 _OF_GRAPHQL = ("query", "variables", "operationName")
 _SESSIONS = (b"session", b"sessionid")  # of MCP's older transport, in the URL
 
@@ -25,11 +26,13 @@ Fields = tuple[tuple[bytes, bytes], ...]
 
 
 class Sent(NamedTuple):
-    """`text` is what is compared; `message` what JSON says, `fields` what a form does."""
+    """`text` is what is compared; `message` what JSON says, `fields` what a form does. `is_long`:
+    it was not looked into."""
 
     text: bytes = b""
     message: object = None
     fields: Fields = ()
+    is_long: bool = False
 
 
 def query(text: str, dialect: Dialect) -> Sent:
@@ -46,7 +49,7 @@ def selectors(request: Request) -> bytes:
 def body(request: Request, dialect: Dialect) -> Sent:
     body = request.body
     if not body or len(body) > volatile.HASHED_BYTES_MAX:
-        return Sent(body)
+        return Sent(body, is_long=body != b"")
     if body.lstrip()[:1] in (b"{", b"["):
         try:
             message = _told(orjson.loads(body), dialect)

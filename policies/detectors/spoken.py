@@ -12,10 +12,11 @@ import orjson
 
 from policies.detectors import volatile
 
-# So that no conversation keeps other calls waiting: reading one costs by its texts, and by its
-# length where they are long. A longer one tells nobody's words.
+# So that no conversation keeps other calls waiting: reading one costs by its texts and values, and
+# by its length where they are long. A longer one tells nobody's words.
 READ_BYTES_MAX = 8 * 1024 * 1024
 TEXTS_MAX = 40_000
+VALUES_MAX = 200_000  # commas and brackets in texts count, too
 MESSAGES_MAX = 500  # so many of the newest are looked at
 BLOCKS_MAX = 100  # of one message
 
@@ -29,7 +30,7 @@ _ADDED = "<system-reminder>"  # programs put their own words so beside a person'
 def human(body: bytes, at_us: int) -> bytes:
     """`at_us` is when the model was asked: a clock that an agent writes into each message is no
     news. Raises nothing, whatever an agent sends."""
-    if len(body) > READ_BYTES_MAX or body.count(b'"') > 2 * TEXTS_MAX:
+    if _is_long(body):
         return b""
     try:
         request = orjson.loads(body)
@@ -40,6 +41,12 @@ def human(body: bytes, at_us: int) -> bytes:
         return b""
     text = words.encode("utf-8", "surrogatepass")
     return hashlib.sha256(volatile.of_arguments(text, at_us)).digest()
+
+
+def _is_long(body: bytes) -> bool:
+    if len(body) > READ_BYTES_MAX or body.count(b'"') > 2 * TEXTS_MAX:
+        return True
+    return body.count(b",") + body.count(b"[") + body.count(b"{") > VALUES_MAX
 
 
 def _newest(request: object) -> str:

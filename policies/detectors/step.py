@@ -102,7 +102,8 @@ class Finding:
     """One detector's word over a step. `subject` names the smallest thing that would have to be
     stopped; `why` is for people, with the numbers that convinced it; `evidence` are ids of the
     calls that did, the newest last. `tool` is the one that all of the evidence is of, `release`
-    the one that all of its runs are of and that followed another; empty where there is none."""
+    the one that all of its runs are of and that followed another; empty where there is none.
+    `shared_tool`, `shared_release`: other tenants use it, too."""
 
     detector: str
     severity: Severity
@@ -112,3 +113,5 @@ class Finding:
     evidence: tuple[str, ...] = ()
     tool: str = ""
     release: str = ""
+    shared_tool: bool = False
+    shared_release: bool = False

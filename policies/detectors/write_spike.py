@@ -38,7 +38,7 @@ LIMITS = Limits()
 
 @dataclass(slots=True)
 class Usual:
-    """Writes of one tool for a tenant: those of the span that runs and by which runs and releases,
+    """Writes of one tool for a tenant: those of the span that runs and by which roots and releases,
     and what a span usually has, in thousandths."""
 
     span: int
@@ -55,7 +55,7 @@ class Usual:
         self.span = max(span, self.span)
         self.now += 1
         if len(self.runs) < runs_max:
-            self.runs |= {step.run}
+            self.runs |= {step.root or step.run}
         if len(self.releases) < 2:  # whether there is one, and no other
             self.releases |= {step.release}
 

@@ -104,7 +104,8 @@ def in_one_line(one: Told) -> str:
     """An incident on one line, for a screen."""
     mark = loud("TRIP") if one["severity"] == "trip" else "alert"
     why = escaped(f"{one['why']} ({one['detector']})")
-    return f"{mark} {about(one)}: {why}, since {one['opened']}"
+    over = "; what was pulled for it is released, it is open until closed"
+    return f"{mark} {about(one)}: {why}, since {one['opened']}{over if one.get('released') else ''}"
 
 
 def _row(one: Told) -> tuple[object, ...]:

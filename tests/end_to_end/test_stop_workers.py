@@ -15,11 +15,13 @@ from tests.end_to_end.test_kill_workers import POLICY, World, until
 @pytest.mark.slow
 @pytest.mark.parametrize("whom", ["the one named", "everybody"])
 def test_the_process_that_is_named_ends_all_and_nobody_fails(tmp_path: Path, whom: str) -> None:
-    """5 seconds each. Whoever stops a service stops each of its processes, in any order."""
-    for name in ("origin", "proxy"):
-        (tmp_path / name).mkdir()
+    """5 seconds each. Whoever stops a service stops each of its processes, in any order. Its data
+    lie deeper than the address of a socket is long."""
+    folder = tmp_path / ("deep" * 30)
+    for made in (tmp_path / "origin", folder):
+        made.mkdir()
     with origin.serving(tmp_path / "origin") as upstream:
-        proxy = Proxy(tmp_path / "proxy", POLICY, upstream.ca, upstream.routes, workers=2)
+        proxy = Proxy(folder, POLICY, upstream.ca, upstream.routes, workers=2)
         proxy.start()
         try:
             world = World(proxy, upstream, proxy.mint())

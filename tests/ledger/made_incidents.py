@@ -8,7 +8,8 @@ OPENED_US = 1_800_000_000_000_000
 
 
 def an_incident(conn: sqlite3.Connection, name: str = "i1", **changes: Any) -> str:
-    """Opened just now over run `r1` of tenant `acme`, an alert unless told otherwise. Its id."""
+    """Opened just now over run `r1` of tenant `acme`, an alert unless told otherwise, a trip with
+    its cord. Its id."""
     row = {
         "id": name,
         "kind": "run",
@@ -18,7 +19,7 @@ def an_incident(conn: sqlite3.Connection, name: str = "i1", **changes: Any) -> s
         "severity": "alert",
         "detector": "loop",
         "why": "the same call 12 times, and nothing new",
-        "rule": "",
+        "rule": f"halt:run:r-{name}" if changes.get("severity") == "trip" else "",
         "run": f"r-{name}",
         "root": f"r-{name}",
         "tool": "pay",

@@ -7,7 +7,7 @@ import pytest
 
 from ledger import deliveries
 from ledger.connection import open_reader
-from ledger.deliveries import GIVE_UP_SECONDS, TOGETHER_SECONDS, Delivery, Event
+from ledger.deliveries import GIVE_UP_SECONDS, LATE_SECONDS, TOGETHER_SECONDS, Delivery, Event
 from ledger.sqlite import sqlite3
 from tests.ledger.made_incidents import OPENED_US, an_incident, ended, tripped
 from tests.ledger.world import World
@@ -24,15 +24,38 @@ def reader(world: World) -> Iterator[sqlite3.Connection]:
 def due(
     reader: sqlite3.Connection, now_us: int = SOON_US, channel: str = "slack"
 ) -> list[tuple[str, str]]:
-    return [one.key for one in deliveries.due(reader, channel, now_us)]
+    return [one.key[:2] for one in deliveries.due(reader, channel, now_us)]
 
 
 def delivered(
-    world: World, event: Event, *, name: str = "i1", sent: bool = True, channel: str = "slack"
+    world: World,
+    event: Event,
+    *,
+    name: str = "i1",
+    sent: bool = True,
+    channel: str = "slack",
+    since_us: int = OPENED_US,
+    at_us: int = SOON_US,
 ) -> Delivery:
-    row = Delivery(name, channel, event, sent, SOON_US, 2, "" if sent else "it answered 400")
+    error = "" if sent else "it answered 400"
+    row = Delivery(name, channel, event, since_us, sent, at_us, 2, error)
     world.store.delivered(row)
     return row
+
+
+def test_a_trip_waits_for_its_cord(world: World, reader: sqlite3.Connection) -> None:
+    """What another detector, which only alerts, found a moment before is not the news."""
+    an_incident(world.conn, severity="trip", rule="")
+    assert due(reader, OPENED_US) == []
+    tripped(world.conn, at_us=OPENED_US + 6_000_000)
+    assert due(reader, OPENED_US + 6_000_000) == [("i1", "trip")]
+
+
+def test_a_trip_that_pulls_nothing_is_told_after_ten_seconds(
+    world: World, reader: sqlite3.Connection
+) -> None:
+    an_incident(world.conn, severity="trip", rule="")
+    assert due(reader, SOON_US) == [("i1", "trip")]
 
 
 def test_an_alert_waits_for_the_trip_right_behind_it(
@@ -149,12 +172,82 @@ def test_a_delivery_is_part_of_the_transaction_around_it(
 
 def test_what_is_due_is_found_by_the_indexes(world: World) -> None:
     """However many incidents and deliveries there were."""
-    given = {"channel": "slack", "old_us": 0, "together_us": 0}
-    for query in (deliveries._OPEN, deliveries._CLOSED):
+    given = {"channel": "slack", "old_us": 0, "together_us": 0, "from_us": 0, "now_us": 0}
+    for query, index in (
+        (deliveries._OPEN, "incident_since (<expr>>?)"),
+        (deliveries._CLOSED, "incident_closed (closed_us>?)"),
+    ):
         plan = [row[3] for row in world.conn.execute(f"EXPLAIN QUERY PLAN {query}", given)]
-        assert [
-            step for step in plan if step.startswith("SCAN") and "incident_open" not in step
-        ] == []
+        assert f"SEARCH i USING INDEX {index}" in plan
+        scans = [step for step in plan if step.startswith("SCAN") and step[:6] != "SCAN ("]
+        assert scans in ([], ["SCAN i"])  # what the inner one has found
+        assert (scans == []) == (query is deliveries._CLOSED)
+
+
+# ---------------------------------------------------------------------------- told again
+
+
+def test_a_trip_is_told_again_when_another_cord_was_pulled_for_it(
+    world: World, reader: sqlite3.Connection
+) -> None:
+    an_incident(world.conn)
+    tripped(world.conn, at_us=OPENED_US)
+    delivered(world, Event.TRIP)
+    assert due(reader) == []
+    tripped(world.conn, at_us=SOON_US + 5)
+    again_us = SOON_US + TOGETHER_SECONDS * 1_000_000
+    assert due(reader, again_us - 1) == []  # what follows at once makes one message
+    assert due(reader, again_us) == [("i1", "trip")]
+    (one,) = deliveries.due(reader, "slack", again_us)
+    assert one.told == {"trip"}
+    assert one.since_us == SOON_US + 5
+    delivered(world, Event.TRIP, since_us=one.since_us, at_us=again_us, sent=False)
+    assert due(reader, again_us + 2 * TOGETHER_SECONDS * 1_000_000) == []
+    assert [found.sent for found in deliveries.told(reader, "i1")] == [True, False]
+    assert [found.id for found in deliveries.standing(reader, "slack")] == ["i1"]
+    ended(world.conn, "i1", again_us)
+    assert due(reader, again_us) == [("i1", "closed")]
+
+
+def test_a_cord_that_is_pulled_while_a_message_is_on_its_way_is_told_after_it(
+    world: World, reader: sqlite3.Connection
+) -> None:
+    an_incident(world.conn, severity="trip")
+    tripped(world.conn, at_us=OPENED_US + 5)
+    delivered(world, Event.TRIP, since_us=OPENED_US, at_us=SOON_US)
+    assert due(reader, SOON_US + TOGETHER_SECONDS * 1_000_000) == [("i1", "trip")]
+
+
+def test_tenants_take_turns(world: World, reader: sqlite3.Connection) -> None:
+    for number in range(deliveries.DUE_MAX):
+        an_incident(world.conn, f"a{number:03}", tenant="evil", severity="trip")
+        an_incident(world.conn, f"b{number:03}", tenant="evil")
+    for name, severity in (("y1", "alert"), ("z1", "trip"), ("z2", "trip")):
+        an_incident(world.conn, name, tenant="good", severity=severity, opened_us=OPENED_US + 1)
+    names = [name for name, _ in due(reader, SOON_US + 1)]
+    assert names[:5] == ["a000", "z1", "a001", "z2", "a002"]
+    for number in range(deliveries.DUE_MAX):
+        delivered(world, Event.TRIP, name=f"a{number:03}")
+    names = [name for name, _ in due(reader, SOON_US + 1)]
+    assert names[:4] == ["z1", "z2", "b000", "y1"]
+
+
+def test_a_look_at_what_is_new_finds_all_that_the_one_before_did_not(
+    world: World, reader: sqlite3.Connection
+) -> None:
+    for number in range(10):
+        an_incident(world.conn, f"i{number}", severity="trip")
+        delivered(world, Event.TRIP, name=f"i{number}")
+    now_us = SOON_US + 3_600 * 1_000_000
+    from_us = deliveries.look_from(deliveries.due(reader, "slack", now_us), now_us)
+    assert from_us == now_us - LATE_SECONDS * 1_000_000
+    an_incident(world.conn, "late", severity="trip", opened_us=from_us)
+    an_incident(world.conn, "old", severity="trip", opened_us=from_us - 1)
+    (one,) = deliveries.due(reader, "slack", now_us, from_us)
+    assert one.incident.id == "late"
+    both = deliveries.due(reader, "slack", now_us)
+    assert len(both) == 2
+    assert deliveries.look_from(both, now_us) == from_us - 1  # until it was told
 
 
 def test_incidents_beyond_the_bound_wait(
@@ -162,7 +255,9 @@ def test_incidents_beyond_the_bound_wait(
 ) -> None:
     for number in range(deliveries.DUE_MAX + 1):
         an_incident(world.conn, f"i{number}")
-    assert len(due(reader)) == deliveries.DUE_MAX
+    found = deliveries.due(reader, "slack", SOON_US)
+    assert len(found) == deliveries.DUE_MAX
+    assert deliveries.look_from(found, SOON_US) == 0
 
 
 def test_the_writes_of_a_run_within_the_hour_are_counted(

@@ -17,7 +17,7 @@ def test_runs_join_under_their_root_whichever_detector_tells(world: World) -> No
     told(world, ALERT, detector="burn", run="other", root="r1")
     told(world, TRIP, detector="fan_out", run="third", root="r1", subject=TREE, name="r1")
     found = the_one(world)
-    assert (found.name, found.detector, found.findings) == ("r1", "spiral", 3)
+    assert (found.name, found.detector, found.findings) == ("r1", "fan_out", 3), "who pulled"
 
 
 def test_tenants_stay_apart(world: World) -> None:

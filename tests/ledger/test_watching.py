@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from ledger import watching
+from ledger import budgets, watching
 from ledger.cords import name
-from ledger.errors import LedgerUnavailable
+from ledger.errors import LedgerUnavailable, OverCeiling
+from ledger.records import Bearer
+from ledger.states import EventType
 from ledger.tokens import Grant
 from ledger.watching import Found, Watch
 from policies.call import Identity, Traits
@@ -353,6 +355,28 @@ def test_while_the_record_cannot_be_read_back_nothing_passes(looping: Looping) -
     assert reason("d") is Reason.ALLOWED
     assert watch.steps == ["c1", "open"]
     assert world.shown("a")["reason"] == "detector_failure"
+
+
+def test_while_it_cannot_be_read_back_no_run_starts_another_or_tells_of_itself(
+    looping: Looping,
+) -> None:
+    world = looping.world
+    looping.call()
+    token = b"root".ljust(32)
+    world.store.mint(Grant("root", "acme"), token, actor="ann", at_us=world.now_us)
+    world.conn.execute("UPDATE event SET seen = '{' WHERE call_id = 'c1'")
+    looping.listen()
+    by: Any = {"by": Bearer("root", token), "actor": "ann", "at_us": world.now_us}
+    with pytest.raises(OverCeiling, match="the detectors do not know") as refused:
+        world.store.mint(Grant("child", parent="root"), b"c" * 32, **by, policy=world.policy)
+    assert refused.value.verdict.reason is Reason.DETECTOR_FAILURE
+    with world.store.transaction(durable=True):
+        for kind in (EventType.PROGRESSED, EventType.ENDED):
+            batch = world.store._open_batch()
+            told = budgets.tell(batch, R1, kind, world.policy, world.now_us, mark=1)
+            assert told == refused.value.verdict
+    assert world.rows("SELECT type FROM event WHERE type LIKE 'run.%'") == []
+    assert world.rows("SELECT name FROM run WHERE name = 'child'") == []
 
 
 def test_a_halt_is_told_also_while_the_record_cannot_be_read_back(looping: Looping) -> None:

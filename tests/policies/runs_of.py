@@ -3,6 +3,7 @@ them is what a row wants."""
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,25 @@ def _call(row: Row, number: int, at_us: int, learned: Learned) -> Step:
 
 def _tree(row: Row) -> Iterator[Step]:
     """Runs that are started minute by minute, each of them so deep. With `live` each asks a model
-    once a minute from then on; the others are never heard of again."""
+    once a minute from then on; the others are never heard of again. With `each` every one of them
+    makes calls (as a row of its own), one run after the other."""
     number = 0
     for minute, started in enumerate(row["spawns"]):
         begun_us = START_US + minute * MINUTE_US
         for earlier in range(number if row.get("live") else 0):
             yield _child(row, earlier, begun_us, Kind.MODEL)
         for nth in range(started):
-            yield _child(row, number, begun_us + nth * MINUTE_US // started, Kind.SPAWN)
+            spawned = _child(row, number, begun_us + nth * MINUTE_US // started, Kind.SPAWN)
+            yield spawned
+            for step in _run(row["each"]) if "each" in row else ():
+                yield replace(
+                    step,
+                    at_us=spawned.at_us + step.at_us - START_US,
+                    run=spawned.run,
+                    root=spawned.root,
+                    depth=spawned.depth,
+                    human=spawned.call_id.encode() if step.human else b"",
+                )
             number += 1
 
 

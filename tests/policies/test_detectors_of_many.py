@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from policies.detectors import fan_out, first_seen, progress, releases, runs, write_spike
+from policies.detectors import (
+    fan_out,
+    first_seen,
+    hopping,
+    progress,
+    releases,
+    runs,
+    write_spike,
+)
 from policies.detectors.runs import Runs
 from policies.detectors.step import Finding, Kind, Severity, Step, Subject
 
@@ -154,3 +162,15 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     one = next(iter(fleet._runs.values())).progress
     assert len(one._results) <= progress.ACTIONS_MAX
     assert len(one._destinations) <= progress.DESTINATIONS_MAX
+
+
+def test_what_is_remembered_of_a_tree_is_bounded() -> None:
+    fleet = Runs()
+    for number in range(3_000):
+        who: Any = {"run": f"r{number // 4 % 90}", "root": "top", "depth": 1}
+        action = b"%d" % (number // 4 % 70)
+        fleet.feed(a_step(number, number / 10, **who, action=action, result=b"same"))
+    hopping_of = fleet._trees["top"].hopping
+    assert len(hopping_of._repeating) == hopping.REPEATING_MAX
+    assert len(hopping_of._stuck) == hopping.KNOWN_MAX
+    assert max(map(len, hopping_of._stuck.values())) <= hopping.TRIP_RUNS

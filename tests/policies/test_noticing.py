@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from policies.call import Dialect, Effect, Request, ToolCall, Traits
-from policies.detectors import noticing
+from policies.detectors import noticing, recipients
 from policies.detectors.volatile import HASHED_BYTES_MAX
 from policies.verdict import Reason
 
@@ -33,9 +33,9 @@ def a_request(**told: Any) -> Request:
     )
 
 
-def traits(call: ToolCall | None = None, call_id: str = "c1", **told: Any) -> Traits:
+def traits(call: ToolCall | None = None, **told: Any) -> Traits:
     call = call or a_call(dialect=told.get("dialect", "http"))
-    return noticing.traits(a_request(**told), call, call_id, NOW_US)
+    return noticing.traits(a_request(**told), call, NOW_US)
 
 
 def said(row: dict[str, Any], which: str, status: int = 200) -> noticing.Told:
@@ -88,12 +88,27 @@ def test_an_mcp_tools_arguments_tell_whom_it_is_for() -> None:
     assert traits(write, body=body) == traits(write, body=body.replace('"id":1', '"id":2'))
 
 
-def test_deep_and_wide_arguments_are_looked_at_in_part() -> None:
+def test_no_padding_hides_whom_a_write_is_for() -> None:
+    write = a_call(Effect.WRITE)
+    plain = traits(write, body='{"to":"x"}').recipient
+    members = "".join(f'"p{number}":1,' for number in range(5_000))
+    nodes = "[" + ",".join(['{"n":1}'] * 5_000) + "]"
+    for padding in (members, f'"pad":{nodes},', f'"pad":"{"x" * HASHED_BYTES_MAX}",'):
+        assert traits(write, body="{" + padding + '"to":"x"}').recipient == plain
+
+
+def test_what_stands_too_deep_or_in_too_long_a_body_is_for_nobody() -> None:
     write = a_call(Effect.WRITE)
     deep = '{"a":' * 50 + '{"to":"x"}' + "}" * 50
-    wide = "[" + ",".join(['{"n":1}'] * 5_000) + ',{"to":"x"}]'
     assert traits(write, body=deep).recipient == b""
-    assert traits(write, body=wide).recipient == b""
+    pad = "x" * recipients.SCANNED_BYTES_MAX
+    assert traits(write, body='{"pad":"' + pad + '","to":"x"}').recipient == b""
+
+
+def test_a_made_up_field_of_the_query_changes_nothing() -> None:
+    write, body = a_call(Effect.WRITE), '{"recipient":"x"}'
+    plain = traits(write, body=body)
+    assert traits(write, body=body, target="/x?to=y").recipient == plain.recipient != b""
 
 
 def test_of_a_long_body_beginning_end_and_length_count() -> None:
@@ -105,13 +120,62 @@ def test_of_a_long_body_beginning_end_and_length_count() -> None:
     assert first != traits(body=b"a" + b"x" * (middle + 1) + b"b").action
 
 
-def test_what_goes_by_later_is_like_no_other() -> None:
-    headers = {"sec-websocket-version": "13"}
-    first, second = (traits(call_id=name, headers=headers) for name in ("c1", "c2"))
-    assert first.action != second.action
-    upload = Request("PUT", "https", "a.example", 443, "/x", streamed=True)
-    first, second = (noticing.traits(upload, a_call(), name, NOW_US) for name in ("c1", "c2"))
-    assert first.action != second.action
+SOCKET = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
+
+
+def test_a_header_of_websockets_opens_none() -> None:
+    alone = {"sec-websocket-version": "13", "sec-websocket-key": "eA=="}
+    for body in ('{"a":1}', '{"a":2}'):
+        told = traits(body=body, method="POST", headers=alone)
+        assert told == traits(body=body, method="POST")
+    first, second = (traits(body=body, headers=alone).action for body in ("1", "2"))
+    assert first != second
+
+
+def test_a_socket_is_known_by_its_head() -> None:
+    opened = traits(headers=SOCKET).action
+    assert opened == traits(headers={**SOCKET, "sec-websocket-key": "eA=="}).action
+    assert opened == traits(headers=SOCKET, body="never looked at").action
+    assert opened != traits().action
+    for other in ("/x?room=2", "/y"):
+        assert opened != traits(headers=SOCKET, target=other).action
+    assert opened != traits(headers=SOCKET, host="b.example").action
+    assert opened == traits(headers=SOCKET, target="/x?nonce=7").action
+    assert traits(headers=SOCKET, method="CONNECT").action == traits(method="CONNECT").action
+
+
+def upload(target: str = "/x", **headers: str) -> bytes:
+    request = Request(
+        *("PUT", "https", "a.example", 443, target),
+        tuple((name.replace("_", "-"), value) for name, value in headers.items()),
+        streamed=True,
+    )
+    return noticing.traits(request, a_call(Effect.WRITE), NOW_US).action
+
+
+def test_an_upload_is_known_by_its_head_and_length() -> None:
+    assert upload() == upload(x_request_id="7", if_none_match="7", sec_websocket_version="13")
+    assert upload(content_length="10") == upload(content_length="0010")
+    parts = ("bytes 0-9/20", "bytes 10-19/20")
+    others = [upload("/y"), upload("/x?partNumber=2"), upload(content_length="10")]
+    others += [upload(content_range=part) for part in parts]
+    assert len({upload(), *others}) == 6
+
+
+def test_the_result_of_an_upload_is_of_its_body_too() -> None:
+    first, second = b"a" * 32, b"b" * 32
+    same = noticing.with_body(b"r", first)
+    assert same == noticing.with_body(b"r", first)
+    assert len({same, noticing.with_body(b"r", second), noticing.with_body(b"r", None)}) == 3
+
+
+def test_what_could_not_be_looked_at_is_known_by_its_head_as_it_was_sent() -> None:
+    calls: list[dict[str, Any]]
+    calls = [{}, {"headers": {"x-a": "b"}}, {"target": "/y"}, {"method": "PUT"}, {"host": "b.c"}]
+    first, same, *others = (noticing.unread(a_request(**told), a_call()) for told in calls)
+    assert first == same
+    assert len({first, *others}) == 4
+    assert first != traits().action
 
 
 def test_housekeeping_has_no_action() -> None:
@@ -172,5 +236,5 @@ def test_what_was_learned_is_left_out() -> None:
 def test_no_body_makes_it_fail(dialect: Dialect, body: bytes) -> None:
     for effect in Effect:
         call = a_call(effect, dialect.value)
-        noticing.traits(a_request(body=body, target="/x?%ff=%zz&=&&a"), call, "c1", NOW_US)
+        noticing.traits(a_request(body=body, target="/x?%ff=%zz&=&&a"), call, NOW_US)
     noticing.result(200, body, dialect, left_out=[("a",)])

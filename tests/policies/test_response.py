@@ -1,5 +1,7 @@
 """Which cord a trip pulls: tests/cases/responses.yaml."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from policies.detectors.step import Finding, Kind, Severity, Step, Subject
 from policies.verdict import Pull, Scope
 
 ROWS = yaml.safe_load(Path("tests/cases/responses.yaml").read_text("utf-8"))
+SEEN = "first_seen_destination"
 START_US = 1_795_000_000_000_000
 
 
@@ -25,7 +28,7 @@ def trip(responding: Responding, told: dict[str, Any]) -> Pull | None:
         Kind.TOOL,
         "c1",
         run,
-        told.get("name", run),
+        told.get("root", told.get("name", run)),
         told.get("tenant", "acme"),
         release=told.get("release", ""),
         tool=tool,
@@ -33,7 +36,8 @@ def trip(responding: Responding, told: dict[str, Any]) -> Pull | None:
     )
     name, followed = told.get("name", run), told.get("followed", "")
     severity = Severity(told.get("severity", "trip"))
-    finding = Finding(detector, severity, about, name, "it loops", ("c1",), tool, followed)
+    shared = told.get("shared_tool", False), told.get("shared_release", False)
+    finding = Finding(detector, severity, about, name, "it loops", ("c1",), tool, followed, *shared)
     then = Response(told["then"]) if "then" in told else None
     return responding.cord(finding, Rule(Mode(told.get("mode", "enforce")), None, then), step)
 
@@ -69,12 +73,33 @@ def test_an_alert_pulls_nothing_and_makes_no_later_cord_larger() -> None:
 
 
 def test_what_is_remembered_of_trips_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(response, "TRIPS_MAX", 100)
     responding = Responding()
-    for number in range(3 * response.TRIPS_MAX):
-        trip(responding, {"run": f"r{number}", "tool": f"t{number}"})
-    assert len(responding._trips) == response.TRIPS_MAX
-    trip(responding, {"at": 601})
-    assert len(responding._trips) == 1
+    for number in range(300):
+        trip(responding, {"run": f"r{number}", "tool": f"t{number % 7}"})
+    assert len(responding._trips) == 100
+    assert max(len(alike) for alike in responding._trips.values()) == response.ALIKE_MAX
+    pull = trip(responding, {"run": "r299", "at": 601, "tool": "t5"})
+    assert pull is not None
+    assert pull.subject == "r299/t5"
+
+
+def test_a_trip_that_comes_again_looks_at_no_more_than_a_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many tripped before."""
+    responding, looked = Responding(), []
+    for number in range(2_000):
+        trip(responding, {"run": f"r{number}", "mode": "alert"})
+    alike = Responding._alike
+
+    def counted(self: Responding, *what: Any) -> list[response.Trip]:
+        looked.append(len(self._trips[what[0]]))
+        return alike(self, *what)
+
+    monkeypatch.setattr(Responding, "_alike", counted)
+    trip(responding, {"run": "r7", "mode": "alert"})
+    assert sum(looked) <= 4 * response.ALIKE_MAX
 
 
 # ---- what the findings bring with them
@@ -107,7 +132,8 @@ def test_a_repeat_of_long_ago_is_no_evidence_about_a_loop() -> None:
 
 
 def written(number: int, seconds: float, release: str, recipient: bytes = b"iban") -> Step:
-    step = a_step(number, seconds, run=f"{release}-{number}", is_write=True, release=release)
+    run = f"{release}-{number}"
+    step = a_step(number, seconds, run=run, root=run, is_write=True, release=release)
     return Step(
         **{**{name: getattr(step, name) for name in step.__slots__}, "recipient": recipient}
     )
@@ -127,10 +153,76 @@ def test_a_finding_names_the_one_release_that_followed_another(
 ) -> None:
     first = [written(100, 0, release, b"another") for release in before]
     steps = first + [written(number, 1 + number, one) for number, one in enumerate(releases)]
-    found = findings(steps, "first_seen_destination")
+    found = findings(steps, SEEN)
     assert found[-1].severity is Severity.TRIP
     assert {one.release for one in found} == {told} or releases[2] == "v1"
     assert found[-1].release == told
+
+
+def tripped(runs: Runs, responding: Responding, steps: Iterable[Step]) -> list[str]:
+    """The cords of loops, each once."""
+    pulls = [
+        responding.cord(one, Rule(Mode.ENFORCE, None, None), step)
+        for step in steps
+        for one in runs.feed(step)
+        if one.detector == "loop"
+    ]
+    return list(dict.fromkeys(pull.rule for pull in pulls if pull is not None))
+
+
+def looping(run: str, root: str, tenant: str, release: str = "") -> list[Step]:
+    who = {"run": run, "root": root, "tenant": tenant, "release": release}
+    depth = 0 if run == root else 1
+    return [a_step(number, 2 * number, **who, depth=depth) for number in range(10)]
+
+
+@pytest.mark.parametrize("release", ["", "v2"])
+def test_children_of_one_root_stop_nothing_but_their_tree(release: str) -> None:
+    """In the hands of an agent: as many of them as it likes, and other tenants beside it."""
+    runs, responding = Runs(), Responding()
+    for of in ("v1", release):
+        runs.feed(a_step(99, 0, run="good", root="good", tenant="good", release=of))
+        runs.feed(a_step(99, 0, run="old", root="old", tenant="evil", release=of))
+    steps = [step for run in "abcde" for step in looping(run, "root", "evil", release)]
+    rules = tripped(runs, responding, steps)
+    assert "halt:run:root" in rules
+    assert {rule.split(":")[1] for rule in rules} == {"run", "tool"}
+    assert all("/" in rule for rule in rules if rule.startswith("halt:tool"))
+
+
+@pytest.mark.parametrize(
+    "tenants, before, others, pulled",
+    [
+        ("aaa", "v1", "", "halt:release:v2"),
+        ("aaa", "", "", "halt:tool:look"),  # it followed none
+        ("aaa", "v1", "z", "halt:tool:r2/look"),  # z uses both
+        ("abc", "v1", "", "halt:release:v2"),
+        ("abc", "v1", "z", "halt:release:v2"),
+        ("abc", "", "z", "halt:tool:look"),
+    ],
+)
+def test_what_others_use_too_is_stopped_only_by_trips_of_several_tenants(
+    tenants: str, before: str, others: str, pulled: str
+) -> None:
+    runs, responding = Runs(), Responding()
+    for tenant in sorted({*tenants}) if before else "":
+        runs.feed(a_step(99, 0, tool="", run="old", root="old", tenant=tenant, release=before))
+    for tenant in others:
+        runs.feed(a_step(99, 0, run="good", root="good", tenant=tenant, release="v2"))
+    steps = [
+        step
+        for number, tenant in enumerate(tenants)
+        for step in looping(f"r{number}", f"r{number}", tenant, "v2")
+    ]
+    assert tripped(runs, responding, steps)[-1] == pulled
+
+
+def test_five_children_of_one_root_are_one_that_writes_to_somebody_new() -> None:
+    steps = [written(number, number, "") for number in range(6)]
+    assert not findings([replace(step, root="root", depth=1) for step in steps], SEEN)
+    assert findings(steps, SEEN)
+    apart = [replace(step, tenant=f"t{number}") for number, step in enumerate(steps)]
+    assert not findings(apart, SEEN), "recipients are the tenants' own"
 
 
 def test_a_run_that_a_person_released_begins_anew() -> None:

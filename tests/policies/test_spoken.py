@@ -148,3 +148,12 @@ def test_a_picture_of_megabytes_is_no_matter_and_a_longer_body_tells_nobodys_wor
     shown = chat(user(WORDS), *OPENAI_TURN, {"role": "assistant", "content": [picture]})
     assert human(shown) == human(chat(user(WORDS)))
     assert human(chat(user(WORDS), {"content": [picture, picture]})) == b""
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", "1", "0.5", "[[]]"])
+def test_a_body_of_countless_values_tells_nobodys_words(value: str) -> None:
+    said = '{"role":"user","content":"' + WORDS + '"}'
+    few = '{"messages":[' + f"{value}," * 1_000 + said + "]}"
+    many = '{"messages":[' + f"{value}," * spoken.VALUES_MAX + said + "]}"
+    assert spoken.human(few.encode(), NOW_US) == human(chat(user(WORDS)))
+    assert spoken.human(many.encode(), NOW_US) == b""

@@ -172,6 +172,8 @@ async def test_what_was_released_is_told_so(running: Controlled) -> None:
 
     await running.service.decider.act(release)
     one = await asyncio.to_thread(told, "incident", "list")
+    out = await beside("status", "--exit-code", code=11)
+    assert "; what was pulled for it is released, it is open until closed: pullcord" in out
     out = await beside("incident", "show", one["id"])
     assert "halt:run:r1, which was released since" in out
     assert "nothing is stopped; stop it: pullcord halt run r1" in out

@@ -252,6 +252,25 @@ def test_a_path_too_long_for_a_socket_is_told(tmp_path: Path) -> None:
         bound(tmp_path / ("x" * 120))
 
 
+async def test_a_data_directory_may_lie_deeper_than_an_address_is_long(tmp_path: Path) -> None:
+    deep = tmp_path / ("deep" * 30)
+    deep.mkdir()
+
+    async def healthy(_: web.Request) -> web.Response:
+        return web.json_response({"ok": True})
+
+    app = web.Application()
+    app.router.add_get("/healthz", healthy)
+    runner = await control.serve(app, deep / SOCKET)
+    assert (deep / SOCKET).stat().st_mode & 0o777 == 0o600
+    assert await asyncio.to_thread(ask, deep, "GET", "/healthz") == {"ok": True}
+    with pytest.raises(ControlError, match="another pullcord answers"):
+        bound(deep / SOCKET)
+    await runner.cleanup()
+    with pytest.raises(Unreachable, match="pullcord up"):
+        ask(deep, "GET", "/healthz")
+
+
 async def test_the_socket_goes_with_its_proxy(tmp_path: Path) -> None:
     runner = await control.serve(web.Application(), tmp_path / SOCKET)
     await runner.cleanup()

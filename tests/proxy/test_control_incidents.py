@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ledger import incidents
+from ledger.open_incidents import ALERTS_MAX, ALERTS_OF_TENANT_MAX
 from ledger.store import Store
 from policies.verdict import Scope
 from tests.ledger.findings import ALERT, TRIP, a_found
@@ -117,4 +118,40 @@ async def test_status_tells_the_newest_and_how_many_there_are(running: Controlle
         await found(running, run=f"r{number}", cord=(Scope.RUN, f"r{number}"))
     state = await running.asked("GET", "/v1/status")
     assert state["incidents"]["open"] == 7
-    assert [one["name"] for one in state["incidents"]["newest"]] == ["r6", "r5", "r4", "r3", "r2"]
+    newest = state["incidents"]["newest"]
+    assert [one["name"] for one in newest] == ["r6", "r5", "r4", "r3", "r2"]
+    assert not any(one["released"] for one in newest)
+
+
+async def test_status_tells_of_which_every_cord_was_released(running: Controlled) -> None:
+    """It stays open until somebody closes it."""
+    await found(running, cord=(Scope.TOOL, "r1/pay"))
+    await found(running, detector="burn")
+    running.clock.us += 1_000_000
+    await found(running, ALERT, run="r2")
+
+    async def released() -> list[bool]:
+        newest = (await running.asked("GET", "/v1/status"))["incidents"]["newest"]
+        return [one["released"] for one in newest]
+
+    assert await released() == [False, False]
+    await running.asked("POST", "/v1/release", level="halt", scope="run", subject="r1", reason="ok")
+    assert await released() == [False, False]
+    tool = {"scope": "tool", "subject": "r1/pay"}
+    await running.asked("POST", "/v1/release", level="halt", **tool, reason="ok")
+    assert await released() == [False, True]
+
+
+@pytest.mark.parametrize(
+    "tenant, next_", [("", "pullcord status"), ("acme", "pullcord halt tenant acme")]
+)
+async def test_what_was_too_much_says_what_to_type_next(
+    running: Controlled, tenant: str, next_: str
+) -> None:
+    for number in range(ALERTS_MAX + 1 if not tenant else ALERTS_OF_TENANT_MAX + 1):
+        await found(running, ALERT, run=f"r{number}", tenant=tenant or f"t{number}")
+    everything = await listed(running, "?all=true")
+    (one,) = [one for one in everything if one["kind"] in ("tenant", "global")]
+    told = await running.asked("GET", f"/v1/incidents/show?incident={one['id']}")
+    assert told["next"][0]["command"] == next_
+    assert ("pullcord ledger query tenant:acme" in str(told["next"])) == bool(tenant)

@@ -13,6 +13,7 @@ from proxy.channels import Alertmanager, PagerDuty, Slack, Target, Webhook
 from proxy.notices import (
     LASTING_SECONDS,
     SUMMARY_CHARACTERS_MAX,
+    lines,
     message,
     signature,
     standing,
@@ -125,9 +126,13 @@ def test_a_webhook_says_all_of_it() -> None:
         "writes": 12,
         "calls": ["c1", "c2"],
         "opened_at": "2027-01-15T08:00:00.000Z",
+        "raised_at": "2027-01-15T08:00:02.000Z",
         "closed_at": None,
     }
     assert body(HOOK, ALERT)["type"] == "incident.opened"
+    assert "again at 2027" not in str(lines(TRIP))
+    again = replace(TRIP, told=frozenset({Event.ALERT, Event.TRIP}))
+    assert "since 2027-01-15T08:00:00.000Z, again at 2027-01-15T08:00:02.000Z" in lines(again)[0]
     closed = body(HOOK, CLOSED)
     assert (closed["type"], closed["closed_at"]) == ("incident.closed", "2027-01-15T08:01:00.000Z")
 

@@ -214,7 +214,7 @@ async def test_a_failure_to_notice_is_logged_and_stops_nothing(
         events = [line["event"] for line in lines if "noticed" in line["event"]]
         assert events == ["call.not_noticed", "answer.not_noticed"] * 2
         first, second = await seen(running)
-        assert first["action"] != second["action"]
+        assert first["action"] == second["action"] != ""
         assert first["result"] == second["result"] != ""
 
 
@@ -237,3 +237,23 @@ async def test_a_call_is_known_by_the_tool_that_a_new_policy_takes_it_for(tmp_pa
         assert known.call.tool == "mail.read"
         assert known.traits == noticing.asked(known).traits
         assert known.traits.action != noticing.asked(old).traits.action
+
+
+async def test_an_upload_is_known_by_its_head_and_tells_in_its_result_what_went_by(
+    tmp_path: Path,
+) -> None:
+    policy = POLICY + "  put: {match: {host: put.example}, stream: true, idempotency: "
+    policy += "{missing: 'off', same_body: allow}}\n"
+    upload = Request("PUT", "https", "put.example", 443, "/x", streamed=True)
+    async with controlled(tmp_path, policy) as running:
+        for nonce, content in enumerate([b"a" * 32, b"a" * 32, b"b" * 32]):
+            request = replace(upload, headers=(("sec-websocket-version", str(nonce)),))
+            live = await running.gate.ask(request, WHO, running)
+            assert isinstance(live, Live), live
+            assert running.gate.sent(live) is None
+            live.body_digest = content
+            running.gate.answering(live, "", "")
+            await running.gate.settle(live, status=200, complete=True)
+        one, two, other = await seen(running)
+        assert one["action"] == two["action"] == other["action"] != ""
+        assert one["result"] == two["result"] != other["result"]

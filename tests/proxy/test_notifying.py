@@ -13,8 +13,8 @@ from ledger.errors import LedgerError
 from ledger.store import Store
 from proxy import notifying, sending
 from proxy.channels import Alertmanager, PagerDuty, Slack, Webhook
-from proxy.notifying import BACKOFF_SECONDS_MAX, IN_FLIGHT_MAX
-from tests.ledger.made_incidents import an_incident, changed, ended, tripped
+from proxy.notifying import BACKOFF_SECONDS_MAX, IN_FLIGHT_MAX, LOOK_ALL_SECONDS
+from tests.ledger.made_incidents import OPENED_US, an_incident, changed, ended, tripped
 from tests.proxy.alerting import SECRET, Alerts, a_webhook, alerts, keep_secrets
 from tests.proxy.controlled import Controlled, controlled
 from tests.proxy.receiver import Receiver, receiving
@@ -103,6 +103,52 @@ async def test_the_text_is_of_the_incident_as_it_is_when_it_is_sent(
     await hooked.made(changed, "i1", why="now 40 times")
     await hooked.look(1)
     assert [one["why"] for one in receiver.bodies][1] == "now 40 times"
+
+
+async def test_a_trip_that_comes_again_is_told_again_under_the_same_key(
+    running: Controlled, receiver: Receiver
+) -> None:
+    """It was told, somebody lifted the cord and left the incident open, and it was pulled again."""
+    keep_secrets(running.data)
+    channels = (
+        PagerDuty(kind="pagerduty", key="pager", url=f"{receiver.url}/enqueue"),
+        Alertmanager(kind="alertmanager", url=receiver.url),
+    )
+    async with alerts(running, *channels) as made:
+        await made.made(an_incident)
+        await made.made(tripped)
+        await made.look()
+        await made.look(3_600)
+        receiver.got.clear()
+        await made.made(tripped, at_us=running.clock.us)
+        for _ in range(4):
+            await made.look(5)
+        bodies = {one.path: one.json for one in receiver.got}
+    assert len(receiver.got) == len(bodies) == 2
+    page, (alert,) = bodies["/enqueue"], bodies["/api/v2/alerts"]
+    assert (page["dedup_key"], page["event_action"]) == ("i1", "trigger")
+    assert alert["labels"]["incident"] == "i1"
+    assert (
+        made.rows()
+        == [
+            ("alertmanager", "trip", True, 1),
+            ("pagerduty", "trip", True, 1),
+        ]
+        * 2
+    )
+
+
+async def test_what_a_look_at_what_is_new_misses_the_next_look_at_all_finds(
+    hooked: Alerts, receiver: Receiver
+) -> None:
+    """A clock that was set back, or forward."""
+    await hooked.look()
+    await hooked.look(3_600)
+    await hooked.made(an_incident, "i2", severity="trip", opened_us=OPENED_US)
+    await hooked.look(LOOK_ALL_SECONDS - 1)
+    assert hooked.rows("i2") == []
+    await hooked.look(1)
+    assert hooked.rows("i2") == [("webhook", "trip", True, 1)]
 
 
 # What goes wrong at the other end

@@ -162,7 +162,7 @@ async def test_a_second_websocket_to_the_same_url_is_not_a_replay(upstream, serv
     assert made.connections == 2
 
 
-@pytest.mark.parametrize("level", list(Level))
+@pytest.mark.parametrize("level", [Level.FREEZE, Level.HALT])
 async def test_a_websocket_message_after_a_cord_was_pulled_never_leaves(upstream, serving, level):
     made = await websocket_upstream(upstream)
     async with serving(made.port) as proxy:
