@@ -67,6 +67,10 @@ class Origin:
         copied = [(name, value) for name, value in request.headers.items() if name in _ECHOED]
         return tuple((f"X-Echo-{name}", value) for name, value in copied), body.encode()
 
+    def status_of(self, path: str) -> int:
+        """With what an answer to this path begins."""
+        return self.status
+
 
 _ECHOED = ("authorization", "cookie", "x-api-key")
 
@@ -132,7 +136,7 @@ def _handler(origin: Origin) -> type[BaseHTTPRequestHandler]:
             if told is None:
                 self.close_connection = True
                 return
-            self.send_response(origin.status)
+            self.send_response(origin.status_of(self.path))
             for name, value in (*told[0], ("Content-Type", "application/json")):
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(told[1])))

@@ -72,8 +72,10 @@ class Place(Origin):
             self.alerts.append(json.loads(request.body))
             return (), b"{}"
         self.arrived.append(request)
-        self.status = 500 if "/broken/" in request.path else 200
         return (), json.dumps(self._told(request)).encode()
+
+    def status_of(self, path: str) -> int:
+        return 500 if "/broken/" in path else 200
 
     def _told(self, request: Arrived) -> dict[str, Any]:
         number = len(self.arrived)
