@@ -57,7 +57,11 @@ def _ends(conn: sqlite3.Connection) -> Iterator[str]:
             only = f" WHERE {named.fetchone()[0].partition(' WHERE ')[2]}" if partial else ""
             indexed = conn.execute(f'PRAGMA index_info("{index}")').fetchall()
             source = f'"{table}" INDEXED BY "{index}"{only}'
-            yield from _first_and_last(source, [name for _, _, name in indexed])
+            named_columns = [name for _, _, name in indexed]
+            if None in named_columns:  # of an expression; it is known by no name to order by
+                yield f"SELECT 1 FROM {source} LIMIT 1"  # noqa: S608 - our schema
+            else:
+                yield from _first_and_last(source, named_columns)
 
 
 def _place(column: tuple[int, ...]) -> int:

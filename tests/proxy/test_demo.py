@@ -21,6 +21,8 @@ from proxy.demo.upstream import Arrival, Upstream
 
 ROOT = Path(__file__).parents[2]
 POLICY = main.POLICY.read_text("utf-8")
+# As in a terminal, also where what began the tests had Ctrl-C ignored.
+HEARD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 PLAY = (
     "import sys; from proxy.demo.main import run; sys.exit(run({fast}, sys.stdin.read() or None))"
 )
@@ -30,7 +32,7 @@ SECONDS = re.compile(r"[ \d]*\d\.\d+ s\b")
 
 def _started(tmp_path: Path, *, fast: bool) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PLAY.format(fast=fast)],
+        [sys.executable, "-c", f"{HEARD}; {PLAY.format(fast=fast)}"],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdin=subprocess.PIPE,
