@@ -12,7 +12,7 @@ NONE = { test $$? -eq 5 && test -n '$(value ARGS)'; }
 help:
 	@printf '%-12s %s\n' \
 	  'make up'     'start pullcord here; prints its address, stops with Ctrl-C (ARGS="--listen ...")' \
-	  'make test'   'all tests, 3 rounds of each kill and race (ARGS="-k name")' \
+	  'make test'   'all tests, those of past incidents too, 3 rounds of each kill and race (ARGS="-k name")' \
 	  'make demo'   'a runaway agent, contained before your eyes, in about 30 seconds' \
 	  'make check'  'format, lint, types, import contracts, tests' \
 	  'make proof'  'the kills and races alone, 50 rounds (ROUNDS=n), a million calls (CALLS=n)' \

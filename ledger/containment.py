@@ -14,6 +14,7 @@ from ledger.records import Worker
 from ledger.sqlite import sqlite3
 from ledger.states import CallState, EventType
 from policies.call import Effect
+from policies.policy import UNDO_RUN
 from policies.verdict import Level, Pull, Scope, tool_of
 
 ERROR_CHARACTERS = 200  # an engine cuts a longer error, and so the name of a cord in it
@@ -46,11 +47,12 @@ class Proof:
     still_open: tuple[str, ...]
 
 
-# The intent `d` of a call that a scope covers. A parent that was never minted a token for is known
+# The intent `d` of a call that a scope covers. An operator's, by which a tenant's writes are
+# undone, is none that the tenant's cord stops. A parent that was never minted a token for is known
 # by the call alone, one between parent and root by the run alone.
 _WITHIN = {
     Scope.GLOBAL: "1",
-    Scope.TENANT: "d.tenant = :subject",
+    Scope.TENANT: f"d.tenant = :subject AND d.run IS NOT '{UNDO_RUN}'",
     Scope.RELEASE: "d.release = :subject",
     Scope.TOOL: "d.tool = :subject",
     Scope.RUN: (
@@ -109,7 +111,7 @@ def blast(reader: sqlite3.Connection, scope: Scope, subject: str, since_us: int)
     """
     within, granted, names = _where(scope, subject)
     values: dict[str, str | int] = {**names, "since": since_us}
-    with _snapshot(reader):
+    with snapshot(reader):
         values["first"] = first_since(reader, since_us)
         flying = list(
             rows(
@@ -157,7 +159,7 @@ def proof(reader: sqlite3.Connection, level: Level, scope: Scope, subject: str) 
     within, _, names = _where(scope, subject)
     if level is Level.FREEZE:
         within += f" AND d.effect = '{Effect.WRITE}'"
-    with _snapshot(reader):
+    with snapshot(reader):
         pulled = next(
             rows(
                 reader,
@@ -223,7 +225,7 @@ def last_drill(reader: sqlite3.Connection) -> Row | None:
 
 
 @contextmanager
-def _snapshot(reader: sqlite3.Connection) -> Iterator[None]:
+def snapshot(reader: sqlite3.Connection) -> Iterator[None]:
     """Several reads of one and the same state."""
     if reader.in_transaction:
         yield

@@ -98,13 +98,15 @@ _TOLD = (
     "WHERE t.incident = i.id AND t.channel = :channel AND t.state = 'sent'"
 )
 _SINCE = "coalesce(i.raised_us, i.opened_us)"  # as the index has it
+# Somebody has seen it as it is; what gets worse afterwards is told again.
+_UNSEEN = "(i.acked_us IS NULL OR i.raised_us > i.acked_us)"
 # Whoever was told a moment ago is not told at once again, whatever is pulled.
 _OPEN = f"""
 SELECT {_INCIDENT}, ({_TOLD}) FROM (
     SELECT i.*,
         row_number() OVER (PARTITION BY i.severity, i.tenant ORDER BY {_SINCE}, i.id) AS turn
     FROM incident i
-    WHERE i.state = 'open' AND {_SINCE} >= :from_us
+    WHERE i.state = 'open' AND {_SINCE} >= :from_us AND {_UNSEEN}
     AND (i.severity = 'trip' AND i.rule <> '' OR i.opened_us <= :together_us)
     AND NOT EXISTS (
         SELECT 1 FROM delivery d
@@ -124,7 +126,7 @@ ORDER BY i.closed_us LIMIT {DUE_MAX}
 """  # noqa: S608
 _STANDING = f"""
 SELECT {_INCIDENT} FROM incident i
-WHERE i.state = 'open' AND EXISTS (
+WHERE i.state = 'open' AND {_UNSEEN} AND EXISTS (
     SELECT 1 FROM delivery d
     WHERE d.incident = i.id AND d.channel = ? AND d.event = i.severity AND d.state = 'sent'
 )
@@ -134,8 +136,9 @@ ORDER BY i.id LIMIT {STANDING_MAX}
 
 def due(conn: sqlite3.Connection, channel: str, now_us: int, from_us: int = 0) -> list[Due]:
     """What a channel has to be told now: trips first, and tenant by tenant, so that none waits
-    behind many of another. Of an open incident it is told how bad it is; of a closed one, that it
-    is over, if it was told of it at all. What is older than `from_us` is not looked at."""
+    behind many of another. Of an open incident it is told how bad it is, unless somebody has
+    acknowledged it so; of a closed one, that it is over, if it was told of it at all. What is older
+    than `from_us` is not looked at."""
     given = {
         "channel": channel,
         "now_us": now_us,
@@ -172,7 +175,8 @@ def writes(conn: sqlite3.Connection, run: str, now_us: int) -> int:
 
 
 def standing(conn: sqlite3.Connection, channel: str) -> list[Incident]:
-    """Those that are open, and that the channel was told of as they are."""
+    """Those that are open, that the channel was told of as they are, and that nobody has
+    acknowledged."""
     return [_incident(row) for row in conn.execute(_STANDING, (channel,)).fetchall()]
 
 

@@ -64,6 +64,7 @@ _RESOLVED: Columns = (
 _ACT: Columns = (
     *("type", "at_us", "call_id", "run", "tenant", "release", "tool", "rule", "actor", "detail"),
 )
+_UNDO: Columns = (*_DECISION, "actor", "incident")
 _FORGET: Columns = (*_ACT, "seen")
 _OF_INCIDENT: Columns = (*_ACT, "incident")
 _CLOSED: Columns = (*_ACT, "incident", "seen")
@@ -73,7 +74,9 @@ _OWN: Columns = (
 )
 _INSERTS = {
     columns: _insert(columns)
-    for columns in (_DECISION, _OUTCOME, _RESOLVED, _ACT, _FORGET, _OF_INCIDENT, _CLOSED, _OWN)
+    for columns in (
+        *(_DECISION, _UNDO, _OUTCOME, _RESOLVED, _ACT, _FORGET, _OF_INCIDENT, _CLOSED, _OWN),
+    )
 }
 
 _TYPE_AND_STATE: dict[Action, tuple[str, str]] = {
@@ -106,9 +109,11 @@ class Journal:
         claim_key: bytes | None,
         policy: Policy,
         policy_id: int,
+        actor: str = "",
+        incident: str = "",
     ) -> None:
         """One judged call. `status` is what the caller is told unless it is let through; `step` is
-        the call as the detectors see it, if they do."""
+        the call as the detectors see it, if they do. `actor` undoes a write of `incident` by it."""
         who = identity or _NOBODY
         call, request, key = ask.call, ask.request, self._redact_key
         kind, state = _TYPE_AND_STATE[verdict.action]
@@ -140,7 +145,10 @@ class Journal:
             seen.told(call, who, key, steps.traits_told(step, ask.traits) if step else None),
             policy_id,
         )
-        self._rows.append((_DECISION, row, policy.digest))
+        if incident:
+            self._rows.append((_UNDO, (*row, actor, incident), policy.digest))
+        else:
+            self._rows.append((_DECISION, row, policy.digest))
 
     def ended(self, outcome: Outcome, *, by_cord: bool = False) -> None:
         """How an admitted call ended. Raises LedgerError for a state that cannot follow.

@@ -77,7 +77,7 @@ _TEXTS = (
     *("path", "rule", "key", "replay_of", "policy"),
 )
 _LOWER = frozenset({"host", "id"})
-_INDEXED = frozenset({"id", "run", "tenant", "tool", "release"})
+_INDEXED = frozenset({"id", "run", "root", "tenant", "tool", "release"})
 _UPPER = frozenset({"method"})
 
 
@@ -117,13 +117,16 @@ def parse(
 
 def _leads(named: dict[str, list[tuple[str, list[Value]]]]) -> Iterator[Lead]:
     """Those that lead to few calls come first."""
-    for field in ("id", "run", SEARCHED, "state", "decision", "release", "tool", "tenant"):
+    for field in _LEADING:
         same = named.get(field, [])
         if not same or any("GLOB" in where for where, _ in same):
             continue
         values = tuple(value for _, bound in same for value in bound)
         if field in ("id", "run"):
             yield Lead(f"{field} IN ({', '.join('?' * len(values))})", values, is_few=True)
+        elif field in _FAMILIES:
+            names, family = json.dumps(list(dict.fromkeys(values))), _FAMILIES[field]
+            yield Lead(f"seq IN ({family})", (names,) * family.count("?"), is_few=True)
         elif field == SEARCHED:
             lists = " UNION ".join([_LISTED] * len(values))
             yield Lead(f"id IN ({lists})", values, is_few=True)
@@ -142,6 +145,18 @@ def _leads(named: dict[str, list[tuple[str, list[Value]]]]) -> Iterator[Lead]:
 
 
 _LISTED = "SELECT value FROM json_each(?)"
+_BELOW = "SELECT r.name FROM run r, json_each(r.ancestors) a WHERE a.value = ?"
+# A root's own rows are found as a run's; the index on roots has only those of the runs below.
+_TREE = (
+    f"SELECT seq FROM event WHERE run IN ({_LISTED}) UNION ALL SELECT seq FROM event "  # noqa: S608 - words of ours
+    f"WHERE root IN ({_LISTED}) AND root IS NOT NULL AND root <> run"
+)
+_FAMILIES = {
+    "root": _TREE,
+    "under": f"{_TREE} UNION ALL SELECT seq FROM event "  # noqa: S608 - words of ours
+    f"WHERE run IN ({_BELOW.replace('= ?', f'IN ({_LISTED})')})",
+}
+_LEADING = (*("id", "run", *_FAMILIES, SEARCHED, "state", "decision", "release", "tool", "tenant"),)
 
 
 def _stopped(action: Action) -> Lead:
@@ -215,6 +230,23 @@ def _only_stars(glob: str) -> str:
     return re.sub(r"[?\[]", lambda found: f"[{found[0]}]", glob)
 
 
+def _under(field: str, value: str, now_us: int) -> tuple[str, list[Value]]:
+    """A run and those below it, as a cord on the run covers them."""
+    if "*" in value:
+        raise FilterError(f"{field}: takes the name of one run, not {value!r}")
+    return f"? IN (run, root) OR +run IN ({_BELOW})", [value, value]
+
+
+def _part(field: str, value: str, now_us: int) -> tuple[str, list[Value]]:
+    found = _PART.fullmatch(value)
+    if not found:
+        raise FilterError(f"{value!r} is no part of the record: write 120..180, or 120..")
+    return "seq BETWEEN ? AND ?", [int(found[1]), int(found[2] or 2**62)]
+
+
+_PART = re.compile(r"(\d{1,18})\.\.(\d{1,18})?")
+
+
 def _status(field: str, value: str, now_us: int) -> tuple[str, list[Value]]:
     if re.fullmatch(r"[1-5]xx", value):
         least = int(value[0]) * 100
@@ -248,6 +280,8 @@ def moment(text: str, now_us: int) -> int:
 FIELDS: dict[str, Callable[[str, str, int], tuple[str, list[Value]]]] = {
     **dict.fromkeys(_TEXTS, _text),
     "status": _status,
+    "under": _under,
+    "seq": _part,
     "since": _time,
     "until": _time,
     SEARCHED: _no_trace,

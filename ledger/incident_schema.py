@@ -64,7 +64,7 @@ _INCIDENTS = (
 )
 
 
-def _moment(column: str) -> str:
+def moment(column: str) -> str:
     return (
         f"strftime('%Y-%m-%dT%H:%M:%S', {column} / 1000000, 'unixepoch')\n"
         f"        || printf('.%03dZ', {column} / 1000 % 1000)"
@@ -77,12 +77,12 @@ _CORDS_VIEW = f"""
 CREATE VIEW cords AS
 SELECT
     p.rule AS cord,
-    {_moment("p.at_us")} AS pulled_at,
+    {moment("p.at_us")} AS pulled_at,
     p.actor AS pulled_by,
     p.detail AS reason,
     p.call_id AS over_call,
     p.incident AS incident,
-    {_moment("r.at_us")} AS released_at,
+    {moment("r.at_us")} AS released_at,
     r.actor AS released_by,
     r.detail AS released_because,
     p.tenant, p.run, p.release, p.tool, p.seq, p.at_us
@@ -95,13 +95,13 @@ WHERE p.actor IS NOT NULL AND p.type = 'cord.pulled'
 """  # noqa: S608 - no value in it
 
 # What is empty in the table is NULL here.
-_INCIDENTS_VIEW = f"""
+INCIDENTS_VIEW = f"""
 CREATE VIEW incidents AS
 SELECT
     id, state, severity, kind, name,
-    {_moment("opened_us")} AS opened_at,
-    {_moment("updated_us")} AS updated_at,
-    {_moment("closed_us")} AS closed_at,
+    {moment("opened_us")} AS opened_at,
+    {moment("updated_us")} AS updated_at,
+    {moment("closed_us")} AS closed_at,
     nullif(closed_by, '') AS closed_by,
     nullif(closed_because, '') AS closed_because,
     detector, why,
@@ -123,6 +123,6 @@ def make(db: Database) -> None:
     if not has(db.conn, "incident"):
         for statement in _INCIDENTS:
             db.execute(statement)
-    for name, view in (("cords", _CORDS_VIEW), ("incidents", _INCIDENTS_VIEW)):
+    for name, view in (("cords", _CORDS_VIEW), ("incidents", INCIDENTS_VIEW)):
         db.execute(f"DROP VIEW IF EXISTS {name}")
         db.execute(view)

@@ -10,10 +10,17 @@ the incident's newest evidence, and not at once.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ledger import cords, open_incidents
+from ledger import cords, incident_scope, open_incidents
 from ledger.batch import Batch
 from ledger.events import DETECTOR, PROGRAM
-from ledger.open_incidents import EVIDENCE_MAX, OPEN, TOLD_MAX, Incident, Key, Standing
+from ledger.open_incidents import (
+    EVIDENCE_MAX,
+    OPEN,
+    TOLD_MAX,
+    Incident,
+    Key,
+    Standing,
+)
 from ledger.redact import redact
 from ledger.states import EventType
 from ledger.steps import Forgotten
@@ -152,7 +159,7 @@ def _standing(
     of all that is too much; True when it is the first of its kind to go to the last."""
     memory, conn, tenant = batch.incidents, batch.conn, one.step.tenant
     standing = memory.of(about.key)
-    if standing is not None and not (pulls and standing.incident.is_many):
+    if standing is not None and not (pulls and standing.incident.is_wide):
         return standing, False
     too_many = memory.instead(conn, tenant, at_us, pulls=pulls)
     if standing is not None and too_many is not None:
@@ -278,15 +285,18 @@ def _joined(
     """The incident with the finding in it. Written at once where it tells anything new; told again
     where another cord was pulled, or a trip goes on after a long quiet."""
     before = standing.incident
-    if is_repeat and 0 <= at_us - before.updated_us < REFRESH_SECONDS * 1_000_000:
+    runs = incident_scope.runs_with(before, one, pull)
+    is_late = not 0 <= at_us - before.updated_us < REFRESH_SECONDS * 1_000_000
+    if is_repeat and runs == before.runs and not is_late:
         return
     is_trip = one.finding.severity is Severity.TRIP
     raised = is_trip and before.severity != Severity.TRIP
     goes_on = is_trip and at_us - before.updated_us >= QUIET_SECONDS * 1_000_000
-    first = before.findings == 0
-    # What pulls the first cord is what happened; before it there were only words.
+    first = before.findings == 0 and not before.opened_by
+    # What pulls the first cord is what happened; before it there were only words. What a person
+    # said of it stays.
     acts = new_cord and not before.rule
-    says = (raised or acts) and not before.is_many
+    says = (raised or acts) and not before.is_many and not before.opened_by
     calls = dict.fromkeys((*before.evidence, *filter(None, one.finding.evidence)))
     after = replace(
         before,
@@ -294,12 +304,16 @@ def _joined(
         detector=one.finding.detector if says else before.detector,
         why=redact(one.finding.why, batch.key) if says else before.why,
         rule=pull.rule if pull else before.rule,
+        first_call=before.first_call or next(iter(calls), ""),
+        since_us=incident_scope.since_with(before, one),
+        runs=runs,
         findings=before.findings + (not is_repeat),
         evidence=tuple(calls)[-EVIDENCE_MAX:],
         updated_us=max(at_us, before.updated_us),
     )
     if not first and (raised or new_cord or goes_on):
-        after = replace(after, raised_us=max(at_us, before.since_us + 1))
+        later_us = max(before.told_since_us, before.acked_us or 0) + 1
+        after = replace(after, raised_us=max(at_us, later_us))
     open_incidents.write(batch.conn, after)
     standing.incident = after
 
@@ -314,18 +328,21 @@ def reap(batch: Batch, at_us: int, limit: int) -> int:
     return len(over)
 
 
-def close(batch: Batch, incident: Incident, actor: str, reason: str, at_us: int) -> Incident:
+def close(
+    batch: Batch, incident: Incident, actor: str, reason: str, at_us: int, waived: str = ""
+) -> Incident:
     """A person says that it is over, and the detectors begin anew with what it was about. What is
-    pulled stays pulled; what goes wrong again opens another one."""
-    if incident.is_many:  # it says of none what it was about
-        return _close(batch, incident, actor, reason, at_us, over=None)
+    pulled stays pulled; what goes wrong again opens another one. `waived` is why there is no
+    regression test."""
+    if incident.is_wide or not incident.findings:  # it says of none what it was about
+        return _close(batch, incident, actor, reason, at_us, over=None, waived=waived)
     kind, name = Scope(incident.kind), incident.name
     if incident.rule.partition(":")[2] == f"{Scope.RUN}:{incident.run}":
         kind = Scope.RUN  # its writes went to a tool, and it alone was stopped
     if kind is Scope.RUN and incident.detector != fan_out.NAME:
         name = incident.run  # the one of the tree that did it
     over = Forgotten(kind, name)
-    closed = _close(batch, incident, actor, reason, at_us, over=over)
+    closed = _close(batch, incident, actor, reason, at_us, over=over, waived=waived)
     batch.forgotten(over)
     return closed
 
@@ -338,6 +355,7 @@ def _close(
     at_us: int,
     *,
     over: Forgotten | None,
+    waived: str = "",
 ) -> Incident:
     closed = replace(
         incident,
@@ -345,14 +363,16 @@ def _close(
         closed_us=at_us,
         closed_by=actor,
         closed_because=redact(reason, batch.key),
+        waived=redact(waived, batch.key),
     )
+    told = f"; no regression test: {closed.waived}" if closed.waived else ""
     open_incidents.write(batch.conn, closed)
     batch.incidents.drop(incident.id)
     batch.journal.noted(
         EventType.INCIDENT_CLOSED,
         at_us=at_us,
         actor=actor,
-        detail=closed.closed_because,
+        detail=closed.closed_because + told,
         run=closed.run,
         tenant=closed.tenant,
         tool=closed.tool,

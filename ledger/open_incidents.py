@@ -26,6 +26,7 @@ ALERTS_MAX = 200
 TRIPS_SECONDS = 60  # and so many that pull a cord, in this time
 TRIPS_OF_TENANT_MAX = 10
 TRIPS_MAX = 30
+MANY_RUNS = "*"  # in `runs`: anybody's; no run has such a name
 OPEN = "open"
 CLOSED = "closed"
 
@@ -42,7 +43,10 @@ class Key(NamedTuple):
 class Incident:
     """A row. `run`, `tool`, `release` and `agent` are those of the call over which it was opened;
     `rule` is the cord that was last pulled for it, empty where none was. `raised_us` is when it was
-    last worth telling again: an alert became a trip, another cord was pulled."""
+    last worth telling again: an alert became a trip, another cord was pulled. `opened_by` is empty
+    where the detectors opened it; `since_us` is from when on calls belong to it where a person said
+    so, else that is the time of `first_call`, which first convinced a detector. `proof` is the
+    digest of its regression test, `waived` why it was closed without one."""
 
     id: str
     kind: str
@@ -66,20 +70,34 @@ class Incident:
     closed_us: int | None = None
     closed_by: str = ""
     closed_because: str = ""
+    opened_by: str = ""
+    owner: str = ""
+    acked_us: int | None = None
+    acked_by: str = ""
+    since_us: int | None = None
+    first_call: str = ""
+    runs: tuple[str, ...] = ()
+    proof: str = ""
+    waived: str = ""
 
     @property
     def key(self) -> Key:
         return Key(self.kind, self.tenant, self.name)
 
     @property
-    def since_us(self) -> int:
+    def told_since_us(self) -> int:
         """Since when there is something to tell of it as it is."""
         return self.opened_us if self.raised_us is None else self.raised_us
 
     @property
-    def is_many(self) -> bool:
-        """It holds what was too much to have an incident each."""
+    def is_wide(self) -> bool:
+        """What was too much to have an incident each goes to it."""
         return self.kind in (Scope.TENANT, Scope.GLOBAL)
+
+    @property
+    def is_many(self) -> bool:
+        """It holds that, and nothing else: no person has opened it over a tenant."""
+        return self.is_wide and not self.opened_by
 
 
 COLUMNS = tuple(column.name for column in fields(Incident))
@@ -131,6 +149,12 @@ class OpenIncidents:
         _put(self._ids, key, incident_id)
         _put(self._standing, incident_id, standing)
         return standing
+
+    def changed(self, incident: Incident) -> None:
+        """A person has; findings join it as it is now."""
+        standing = self._standing.get(incident.id)
+        if standing is not None:
+            standing.incident = incident
 
     def drop(self, incident_id: str) -> None:
         self._standing.pop(incident_id, None)
@@ -200,7 +224,7 @@ def _moment(at_us: int) -> int:
 
 _LATELY = (
     "SELECT opened_us, rule <> '', tenant FROM incident "
-    "WHERE id >= ? AND kind NOT IN ('tenant', 'global') ORDER BY id"
+    "WHERE id >= ? AND kind NOT IN ('tenant', 'global') AND opened_by = '' ORDER BY id"
 )
 
 
@@ -221,8 +245,12 @@ def as_list(values: Sequence[str]) -> str:
     return orjson.dumps(values).decode()
 
 
+_LISTS = ("evidence", "runs")
+
+
 def from_row(row: Mapping[str, Any]) -> Incident:
-    return Incident(**{**row, "evidence": tuple(orjson.loads(row["evidence"]))})
+    lists = {name: tuple(orjson.loads(row[name])) for name in _LISTS if name in row}
+    return Incident(**{**row, **lists})
 
 
 def open_of(conn: sqlite3.Connection, key: Key) -> Incident | None:

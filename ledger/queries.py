@@ -187,7 +187,8 @@ def family_passes(reader: sqlite3.Connection, run: str, chosen: Filter) -> bool:
 
 _ACT = (
     "SELECT call_id AS id, at_us, tenant, run, parent, root, agent, release, tool, method, host, "
-    "path, effect, decision, reason, rule, state, status, key, replay_of, NULL AS policy FROM event"
+    "path, effect, decision, reason, rule, state, status, key, replay_of, NULL AS policy, seq "
+    "FROM event"
 )
 
 

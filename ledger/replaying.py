@@ -24,7 +24,7 @@ from ledger.windows import Committed, InFlight, Leases, Windows
 from policies.call import Draw, Identity, ToolCall
 from policies.ceilings import Count
 from policies.detectors.step import Step
-from policies.policy import Policy
+from policies.policy import UNDO_RUN, Policy
 from policies.simulated import Asked, Ended, Judged, Noticed, Spared
 from policies.simulating import Simulation
 from policies.verdict import Action, Level, Pull, Pulls, Reason, Scope, Verdict
@@ -37,30 +37,41 @@ _MORE = (
     *("rule", "decision", "reason", "path", "method", "operation", "key", "replay_of"),
     *("policy", "actor", "detail", "seq"),
 )
-_COLUMNS = (*steps.COLUMNS, *_MORE)
+COLUMNS = (*steps.COLUMNS, *_MORE)
+"""Of `event`: what is read of a row, so that it can also be read of one that was taken out of a
+ledger (incident_export.py)."""
 _STEP = len(steps.COLUMNS)
-_TYPE, _AT, _CALL = (_COLUMNS.index(name) for name in ("type", "at_us", "call_id"))
-_RULE, _ACTOR, _DETAIL, _SEQ = (_COLUMNS.index(name) for name in ("rule", "actor", "detail", "seq"))
+_TYPE, _AT, _CALL, _RUN = (COLUMNS.index(name) for name in ("type", "at_us", "call_id", "run"))
+_RULE, _ACTOR, _DETAIL, _SEQ = (COLUMNS.index(name) for name in ("rule", "actor", "detail", "seq"))
 _SEEN, _STATE, _COST, _POLICY = (
-    _COLUMNS.index(name) for name in ("seen", "state", "cost_microusd", "policy")
+    COLUMNS.index(name) for name in ("seen", "state", "cost_microusd", "policy")
 )
-_seen = itemgetter(*(_COLUMNS.index(name) for name in seen.COLUMNS))
-_judged = itemgetter(
-    *(_COLUMNS.index(name) for name in ("decision", "reason", "path", "replay_of"))
-)
+_seen = itemgetter(*(COLUMNS.index(name) for name in seen.COLUMNS))
+_judged = itemgetter(*(COLUMNS.index(name) for name in ("decision", "reason", "path", "replay_of")))
 _ACTIONS: Mapping[str, Action] = {action.value: action for action in Action}
 _REASONS: Mapping[str, Reason] = {reason.value: reason for reason in Reason}
 _READ = (
-    f"SELECT {', '.join(_COLUMNS)} FROM event "  # noqa: S608 - names of ours
+    f"SELECT {', '.join(COLUMNS)} FROM event "  # noqa: S608 - names of ours
     "WHERE seq > ? AND seq < ? ORDER BY seq LIMIT ?"
 )
 _CORDS = (
-    f"SELECT {', '.join(_COLUMNS)} FROM event INDEXED BY event_act "  # noqa: S608 - names of ours
+    f"SELECT {', '.join(COLUMNS)} FROM event INDEXED BY event_act "  # noqa: S608 - names of ours
     "WHERE actor IS NOT NULL AND type IN ('cord.pulled', 'cord.narrowed', 'cord.released') "
     "AND seq < ? ORDER BY seq"
 )
 
 Row = tuple[Any, ...]
+
+
+class NotAsRecorded(LedgerError):
+    """A row that cannot be read; `seq` is its number."""
+
+    def __init__(self, seq: int, why: str) -> None:
+        super().__init__(
+            f"row {seq} of the record is not as it was recorded ({why}); look at it with: "
+            "pullcord ledger verify"
+        )
+        self.seq = seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +210,8 @@ class Replay:
         self._digests: dict[int, str] = {}
 
     def pieces(self) -> Iterator[int]:
-        """Goes on by one piece each time; how many rows were read. Raises LedgerError for a row
-        that is not as it was recorded."""
+        """Goes on by one piece each time; how many rows were read. Raises NotAsRecorded, and
+        LedgerUnavailable."""
         for row in self._rows(_CORDS, (self._period.warm,)):
             self._moved(row)
         last, read = self._period.warm - 1, 0
@@ -229,10 +240,7 @@ class Replay:
         try:
             self._heard(row)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LedgerError(
-                f"row {row[_SEQ]} of the record is not as it was recorded "
-                f"({type(error).__name__}); look at it with: pullcord ledger verify"
-            ) from error
+            raise NotAsRecorded(row[_SEQ], type(error).__name__) from error
 
     def _heard(self, row: Row) -> None:
         kind = row[_TYPE]
@@ -241,7 +249,8 @@ class Replay:
             if spared is not None:
                 self._listener.spared(spared)
         elif kind in _DECISIONS:
-            judged = self._simulation.judge(self._asked(row))
+            undoes = row[_RUN] == UNDO_RUN  # a person's act, that no agent's policy judges
+            judged = None if undoes else self._simulation.judge(self._asked(row))
             if judged is not None:
                 self._listener.judged(judged)
         elif kind in _MOVES:
@@ -288,7 +297,7 @@ class Replay:
         return self._digests[policy]
 
     def _spawned(self, row: Row) -> None:
-        told = dict(zip(_COLUMNS, row, strict=True))
+        told = dict(zip(COLUMNS, row, strict=True))
         above = orjson.loads(told["seen"] or b"{}").get("ancestors") or _above(told)
         run, tenant = told["run"] or "", told["tenant"] or ""
         child = Identity(run, tenant, tuple(above), told["agent"] or "", told["release"] or "")
@@ -297,7 +306,7 @@ class Replay:
             self._listener.not_started(refused, child)
 
     def _moved(self, row: Row) -> None:
-        pull = _pull(row)
+        pull = pull_of(row)
         if pull is not None:
             is_released = row[_TYPE] == EventType.RELEASED
             self._simulation.moved(pull, is_released=is_released, call_id=row[_CALL] or "")
@@ -324,7 +333,7 @@ def _ended(row: Row) -> Ended:
     return Ended(row[_CALL], row[_AT], used, microusd or 0)
 
 
-def _pull(row: Row) -> Pull | None:
+def pull_of(row: Row) -> Pull | None:
     """A cord from the row of its pulling, narrowing or release; None of a kind that is not known.
     When one ends by itself, that is a row of its own."""
     level, _, rest = (row[_RULE] or "").partition(":")

@@ -123,6 +123,14 @@ def recalled(row: Mapping[str, Any]) -> Seen:
     return Seen(call, identity, frozenset(path for path, values in arguments if _is_lost(values)))
 
 
+def arguments(text: str) -> Mapping[str, tuple[Argument, ...]]:
+    """Of the member `arguments` of the JSON: what stood at each path, without those of which the
+    record holds only a part."""
+    told = json.loads(text, parse_float=Decimal)
+    found = {path: tuple(values) for path, values in told.items()}
+    return {path: values for path, values in found.items() if not _is_lost(values)}
+
+
 def _told(text: str | None) -> dict[str, Any]:
     """Only arguments hold numbers that must stay exact, which takes a slower reader."""
     if not text:

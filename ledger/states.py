@@ -70,6 +70,11 @@ class EventType(StrEnum):
     DETECTOR_ALERTED = "detector.alerted"
     DETECTOR_TRIPPED = "detector.tripped"
     INCIDENT_OPENED = "incident.opened"
+    INCIDENT_ACKED = "incident.acked"
+    INCIDENT_NOTED = "incident.noted"
+    INCIDENT_STEP = "incident.step"  # of the runbook, done
+    INCIDENT_PROVEN = "incident.proven"  # its regression test
+    INCIDENT_NOTIFIED = "incident.notified"  # a tenant was told of it
     INCIDENT_CLOSED = "incident.closed"
 
 

@@ -3,8 +3,8 @@ the same order either way.
 
 A call is a step once it is settled; one that was never sent is none, and one that a crash left
 unknown is a failed one. A replay is a step, and so are a run's start, the progress it marks and its
-end. Refusals are none, and what a drill does is none. When a cord that a detector pulled is
-released, or an incident closed, that is in the order, too: what it was about begins anew.
+end. Refusals are none, and neither is what a drill or an operator does. When a cord that a detector
+pulled is released, or an incident closed, that is in the order, too: what it was about begins anew.
 
 What an agent sent and was told comes in as digests, and is kept keyed and short, so that nobody who
 reads the record can guess what it was. Where there is none, the record's own digests stand in.
@@ -22,7 +22,7 @@ from ledger.sqlite import sqlite3
 from ledger.states import CallState, EventType
 from policies.call import Effect, Identity, Traits
 from policies.detectors.step import Kind, Step
-from policies.policy import CANARY, DRILL_TENANT
+from policies.policy import CANARY, DRILL_TENANT, UNDO_RUN
 from policies.verdict import Scope
 
 KEYED_BYTES = 8
@@ -49,7 +49,7 @@ def keyed(digest: bytes, key: bytes) -> bytes:
 
 def counts(run: str, tenant: str, tool: str) -> bool:
     """Whether what happens there is a step of a run at all."""
-    return run != "" and tool != CANARY and tenant != DRILL_TENANT
+    return run not in ("", UNDO_RUN) and tool != CANARY and tenant != DRILL_TENANT
 
 
 # ---------------------------------------------------------------------------------- what is kept

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from ledger import (
     claims,
+    compensation,
     cords,
     following,
     holds,
@@ -20,6 +21,7 @@ from ledger import (
 )
 from ledger.admission import Admission, Judge
 from ledger.batch import Batch
+from ledger.compensation import Undoing
 from ledger.errors import LedgerBusy, LedgerError, LedgerUnavailable
 from ledger.events import PROGRAM, is_detectors
 from ledger.incident_acts import IncidentActs
@@ -97,6 +99,14 @@ class Store(IncidentActs):
         except Exception as error:
             batch.broken = error
             raise
+
+    def compensate(self, ask: Ask, undoing: Undoing, policy: Policy, judge: Judge) -> Decision:
+        """Judge a call by which an operator undoes a write, and write what follows.
+
+        Raises LedgerError, and nothing is written, where the write is none that can be undone.
+        """
+        with self._joined() as batch:
+            return compensation.admit(batch, ask, undoing, policy, judge)
 
     def count(
         self, claimant: Claimant, call: ToolCall, policy: Policy, judge: Judge, now_us: int

@@ -4,13 +4,10 @@ Before, as much as it can take is reserved; after, what its answer tells. Where 
 nothing, the reservation stays: nothing is free because it is unknown.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from decimal import Decimal
-from fractions import Fraction
 
-from policies import arguments, conditions
-from policies.call import Argument, Effect, Request, ToolCall, Worth
+from policies import amounts, arguments
+from policies.call import Effect, Request, ToolCall, Worth
 from policies.canonical import NotPlainJsonError, read_json
 from policies.content import UTF_8, read_content
 from policies.head import Unclear
@@ -228,7 +225,7 @@ def _reserved(cost: ToolCost, call: ToolCall) -> int | None:
     found = dict(call.arguments).get(cost.path)
     if call.effect is Effect.READ and found == ():
         return 0
-    amount = _amount(found or ())
+    amount = amounts.total(found or ())
     return cost.max_microusd if amount is None else cost.of(amount)
 
 
@@ -247,21 +244,5 @@ def _tool_charged(cost: ToolCost, reserved: int, answer: Answer) -> int | None:
     except NotPlainJsonError:
         return None
     found = dict(arguments.of_messages((cost.path,), (message,)).values).get(cost.path)
-    amount = _amount(found or ())
+    amount = amounts.total(found or ())
     return None if amount is None else cost.of(amount)
-
-
-def _amount(values: Iterable[Argument]) -> Fraction | None:
-    """What they come to together, exactly; None where there are none, or one is no plain number."""
-    amounts = [_number(value) for value in values]
-    plain = [Fraction(amount) for amount in amounts if amount is not None and amount >= 0]
-    return sum(plain, Fraction(0)) if plain and len(plain) == len(amounts) else None
-
-
-def _number(value: Argument) -> Decimal | None:
-    """Of a text with an exponent servers read different numbers."""
-    if value is None or isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        return conditions.number(value) if "e" not in value.lower() else None
-    return Decimal(value)

@@ -11,7 +11,7 @@ from policies.call import ClaimState, Effect, Facts, Identity, ToolCall
 from policies.conditions import failing
 from policies.policy import CANARY, DRILL_TENANT, UNLISTED, Grant, Holder, Policy, covers
 from policies.standing import standing
-from policies.verdict import Action, Level, Reason, Verdict
+from policies.verdict import Action, Level, Reason, Scope, Verdict
 
 Line = Callable[[Policy, ToolCall, Identity, Facts], Verdict | None]
 
@@ -168,3 +168,62 @@ def decide(policy: Policy, call: ToolCall, facts: Facts) -> Verdict:
     rule = UNLISTED if call.tool == UNLISTED else f"tool:{call.tool}"
     crossed = bounds.crossed(facts.drawn, facts.now_us)
     return Verdict(Action.ALLOW, Reason.ALLOWED, rule, alerts=crossed)
+
+
+# ---------------------------------------------------------------------------------- undoing
+
+
+def _stopped_for_all(
+    policy: Policy, call: ToolCall, identity: Identity, facts: Facts
+) -> Verdict | None:
+    """What stands over everybody, or over all calls of the tool. Cords on a run, a tenant or a
+    release, and on the tool for one run alone, stand while what they stopped is undone."""
+    for level, reason in ((Level.HALT, Reason.HALTED), (Level.FREEZE, Reason.FROZEN)):
+        for scope, subject in ((Scope.GLOBAL, ""), (Scope.TOOL, call.tool)):
+            name = (level, scope, subject)
+            pull = facts.pulls.get(name) or policy.pulls.get(name)
+            if pull is not None:
+                return _refuse(reason, pull.rule, pull.reason)
+    return None
+
+
+def _asked_of_all(
+    policy: Policy, call: ToolCall, identity: Identity, facts: Facts
+) -> Verdict | None:
+    """What the tool asks of every call, an operator's too."""
+    wrong = failing(policy.tool(call.tool).where, call)
+    return _refuse(Reason.ARGUMENT_REFUSED, f"tool:{call.tool}", wrong) if wrong else None
+
+
+def _undone(policy: Policy, call: ToolCall, identity: Identity, facts: Facts) -> Verdict | None:
+    """A write is undone once, whatever the policy says by now of how."""
+    if facts.claim is None:
+        return None
+    reason = {
+        ClaimState.PENDING: Reason.IN_FLIGHT,
+        ClaimState.UNKNOWN: Reason.OUTCOME_UNKNOWN,
+        ClaimState.DONE: Reason.DONE_BUT_NOT_STORED,
+    }[facts.claim.state]
+    return _refuse(reason, f"tool:{call.tool}", earlier_call=facts.claim.call_id)
+
+
+UNDO_ORDER: tuple[Line, ...] = (
+    _stopped_for_all,
+    _faulty,
+    _listed,
+    _asked_of_all,
+    _undone,
+    _bounded,
+)
+
+
+def decide_undo(policy: Policy, call: ToolCall, facts: Facts) -> Verdict:
+    """Judge a call by which an operator undoes a write. What a tenant, an agent or a run may do
+    does not count, and nobody else has to approve it."""
+    if facts.identity is None:
+        return _refuse(facts.refused or Reason.CREDENTIALS_REQUIRED, "identity")
+    for line in UNDO_ORDER:
+        verdict = line(policy, call, facts.identity, facts)
+        if verdict is not None:
+            return verdict
+    return Verdict(Action.ALLOW, Reason.ALLOWED, f"tool:{call.tool}")

@@ -20,6 +20,8 @@ from policies import (
     load_detectors,
     load_grants,
     load_records,
+    load_undo,
+    load_value,
     paths,
 )
 from policies.alerts import Alert
@@ -45,6 +47,11 @@ _KINDS = {
 
 def load_file(path: Path | str) -> Policy:
     """Read and compile a policy file. Raises PolicyError."""
+    return load(text_of(path), str(path))
+
+
+def text_of(path: Path | str) -> str:
+    """What stands in a file of ours, policy or runbook. Raises PolicyError."""
     source = str(path)
     try:
         mode = Path(path).stat().st_mode
@@ -58,13 +65,12 @@ def load_file(path: Path | str) -> Policy:
     if len(content) > document.BYTES_MAX:
         raise PolicyError(source, [Mistake(0, 0, "is larger than 1 MiB")])
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as fault:
         before = content[: fault.start]
         column = fault.start - (before.rfind(b"\n") + 1) + 1
         wrong = f"is not UTF-8 (byte 0x{content[fault.start]:02x}); save the file as UTF-8"
         raise PolicyError(source, [Mistake(before.count(b"\n") + 1, column, wrong)]) from None
-    return load(text, source)
 
 
 def load(text: str, source: str = "policy.yaml") -> Policy:
@@ -79,7 +85,7 @@ def load(text: str, source: str = "policy.yaml") -> Policy:
     compiler = _Compiler(file, read, source, hashlib.sha256(text.encode()).hexdigest(), named)
     policy = compiler.policy(text)
     mistakes += compiler.mistakes
-    for part in (load_grants, load_records, load_detectors):
+    for part in (load_grants, load_records, load_undo, load_detectors):
         mistakes += part.mistakes(file, read)
     if mistakes:
         raise PolicyError(source, mistakes)
@@ -165,6 +171,8 @@ class _Compiler:
             stream=rule.stream,
             trace=rule.trace,
             verify=load_records.operator_call(rule.verify),
+            undo=load_undo.undo(rule.undo),
+            value=load_value.tool_value(rule.value),
         )
 
     def named(self, glob: str, location: Location) -> list[str]:

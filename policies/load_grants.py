@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 
-from policies import load_costs
+from policies import load_costs, load_value
 from policies.bounds import HOLD_SECONDS
 from policies.conditions import Condition, Wanted
 from policies.document import Document, Mistake
@@ -55,8 +55,9 @@ def _grant(rule: GrantRule) -> Grant:
 
 def reads(file: PolicyFile, tool: str) -> tuple[str, ...]:
     """The arguments that any condition of the policy may ask for in a call of this tool, and those
-    that say what it costs."""
-    asked = [*(file.tools[tool].where or ()), *load_costs.reads(file.tools[tool])]
+    that say what it costs and moves."""
+    own = file.tools[tool]
+    asked = [*(own.where or ()), *load_costs.reads(own), *load_value.reads(own.value)]
     for rule in _holders(file):
         for grant in rule.allow or ():
             if grant.where and covers((grant.tool,), tool):

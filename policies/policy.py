@@ -6,11 +6,13 @@ Made by `load.py` from the pydantic models of `schema.py`; read by `match.py` an
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
 from policies.alerts import Alert
+from policies.amounts import ToolValue
 from policies.call import Effect, Identity
 from policies.ceilings import Ceiling
 from policies.conditions import Condition
@@ -83,6 +85,25 @@ class OperatorCall:
     auth: str | None = None
 
 
+class Reversibility(StrEnum):
+    """What becomes of a write that should not have been made: nothing has to be undone, a call
+    undoes it, nothing can, or nobody has said."""
+
+    REVERSIBLE = "reversible"
+    COMPENSABLE = "compensable"
+    IRREVERSIBLE = "irreversible"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Undo(OperatorCall):
+    """The call that undoes a write, with the fields of a form or the text of a JSON body, if it
+    has one."""
+
+    form: tuple[tuple[str, str], ...] | None = None
+    json: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """Tools by a glob, how they may be used, and what is asked of the arguments of their calls."""
@@ -107,7 +128,8 @@ class Tool:
     `hosts` are exact names or `*.suffix`; `path` is a compiled template; the globs `mcp_tool` and
     `graphql_operation` apply to JSON-RPC `tools/call` names and to `query.field` pairs. `where` is
     asked of every call, `reads` are the arguments that any condition may ask for. Its writes wait
-    `hold_seconds` for a person; 0: they need none.
+    `hold_seconds` for a person; 0: they need none. `undo` is what undoes one, or that nothing has
+    to, or can; None: nobody has said. `value` is how much a write moves.
     """
 
     name: str
@@ -134,6 +156,14 @@ class Tool:
     stream: bool = False
     trace: Literal["full", "digest", "none"] | None = None
     verify: OperatorCall | None = None
+    undo: Undo | Reversibility | None = None
+    value: ToolValue | None = None
+
+    @property
+    def reversibility(self) -> Reversibility:
+        if isinstance(self.undo, Undo):
+            return Reversibility.COMPENSABLE
+        return self.undo or Reversibility.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +207,7 @@ RESERVED = "pullcord."  # tools of a policy may not begin so
 CANARY = "pullcord.canary"
 CANARY_HOST = "canary.pullcord.invalid"  # reserved (RFC 6761, section 6.4) and never resolved
 DRILL_TENANT = "pullcord.drill"
+UNDO_RUN = "pullcord:undo"  # of operators who undo writes; no run of an agent can be named so
 
 # Every policy has it, for `pullcord drill`. Its writes are never deduplicated: a replay, too, would
 # look like a cord that holds.

@@ -37,6 +37,8 @@ from policies.schema_parts import (
     short_form,
 )
 from policies.schema_records import FIELDS_MAX, OperatorCallRule, RedactRule, Trace
+from policies.schema_undo import UndoOrWord
+from policies.schema_value import ValueRule
 from policies.verdict import Scope
 
 
@@ -111,6 +113,9 @@ class ToolRule(Part):
     the setting `trace` says."""
     verify: OperatorCallRule | None = None
     """A read that shows what the upstream knows of one of its writes."""
+    undo: UndoOrWord | None = None
+    """The call that undoes one of its writes; or `unneeded`, or `impossible`. Left out: nobody
+    knows."""
     hold: bool = False
     """Whether each of its writes waits for a person."""
     hold_seconds: Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)] | None = None
@@ -121,6 +126,8 @@ class ToolRule(Part):
     """What a call costs beside the tokens of a model."""
     cost_usd: Usd | None = None
     """Short for `cost: {usd: ...}`."""
+    value: ValueRule | None = None
+    """How much one of its writes moves, for the scope of an incident. Left out: nobody knows."""
     tags: bool = True
     """Whether its requests carry the run and tenant headers."""
 
@@ -147,6 +154,7 @@ class ToolRule(Part):
             "graphql_operation": match.graphql_operation,
             "cost: {from: request...}": cost and (cost.source or "").startswith("request."),
             "idempotency: {ignore}": key.ignore,
+            "value": self.value,
         }
         wrong = next((name for name, asks in asked.items() if asks), None)
         if wrong:

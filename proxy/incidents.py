@@ -1,16 +1,19 @@
 """Incidents for people: as JSON, with what to type next. Read from the record on connections that
-cannot write, so that it works with every proxy dead; closed inside a transaction of whoever owns
-the store.
+cannot write, so that it works with every proxy dead. What people do about them is in
+incident_acts.py.
 """
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 from ledger import incident_reads, queries
-from ledger.events import DETECTOR
+from ledger.incident_acts import PUBLIC
+from ledger.incident_timeline import Milestones, milestones, timeline
 from ledger.open_incidents import OPEN, Incident
+from ledger.queries import Row
 from ledger.sqlite import sqlite3
-from ledger.store import Store
+from ledger.states import EventType
 from policies.verdict import Pull
 from proxy import operations
 
@@ -18,13 +21,6 @@ SHOWN_MAX = 5  # on the screen of a night
 
 Answer = dict[str, Any]
 
-# What stops the thing that an incident is about, where no detector has.
-_STOPS = {
-    "run": "halt run",
-    "tool": "freeze tool",
-    "release": "halt release",
-    "tenant": "halt tenant",
-}
 _CALLS = {"run": "root", "tool": "tool", "release": "release", "tenant": "tenant"}
 
 
@@ -60,45 +56,66 @@ def named(reader: sqlite3.Connection, start: str) -> Incident:
     return found
 
 
-def shown(reader: sqlite3.Connection, start: str) -> Answer:
-    """All of one: its rows of the record, the calls that convinced, what is pulled for it and
-    stands, and what to do next. Raises as `named` does."""
+def shown(reader: sqlite3.Connection, start: str, config: Path | None = None) -> Answer:
+    """All of one: its rows of the record, its notes, when it turned, what happened in it (the
+    newest), the calls that convinced, what is pulled over it and stands, and what to do next.
+    Raises as `named` does. The runbook is the one in `config`."""
+    from proxy.runbook import next_action  # its file needs what is slow to import
+
     incident = named(reader, start)
     told = incident_reads.rows_of(reader, incident)
-    pulled_for_it = incident_reads.cords_of(reader, incident)
-    standing = [cord for cord in queries.pulls(reader) if cord.rule in pulled_for_it]
+    pulled_over_it = incident_reads.cords_of(reader, incident)
+    standing = [cord for cord in queries.pulls(reader) if cord.rule in pulled_over_it]
     return {
         **as_json(incident),
         "pulled": [operations.pull_as_json(cord) for cord in standing],
+        "milestones": turned(milestones(reader, incident)),
+        "notes": _notes(told),
         "evidence": incident_reads.calls_of(reader, incident),
         "events": told,
-        "next": _next(incident, standing),
+        "timeline": timeline(reader, incident, incident_reads.ROWS_MAX),
+        "next": _next(incident, standing, next_action(reader, incident, config)),
     }
 
 
-def closed(store: Store, incident_id: str, *, reason: str, actor: str, at_us: int) -> Answer:
-    """Close one, by its whole id. Raises NotFound, OperationError, and LedgerError for one that is
-    closed already."""
-    operations.check_text("the reason", reason)
-    if not any(each.isprintable() and not each.isspace() for each in reason):
-        raise operations.OperationError("closing needs a reason that can be read: --reason TEXT")
-    found = store.close_incident(incident_id, reason=reason, actor=actor, at_us=at_us)
-    if found is None:
-        raise operations.NotFound(f"no incident {incident_id!r}")
-    about = {found.run, found.root, found.name} - {""}
-    standing = [
-        cord
-        for cord in store.pulls.values()
-        if cord.rule == found.rule
-        or (cord.actor.startswith(DETECTOR) and not about.isdisjoint(cord.names.values()))
+def _notes(told: list[Row]) -> list[Answer]:
+    noted = [row for row in told if row["type"] == EventType.INCIDENT_NOTED]
+    return [
+        {
+            "at": row["at"],
+            "actor": row["actor"],
+            "text": row["detail"],
+            "public": row["rule"] == PUBLIC,
+        }
+        for row in noted
     ]
-    return {**as_json(found), "pulled": [operations.pull_as_json(cord) for cord in standing]}
+
+
+def turned(when: Milestones) -> Answer:
+    """Each time, and how long after the first bad call it came, in seconds."""
+
+    def seconds(at_us: int | None) -> float | None:
+        if at_us is None or when.first_bad_us is None:
+            return None
+        return round((at_us - when.first_bad_us) / 1e6, 3)
+
+    return {
+        "first_bad": _moment(when.first_bad_us),
+        "detected": _moment(when.detected_us),
+        "contained": _moment(when.contained_us),
+        "recovered": _moment(when.recovered_us),
+        "closed": _moment(when.closed_us),
+        "detect_seconds": seconds(when.detected_us),
+        "contain_seconds": seconds(when.contained_us),
+        "recover_seconds": seconds(when.recovered_us),
+    }
+
+
+def _moment(at_us: int | None) -> str | None:
+    return None if at_us is None else operations.timestamp(at_us)
 
 
 def as_json(incident: Incident) -> Answer:
-    def moment(at_us: int | None) -> str | None:
-        return None if at_us is None else operations.timestamp(at_us)
-
     return {
         "id": incident.id,
         "state": incident.state,
@@ -106,13 +123,18 @@ def as_json(incident: Incident) -> Answer:
         "kind": incident.kind,
         "name": incident.name,
         "tenant": incident.tenant or None,
-        "detector": incident.detector,
+        "detector": incident.detector or None,
+        "opened_by": incident.opened_by or None,
         "why": incident.why,
         "cord": incident.rule or None,
-        "opened": moment(incident.opened_us),
-        "updated": moment(incident.updated_us),
-        "raised": moment(incident.raised_us),
-        "closed": moment(incident.closed_us),
+        "opened": _moment(incident.opened_us),
+        "since": _moment(incident.since_us),
+        "updated": _moment(incident.updated_us),
+        "raised": _moment(incident.raised_us),
+        "owner": incident.owner or None,
+        "acked": _moment(incident.acked_us),
+        "acked_by": incident.acked_by or None,
+        "closed": _moment(incident.closed_us),
         "closed_by": incident.closed_by or None,
         "closed_because": incident.closed_because or None,
         "run": incident.run or None,
@@ -120,18 +142,22 @@ def as_json(incident: Incident) -> Answer:
         "tool": incident.tool or None,
         "release": incident.release or None,
         "agent": incident.agent or None,
+        "proof": incident.proof or None,
+        "waived": incident.waived or None,
         "findings": incident.findings,
+        "first_call": incident.first_call or None,
         "calls": list(incident.evidence),
     }
 
 
-def _next(incident: Incident, standing: list[Pull]) -> list[Answer]:
-    """What a person may type, the safest first."""
+def _next(incident: Incident, standing: list[Pull], action: Answer | None) -> list[Answer]:
+    """What a person may type, the safest first: what the runbook says of it, then where to look."""
     steps = []
-    if incident.state == OPEN and not standing and incident.kind in _STOPS:
-        words = [*_STOPS[incident.kind].split(), incident.name]
-        steps.append(("nothing is stopped; stop it", f"pullcord {shlex.join(words)}"))
-    steps.append(("what is pulled, what is on its way", "pullcord status"))
+    if action is not None and incident.state == OPEN:
+        steps.append((action["what"], action["command"]))
+    steps.append(("all that is to be done", f"pullcord runbook {incident.id}"))
+    if action is None or action["command"] != "pullcord status":
+        steps.append(("what is pulled, what is on its way", "pullcord status"))
     if incident.kind in _CALLS:
         about = f"{_CALLS[incident.kind]}:{incident.name}"
         steps.append(("its calls", f"pullcord {shlex.join(['ledger', 'query', about])}"))

@@ -59,7 +59,8 @@ def summary(due: Due) -> str:
     if due.event is Event.CLOSED:
         return f"Closed: the incident with {what}"
     done = _pulled(one.cord) if one.cord else "nothing is stopped"
-    return f"{what}: {why} ({plain(one.detector)}); {done}"
+    by = f" ({plain(one.detector)})" if one.detector else ""  # none where a person opened it
+    return f"{what}: {why}{by}; {done}"
 
 
 def _pulled(cord: str) -> str:
@@ -170,10 +171,10 @@ def _slack(due: Due) -> dict[str, Any]:
     if due.event in word and one.id != TEST:
         first = f"{word[due.event]} {first}"
     text = "\n".join([first, *lines(due)])
-    return {"text": _slack_text(text), "mrkdwn": False, "unfurl_links": False}
+    return {"text": slack_text(text), "mrkdwn": False, "unfurl_links": False}
 
 
-def _slack_text(text: str) -> str:
+def slack_text(text: str) -> str:
     """Nothing in it mentions anybody, or leads anywhere (api.slack.com, "Formatting text")."""
     for mark, inert in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(mark, inert)

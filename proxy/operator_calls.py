@@ -1,8 +1,9 @@
 """An operator's call, as operator_plans.py planned it: made once, bounded in time and length.
 
 It goes by TLS to addresses that `dial.py` has vetted, with credentials that are bound to its host.
-No redirect is followed. A halt of everything, and of the tool, stops it; those of a run, a tenant
-or a release do not: they stand while an operator looks at what happened (design, section 3).
+No redirect is followed. A halt of everything, and of the tool, stops it, and one that changes
+something is stopped by their freezes, too; those of a run, a tenant or a release stop none: they
+stand while an operator looks at what happened, or undoes it (design, section 3).
 """
 
 import asyncio
@@ -47,6 +48,7 @@ class Plan:
     credential: Credential | None = field(repr=False)
     lacks: str
     allow: tuple[IPNetwork, ...] = ()
+    body: bytes = b""
 
     @property
     def url(self) -> str:
@@ -77,23 +79,38 @@ class Unheard(Exception):
 # ---------------------------------------------------------------------------------- making it
 
 
-def stopped(policy: Policy, pulls: Pulls, tool: str) -> str:
+def stopped(
+    policy: Policy, pulls: Pulls, tool: str, levels: tuple[Level, ...] = (Level.HALT,)
+) -> str:
     """Why no operator may call this tool now; empty where one may."""
-    for scope, subject in ((Scope.GLOBAL, ""), (Scope.TOOL, tool)):
-        name = (Level.HALT, scope, subject)
-        cord: Pull | None = pulls.get(name) or policy.pulls.get(name)
-        if cord is not None:
-            lift = undo_command(cord)
-            return f"{described(cord)} stands, and stops operators, too; when it is safe: {lift}"
+    for level in levels:
+        for scope, subject in ((Scope.GLOBAL, ""), (Scope.TOOL, tool)):
+            name = (level, scope, subject)
+            cord: Pull | None = pulls.get(name) or policy.pulls.get(name)
+            if cord is not None:
+                lift = undo_command(cord)
+                stands = f"{described(cord)} stands, and stops operators, too"
+                return f"{stands}; when it is safe: {lift}"
     return ""
 
 
-async def made(plan: Plan, dialer: Dialer, trust: Path, stops: Callable[[], str]) -> Heard:
+def _unheard() -> None:
+    return None
+
+
+async def made(
+    plan: Plan,
+    dialer: Dialer,
+    trust: Path,
+    stops: Callable[[], str],
+    sending: Callable[[], None] = _unheard,
+) -> Heard:
     """Make the call. `trust` is the file of authorities that upstreams are trusted by; `stops` is
-    asked, before its first byte and while it goes on, why it may not be made. Raises Unheard."""
+    asked, before its first byte and while it goes on, why it may not be made; `sending` is called
+    just before its first byte. Raises Unheard."""
     if plan.lacks:
         raise Unheard(plan.lacks)
-    making = asyncio.ensure_future(_made(plan, dialer, trust, stops))
+    making = asyncio.ensure_future(_made(plan, dialer, trust, stops, sending))
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             while not making.done():
@@ -111,14 +128,20 @@ async def made(plan: Plan, dialer: Dialer, trust: Path, stops: Callable[[], str]
         await asyncio.wait({making})
 
 
-async def _made(plan: Plan, dialer: Dialer, trust: Path, stops: Callable[[], str]) -> Heard:
+async def _made(
+    plan: Plan,
+    dialer: Dialer,
+    trust: Path,
+    stops: Callable[[], str],
+    sending: Callable[[], None],
+) -> Heard:
     try:
         context = ssl.create_default_context(cafile=str(trust))
     except OSError as error:
         raise Unheard(f"{trust} cannot be used: {error.strerror}") from None
     if why := stops():
         raise Unheard(why)
-    connector = _Dialled(dialer, plan, context, stops)
+    connector = _Dialled(dialer, plan, context, stops, sending)
     headers = {"user-agent": "pullcord", "accept": "application/json", **dict(plan.headers)}
     headers |= {"accept-encoding": "identity"}
     if plan.credential is not None:
@@ -132,7 +155,11 @@ async def _made(plan: Plan, dialer: Dialer, trust: Path, stops: Callable[[], str
                 auto_decompress=False,
             ) as session,
             session.request(
-                plan.method, URL(plan.url, encoded=True), headers=headers, allow_redirects=False
+                plan.method,
+                URL(plan.url, encoded=True),
+                headers=headers,
+                data=plan.body or None,
+                allow_redirects=False,
             ) as answer,
         ):
             return await _read(answer)
@@ -159,9 +186,15 @@ class _Dialled(aiohttp.BaseConnector):
     """One TLS connection to the plan's host, at an address that the dialer has vetted."""
 
     def __init__(
-        self, dialer: Dialer, plan: Plan, context: ssl.SSLContext, stops: Callable[[], str]
+        self,
+        dialer: Dialer,
+        plan: Plan,
+        context: ssl.SSLContext,
+        stops: Callable[[], str],
+        sending: Callable[[], None],
     ) -> None:
         super().__init__(force_close=True, limit=1)
+        self._sending = sending
         self._dialer = dialer
         self._plan = plan
         self._context = context
@@ -179,6 +212,9 @@ class _Dialled(aiohttp.BaseConnector):
         timeout: aiohttp.ClientTimeout,
     ) -> ResponseHandler:
         plan = self._plan
+        if self._transport is not None:
+            # aiohttp sends DELETE and PUT again where the first connection broke off.
+            raise Unheard(_broken(plan))
         connected = await self._dialer.dial(plan.host, plan.port, plan.allow)
         try:
             self._transport, handler = await self._loop.create_connection(
@@ -189,6 +225,7 @@ class _Dialled(aiohttp.BaseConnector):
             raise
         if why := self._stops():
             raise Unheard(why)
+        self._sending()
         return handler
 
 
@@ -209,4 +246,8 @@ def _why(plan: Plan, error: BaseException) -> str:
         cause = cause.__cause__
     if isinstance(cause, OSError) and cause.strerror:
         return f"{plan.host} cannot be asked: {cause.strerror}"
+    return _broken(plan)
+
+
+def _broken(plan: Plan) -> str:
     return f"{plan.host} broke off before its answer was whole"

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ledger import activity, containment, holds, queries, untraced
+from ledger import activity, containment, holds, incident_reads, queries, untraced
 from ledger.connection import DATABASE, open_reader
 from ledger.errors import LedgerError, was_interrupted
 from ledger.sqlite import sqlite3
@@ -43,7 +43,11 @@ async def status_of(service: "Service") -> Answer:
     in_memory = [cord for name, cord in service.decider.pulls.items() if name not in known]
     waiting += in_memory
     found, stepped_seconds, traced = await asyncio.gather(
-        _in_time(asyncio.to_thread(_figures, service.settings.data, cords, now_us)),
+        _in_time(
+            asyncio.to_thread(
+                _figures, service.settings.data, cords, now_us, service.settings.config
+            )
+        ),
         _in_time(_stepped_seconds(service)),
         _in_time(service.fleet.traced()),
     )
@@ -72,7 +76,8 @@ def status_on_disk(data: Path, now_us: int, policy: Policy | None = None) -> Ans
     pulls = {operations.cord_name(cord): cord for cord in cords}
     letterbox = Letterbox(data)
     waiting = _waiting(letterbox, pulls, now_us)
-    screen = _screen(letterbox, waiting, cords, _figures(data, cords, now_us), now_us)
+    config = None if policy is None else Path(policy.source).parent
+    screen = _screen(letterbox, waiting, cords, _figures(data, cords, now_us, config), now_us)
     _tell_effective(screen["pulled"], policy)
     screen["fleet"]["engines"] = engines
     bounds = policy and bounds_of(policy)
@@ -96,7 +101,9 @@ class _Figures:
     traced: "Size | None" = None
 
 
-def _figures(data: Path, cords: Iterable[Pull], now_us: int) -> _Figures:
+def _figures(
+    data: Path, cords: Iterable[Pull], now_us: int, config: Path | None = None
+) -> _Figures:
     found = _Figures()
     with (
         contextlib.suppress(LedgerError),
@@ -104,6 +111,7 @@ def _figures(data: Path, cords: Iterable[Pull], now_us: int) -> _Figures:
         activity.limited(reader, STATUS_SECONDS),
     ):
         found.incidents = incidents.on_screen(reader)
+        found.incidents["next"] = _next_action(reader, config)
         found.drill = containment.last_drill(reader)
         found.counted = activity.activity(reader, now_us - RATE_SECONDS * 1_000_000)
         for cord in newest_first(cords):  # the one that everybody asks about
@@ -117,6 +125,20 @@ def _figures(data: Path, cords: Iterable[Pull], now_us: int) -> _Figures:
         found.trace_lost = sum(loss.messages for loss in untraced.losses(reader, hour_ago_us))
     _tell_traced(data, found)
     return found
+
+
+def _next_action(reader: sqlite3.Connection, config: Path | None) -> Answer | None:
+    """What the runbook says of the newest open incident."""
+    one = next(iter(incident_reads.listed(reader, 1)), None)
+    if one is None:
+        return None
+    from policies.document import MistakenFileError
+    from proxy.runbook import next_action
+
+    with contextlib.suppress(MistakenFileError):  # of the shipped one; the others count without
+        action = next_action(reader, one, config)
+        return action and {"incident": one.id, **action}
+    return None
 
 
 def _tell_traced(data: Path, found: _Figures) -> None:
@@ -156,7 +178,7 @@ def _screen(
             "calls_per_minute": counted and counted.calls,
             "refused_per_minute": counted and counted.refused,
         },
-        "incidents": found.incidents or {"open": None, "newest": []},
+        "incidents": found.incidents or {"open": None, "newest": [], "next": None},
         "holds": {"waiting": found.waiting},
         "limits": _limits(found),
         "trace": {

@@ -5,6 +5,7 @@ process runs. The command line imports this module only where it needs more than
 """
 
 import re
+import shlex
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -98,6 +99,11 @@ def _one_or_more(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _words(value: Any) -> Any:
+    """A command as a list; one line of it as a shell would split it. Raises ValueError."""
+    return shlex.split(value) if isinstance(value, str) else value
+
+
 def _none_for_off(value: Any) -> Any:
     if value is False or value == "off":  # YAML reads a bare `off` as false
         raise ValueError("to keep nothing write none")
@@ -132,6 +138,7 @@ class Settings(BaseModel):
     trace_keep_bytes: Annotated[int, Field(ge=1024**2, le=1024**4)] = 10 * 1024**3
     seals: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
     notify: Annotated[tuple[Channel, ...], BeforeValidator(listed), AfterValidator(told_apart)] = ()
+    rollback: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
 
     @field_validator("config", "data", "upstream_ca")
     @classmethod

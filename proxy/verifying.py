@@ -16,13 +16,12 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 from ledger.queries import CALL_COLUMNS, Row
 from ledger.redact import mark, mask, redact_key
 from ledger.states import CallState, EventType
 from ledger.store import Store
-from policies.content import FORM
 from policies.policy import OperatorCall, Policy
 from policies.verdict import Pull
 from proxy import authority, credentials, operator_calls
@@ -51,6 +50,7 @@ READ_BYTES_MAX = 1 << 16
 _TAIL_CHARACTERS = 512
 GIVEN_MAX = 32
 TELLING = frozenset({404, 410})
+_TRUTHS = frozenset({"true", "false"})
 
 Answer = dict[str, Any]
 
@@ -199,62 +199,22 @@ def _unknown(store: Store, name: str, now_us: int) -> Row:
 
 def _traced(data: Path, call_id: str, path: str) -> str:
     """The value at a dotted path of the request, as the trace has kept it."""
-    value: object = _kept_request(data, call_id, path)
-    for step in path.split("."):
-        if isinstance(value, list) and step.isdigit() and int(step) < len(value):
-            value = value[int(step)]
-        elif isinstance(value, dict) and step in value:
-            value = value[step]
-        else:
-            raise _untold(path, "the request, as the trace has it, holds nothing there")
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise _untold(path, "no single value stands there")
-    if "[redacted:" in str(value):
-        raise _untold(path, "the trace has masked it")
-    return str(value)
-
-
-def _untold(path: str, why: str) -> OperationError:
-    return OperationError(f"{{request.{path}}}: {why}; type --set request.{path}=VALUE")
-
-
-def _kept_request(data: Path, call_id: str, path: str) -> object:
-    from ledger.trace import messages, open_trace
+    from ledger.trace import open_trace
     from ledger.traced import Side
+    from proxy import recorded
 
-    reader = open_trace(data)
-    if reader is None:
-        raise _untold(path, "nothing was traced")
-    with contextlib.closing(reader):
-        found = [kept for kept in messages(reader, call_id) if kept.side is Side.REQUEST]
-    if not found or found[0].text is None:
-        why = f" ({found[0].why})" if found and found[0].why else ""
-        raise _untold(path, f"the trace has no body of the request{why}")
-    kept = found[0]
-    if kept.is_cut:
-        raise _untold(path, "the trace has only the beginning of the request")
-    if kept.media_type == FORM:
-        return _fields(kept.text or "")
     try:
-        return json.loads(kept.text or "", parse_float=str, parse_int=str)
-    except (ValueError, RecursionError):
-        raise _untold(path, "the request is neither JSON nor a form") from None
-
-
-def _fields(text: str) -> dict[str, object]:
-    """`metadata[order]` stands at `metadata.order`."""
-    found: dict[str, object] = {}
-    for name, value in parse_qsl(text, keep_blank_values=True):
-        here = found
-        *above, last = name.replace("]", "").split("[")
-        for step in above:
-            below = here.setdefault(step, {})
-            if not isinstance(below, dict):
-                break
-            here = below
-        else:
-            here[last] = value
-    return found
+        reader = open_trace(data)
+        with contextlib.closing(reader) if reader else contextlib.nullcontext():
+            document = recorded.in_trace(reader, call_id, Side.REQUEST)
+        found = recorded.value(document, path, "the request, as the trace has it,")
+        if found in _TRUTHS and isinstance(found, recorded.Bare):
+            raise recorded.Untold("no single value stands there")
+    except recorded.Untold as untold:
+        raise OperationError(
+            f"{{request.{path}}}: {untold}; type --set request.{path}=VALUE"
+        ) from None
+    return str(found)
 
 
 # ---------------------------------------------------------------------------------- as JSON

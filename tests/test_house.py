@@ -123,8 +123,9 @@ def test_the_three_packages_are_pullcords() -> None:
 
 
 def test_the_command_is_pullcord() -> None:
-    scripts = [(e.name, e.value) for e in distribution("pullcord").entry_points]
-    assert scripts == [("pullcord", "proxy.cli.main:main")]
+    found = {(e.group, e.name, e.value) for e in distribution("pullcord").entry_points}
+    command = ("console_scripts", "pullcord", "proxy.cli.main:main")
+    assert found == {command, ("pytest11", "pullcord", "proxy.pytest_plugin")}
 
 
 def test_the_lock_pins_every_dependency_and_names_no_place() -> None:

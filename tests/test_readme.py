@@ -16,7 +16,7 @@ from ledger import filters, queries
 from ledger.connection import open_reader
 from ledger.states import CallState
 from ledger.store import Store
-from policies import load
+from policies import load, load_runbook, runbook
 from policies.decide import ORDER
 from policies.detectors.rules import Mode, Response
 from policies.detectors.runs import DETECTORS
@@ -298,6 +298,14 @@ def test_the_demo_excerpt_names_the_ceilings_of_the_demo() -> None:
     assert set(re.findall(r"ceiling:([0-9a-f]+)", section("The demo"))) == ids
 
 
+def test_every_word_of_the_runbook_is_in_readme() -> None:
+    text = section("The runbook")
+    words = {word.strip("{}") for span in code(text) for word in span.split()}
+    assert words >= {*runbook.FACTS, *runbook.EVIDENCE, *runbook.PLACES}
+    (example,) = blocks("yaml", text)
+    load_runbook.load(example, "README.md")
+
+
 # ---------------------------------------------------------------------------- the ledger
 
 
@@ -317,10 +325,10 @@ def test_a_time_that_it_shows_is_one(text: str) -> None:
 def test_the_sql_examples_are_answered(tmp_path: Path) -> None:
     Store.open(tmp_path, bytes(32), lambda: 0).close()
     examples = [query for words in commands() if (query := parsed(words)[1].get("sql"))]
-    assert len(examples) == 2
+    assert len(examples) == 3
     reader = open_reader(tmp_path)
     try:
-        assert [list(queries.sql(reader, sql)) for sql in examples] == [[], []]
+        assert [list(queries.sql(reader, sql)) for sql in examples] == [[], [], []]
     finally:
         reader.close()
 

@@ -30,7 +30,10 @@ NO_LIMITS = {
     *("policies.schema_records.PATTERNS_MAX", "policies.schema_records.PATTERN_CHARACTERS_MAX"),
     *("policies.schema_records.FIELDS_MAX", "policies.schema_records.TEXT_CHARACTERS_MAX"),
     "proxy.control_socket.ADDRESS_BYTES_MAX",  # the kernel's; longer paths go another way
+    "policies.amounts.MOVED_MAX",  # what is an amount at all
     # How much of a text is shown or told.
+    *("proxy.regression.RUNS_SHOWN_MAX", "proxy.regression_serving.ENDPOINTS_SHOWN_MAX"),
+    *("proxy.scoping.NAMES_MAX", "proxy.cli.incident_scope.NAMES_SHOWN_MAX"),
     *("ledger.body_checks.FOUND_MAX", "ledger.checks.FOUND_MAX"),
     "ledger.seen.TEXT_CHARS_MAX",
     *("policies.match.HOST_CHARACTERS_MAX", "policies.match.OPERATION_CHARACTERS_MAX"),
@@ -39,11 +42,19 @@ NO_LIMITS = {
     *("proxy.cli.status.CALLS_SHOWN_MAX", "proxy.cli.pulled.IDS_SHOWN_MAX"),
     "proxy.cli.status.LIMITS_SHOWN_MAX",
     *("proxy.incidents.SHOWN_MAX", "proxy.cli.incidents.EVENTS_SHOWN_MAX"),
-    "ledger.incidents.LED_TO_IT_MAX",
+    *("policies.schema_runbook.STEPS_MAX", "proxy.walking.NAMES_SHOWN_MAX"),
+    *("proxy.cli.incident_recover.RUNS_SHOWN_MAX", "ledger.incident_stamps.COMPARED_MAX"),
+    *("ledger.incidents.LED_TO_IT_MAX", "ledger.incident_acts.SINCE_SECONDS"),
     *("proxy.notices.NAME_CHARACTERS_MAX", "proxy.notices.WHY_CHARACTERS_MAX"),
     *("proxy.notices.SUMMARY_CHARACTERS_MAX", "proxy.notices.CALLS_MAX"),
     *("proxy.sending.SAID_CHARACTERS_MAX", "ledger.deliveries.WRITES_SECONDS"),
     "ledger.deliveries.ROWS_MAX",
+    # How much of an incident is in its report, which says what it leaves out.
+    *("proxy.report_html.BYTES_MAX", "proxy.report_chart.MARKS_MAX"),
+    *("proxy.report_decisions.DECISIONS_MAX", "proxy.report_decisions.READ_MAX"),
+    *("proxy.report_decisions.KEPT_MAX", "proxy.report_scope.NAMES_SHOWN_MAX"),
+    "proxy.reporting.TITLE_MAX",
+    *("proxy.reporting.TIMELINE_MAX", "proxy.reporting.CALLS_MAX", "proxy.reporting.WRITES_MAX"),
     # Which runs count as active, and over which time a rate is told.
     *("proxy.pulling.ACTIVE_SECONDS", "proxy.screen.RATE_SECONDS"),
     # What a run may tell of itself, and how much of the record makes the detectors' state anew.

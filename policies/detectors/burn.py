@@ -54,9 +54,10 @@ class Burn:
         if since.calls + since.model_calls >= limits.trip_calls:
             if since.spend_microusd >= limits.trip_microusd:
                 why = f"{_usd(since.spend_microusd)} since progress"
-                return self._found(step, Severity.TRIP, why)
+                return _found(step, Severity.TRIP, why, since.at_us + 1)
             if since.tokens >= limits.trip_tokens:
-                return self._found(step, Severity.TRIP, f"{since.tokens} tokens since progress")
+                why = f"{since.tokens} tokens since progress"
+                return _found(step, Severity.TRIP, why, since.at_us + 1)
         least = min(limits.fast_alert_microusd, limits.fast_trip_microusd)
         if self._short.at_most < least and self._long.at_most < limits.idle_alert_microusd:
             return None
@@ -64,17 +65,21 @@ class Burn:
         earned = self._credits.within(at_us, 60)
         steady = one * 5 >= five // 2
         if five >= limits.fast_trip_microusd and steady and earned * 1000 < five:
-            return self._found(step, Severity.TRIP, f"{_usd(five)} in 5 minutes, little progress")
+            why = f"{_usd(five)} in 5 minutes, little progress"
+            return _found(step, Severity.TRIP, why, at_us - LONG_US)
         if five >= limits.fast_alert_microusd and steady:
-            return self._found(step, Severity.ALERT, f"{_usd(five)} in 5 minutes")
+            return _found(step, Severity.ALERT, f"{_usd(five)} in 5 minutes", at_us - LONG_US)
         idle_us = at_us - self._written_us
         hours, quarter = self._long.within(at_us, 24), self._long.within(at_us, 3)
         if idle_us >= 24 * LONG_US and hours >= limits.idle_alert_microusd and quarter * 8 >= hours:
-            return self._found(step, Severity.ALERT, f"{_usd(hours)} in 2 hours without a write")
+            why = f"{_usd(hours)} in 2 hours without a write"
+            return _found(step, Severity.ALERT, why, self._written_us + 1)
         return None
 
-    def _found(self, step: Step, severity: Severity, why: str) -> Finding:
-        return Finding(NAME, severity, Subject.RUN, step.run, why, (step.call_id,))
+
+def _found(step: Step, severity: Severity, why: str, since_us: int) -> Finding:
+    calls = (step.call_id,)
+    return Finding(NAME, severity, Subject.RUN, step.run, why, calls, since_us=since_us)
 
 
 def _usd(microusd: int) -> str:

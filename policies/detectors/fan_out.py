@@ -76,8 +76,14 @@ class FanOut:
             wrong = f"{self._descendants} runs in all"
         evidence = tuple(call_id for _, call_id in self._spawned)[-8:]
         if wrong:
-            return Finding(NAME, Severity.TRIP, Subject.TREE, step.root, wrong, evidence)
+            return _found(step, Severity.TRIP, wrong, evidence, self._spawned[0][0])
         if spawns >= limits.alert_spawns:
             why = f"{spawns} runs started in 5 minutes"
-            return Finding(NAME, Severity.ALERT, Subject.TREE, step.root, why, evidence)
+            return _found(step, Severity.ALERT, why, evidence, self._spawned[0][0])
         return None
+
+
+def _found(
+    step: Step, severity: Severity, why: str, evidence: tuple[str, ...], since_us: int
+) -> Finding:
+    return Finding(NAME, severity, Subject.TREE, step.root, why, evidence, since_us=since_us)

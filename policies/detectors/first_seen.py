@@ -72,7 +72,11 @@ class FirstSeen:
         within = spelled(limits.within_us)
         why = f"{some} wrote to a recipient within {within} of the first write to it"
         release = step.release if met.releases == {step.release} else ""
-        return Finding(NAME, severity, Subject.TOOL, step.tool, why, met.calls, step.tool, release)
+        return Finding(
+            *(NAME, severity, Subject.TOOL, step.tool, why, met.calls, step.tool, release),
+            since_us=met.at_us,
+            runs=tuple(sorted(runs)) if runs is met.runs else None,
+        )
 
     def forget(self, subject: Subject, name: str) -> None:
         """A recipient that a person let pass is nobody new any more."""

@@ -99,11 +99,13 @@ def _judged(step: Step, stuck: Stuck, detector: str) -> Finding | None:
         if len(stuck) >= TRIP_RUNS:
             stuck.popitem(last=False)
         stuck[step.run] = step.at_us
-    lasted_us = step.at_us - next(iter(stuck.values()))
+    since_us = next(iter(stuck.values()))
+    lasted_us = step.at_us - since_us
     if len(stuck) < ALERT_RUNS or lasted_us < LASTED_US:
         return None
     severity = Severity.TRIP if len(stuck) >= TRIP_RUNS else Severity.ALERT
     why = f"{len(stuck)} runs of one tree within {lasted_us // 1_000_000} s, each stuck as the last"
     tool = step.tool if detector == loop.NAME else ""
     evidence = (step.call_id,)
-    return Finding(detector, severity, Subject.TREE, step.root, why, evidence, tool)
+    about = (detector, severity, Subject.TREE, step.root, why, evidence, tool)
+    return Finding(*about, since_us=since_us)

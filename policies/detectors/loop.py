@@ -72,6 +72,7 @@ class Loop:
     _same_alert: Bucket = field(init=False)
     _same_trip: Bucket = field(init=False)
     _evidence: list[tuple[str, str]] = field(default_factory=list)
+    _since_us: int = 0
 
     def __post_init__(self) -> None:
         limits = self.limits
@@ -96,7 +97,7 @@ class Loop:
             return None
         self._counted = (self._batch, step.at_us)
         if step.at_us > max(self._alert.until_us, self._same_alert.until_us):
-            self._evidence = []  # what was repeated before is over
+            self._evidence, self._since_us = [], step.at_us  # what was repeated before is over
         self._evidence = [*self._evidence, (step.tool, step.call_id)][-EVIDENCE_MAX:]
         return self._repeated(step, progress) if stale else self._varied(step)
 
@@ -118,4 +119,5 @@ class Loop:
         severity = Severity.TRIP if trips else Severity.ALERT
         evidence = tuple(call_id for _, call_id in self._evidence)
         tool = step.tool if {tool for tool, _ in self._evidence} == {step.tool} else ""
-        return Finding(NAME, severity, Subject.RUN, step.run, why, evidence, tool)
+        about = (NAME, severity, Subject.RUN, step.run, why, evidence, tool)
+        return Finding(*about, since_us=self._since_us)

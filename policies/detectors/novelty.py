@@ -53,4 +53,5 @@ class Novelty:
         trips = 100 * new <= limits.trip_percent * count and every_us <= limits.trip_every_us
         why = f"of its last {count} calls {new} brought something new"
         severity = Severity.TRIP if trips else Severity.ALERT
-        return Finding(NAME, severity, Subject.RUN, step.run, why, (step.call_id,))
+        about = (NAME, severity, Subject.RUN, step.run, why, (step.call_id,))
+        return Finding(*about, since_us=self._last[0][1])

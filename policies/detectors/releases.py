@@ -33,9 +33,11 @@ LIMITS = Limits()
 
 @dataclass(slots=True)
 class Shares:
-    """Of one release of a tenant; `runs` are roots, `before` is the release before it."""
+    """Of one release of a tenant; `runs` are roots, `before` is the release before it. `at_us` is
+    when its first call was made."""
 
     before: "Shares | None" = None
+    at_us: int = 0
     runs: frozenset[str] = frozenset()
     calls: int = 0
     failed: int = 0
@@ -82,7 +84,7 @@ class Releases:
             before = self._newest.get(step.tenant)
             if before is not None:
                 before.before = None  # else a chain of all that ever were
-            shares = self._known[key] = self._newest[step.tenant] = Shares(before)
+            shares = self._known[key] = self._newest[step.tenant] = Shares(before, step.at_us)
             for known, size_max in ((self._known, RELEASES_MAX), (self._newest, TENANTS_MAX)):
                 if len(known) > size_max:
                     known.popitem(last=False)
@@ -107,4 +109,5 @@ class Releases:
             (step.call_id,),
             "",
             step.release,
+            since_us=shares.at_us,
         )

@@ -53,15 +53,16 @@ class Spiral:
             return None
         trips = since.model_calls >= limits.trip_calls and (dear or fast)
         why = f"{since.model_calls} model calls in {lasted_us // 1_000_000} s without progress"
-        return _found(step, Severity.TRIP if trips else Severity.ALERT, why)
+        return _found(step, Severity.TRIP if trips else Severity.ALERT, why, since)
 
     def _wandering(self, step: Step, progress: Progress) -> Finding | None:
         calls, repeats = progress.unwritten.model_calls, progress.repeats
         if calls < self.limits.wander_calls or repeats < self.limits.wander_repeats:
             return None
         why = f"{calls} model calls without a write, {repeats} calls asked again"
-        return _found(step, Severity.ALERT, why)
+        return _found(step, Severity.ALERT, why, progress.unwritten)
 
 
-def _found(step: Step, severity: Severity, why: str) -> Finding:
-    return Finding(NAME, severity, Subject.RUN, step.run, why, (step.call_id,))
+def _found(step: Step, severity: Severity, why: str, since: Since) -> Finding:
+    about = (NAME, severity, Subject.RUN, step.run, why, (step.call_id,))
+    return Finding(*about, since_us=since.at_us + 1)

@@ -103,7 +103,9 @@ class Finding:
     stopped; `why` is for people, with the numbers that convinced it; `evidence` are ids of the
     calls that did, the newest last. `tool` is the one that all of the evidence is of, `release`
     the one that all of its runs are of and that followed another; empty where there is none.
-    `shared_tool`, `shared_release`: other tenants use it, too."""
+    `shared_tool`, `shared_release`: other tenants use it, too. `since_us` is from when on it went
+    wrong, where the first call of the evidence does not tell; `runs` are the roots of which the
+    evidence is: empty for the step's own, None for any."""
 
     detector: str
     severity: Severity
@@ -115,3 +117,5 @@ class Finding:
     release: str = ""
     shared_tool: bool = False
     shared_release: bool = False
+    since_us: int | None = None
+    runs: tuple[str, ...] | None = ()

@@ -90,7 +90,8 @@ class WriteSpike:
         if writes <= self.limits.run_writes:
             return None
         why = f"{writes} different writes within a minute"
-        return Finding(NAME, Severity.TRIP, Subject.RUN, step.run, why, (step.call_id,))
+        about = (NAME, Severity.TRIP, Subject.RUN, step.run, why, (step.call_id,))
+        return Finding(*about, since_us=step.at_us - 60 * SECOND_US)
 
     def _of_tool(self, step: Step) -> Finding | None:
         key = (step.tenant, step.tool)
@@ -102,6 +103,5 @@ class WriteSpike:
         why = f"{usual.now} writes in 5 minutes, usual are {usual.usual_milli / MILLI:.1f}"
         release = step.release if usual.releases == {step.release} else ""
         evidence = (step.call_id,)
-        return Finding(
-            NAME, Severity.ALERT, Subject.TOOL, step.tool, why, evidence, step.tool, release
-        )
+        about = (NAME, Severity.ALERT, Subject.TOOL, step.tool, why, evidence, step.tool, release)
+        return Finding(*about, since_us=usual.span * SPAN_US, runs=None)

@@ -30,6 +30,15 @@ def _no_options(
     return filters
 
 
+def column(ctx: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    """A field by which calls are summed."""
+    from ledger.sums import BY
+
+    if name is not None and name not in BY:
+        raise click.BadParameter(f"no field {name!r}; there are {', '.join(sorted(BY))}")
+    return name
+
+
 argument = click.argument("filters", nargs=-1, metavar="[FILTER]...", callback=_no_options)
 
 

@@ -1,16 +1,14 @@
-"""`incident list|show|close`: what went wrong, each under one id."""
+"""`incident list|show`: what went wrong, each under one id. What people do about it is in
+incident_acts.py.
+"""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from proxy.cli.acting import act
-from proxy.cli.places import data_directory, data_option
+from proxy.cli.places import config_or_none, data_directory, data_option
 from proxy.cli.reading import reader, told_cord
-from proxy.cli.terminal import escaped, loud, say, say_json, say_table
-
-if TYPE_CHECKING:
-    from ledger.store import Store
+from proxy.cli.terminal import escaped, loud, say, say_json, say_table, span
 
 EVENTS_SHOWN_MAX = 40  # the newest; --json has them all
 
@@ -22,7 +20,7 @@ Told = dict[str, Any]
 
 @click.group()
 def incident() -> None:
-    """Look at what went wrong, and close it when it is over."""
+    """Look at what went wrong, see to it, and close it when it is over."""
 
 
 @incident.command("list")
@@ -43,7 +41,10 @@ def list_incidents(everything: bool, as_json: bool, data: str | None) -> None:
     if not found:
         say("no incident" if everything else "no incident is open")
         return
-    titles = ("id", "state", "severity", "about", "detector", "why", "cord", "opened")
+    titles = (
+        *("id", "state", "severity", "about", "detector", "why", "cord", "opened"),
+        *("owner", "acked"),
+    )
     say_table(titles, [_row(one) for one in found])
     say("look at one: pullcord incident show ID", err=True)
 
@@ -53,45 +54,16 @@ def list_incidents(everything: bool, as_json: bool, data: str | None) -> None:
 @json_option
 @data_option
 def show(incident_id: str, as_json: bool, data: str | None) -> None:
-    """Show who and what it was, when, what was pulled, the calls that convinced, and what to type
-    next. ID may be the start of one."""
+    """Show who and what it was, when, who sees to it, what was pulled, how long each took, what
+    happened, the calls that convinced, and what to type next. ID may be the start of one."""
     from proxy.incidents import shown
 
     with reader(data_directory(data)) as connection:
-        answer = shown(connection, incident_id)
+        answer = shown(connection, incident_id, config_or_none())
     if as_json:
         say_json(answer)
     else:
         _say(answer)
-
-
-@incident.command()
-@id_argument
-@click.option("--reason", required=True, metavar="TEXT", help="Why it is over, for the record.")
-@json_option
-@data_option
-def close(incident_id: str, reason: str, as_json: bool, data: str | None) -> None:
-    """Say that it is over. Nothing that is pulled is lifted by it; what goes wrong again opens
-    another incident."""
-    directory = data_directory(data)
-    from proxy.incidents import named
-
-    with reader(directory) as connection:
-        whole = named(connection, incident_id).id
-
-    def directly(store: "Store", actor: str, at_us: int) -> Told:
-        from proxy.incidents import closed
-
-        return closed(store, whole, reason=reason, actor=actor, at_us=at_us)
-
-    body = {"incident": whole, "reason": reason}
-    answer = act(directory, "/v1/incidents/close", body, directly)
-    if as_json:
-        say_json(answer)
-        return
-    say(f"closed {whole}, {about(answer)}")
-    for cord in answer["pulled"]:
-        say(f"still pulled: {told_cord(cord)}")
 
 
 def about(one: Told) -> str:
@@ -103,9 +75,11 @@ def about(one: Told) -> str:
 def in_one_line(one: Told) -> str:
     """An incident on one line, for a screen."""
     mark = loud("TRIP") if one["severity"] == "trip" else "alert"
-    why = escaped(f"{one['why']} ({one['detector']})")
+    why = escaped(f"{one['why']} ({one['detector'] or one['opened_by']})")
     over = "; what was pulled for it is released, it is open until closed"
-    return f"{mark} {about(one)}: {why}, since {one['opened']}{over if one.get('released') else ''}"
+    mine = f"; {escaped(one['owner'])} sees to it" if one.get("owner") else ""  # none of older ones
+    over = over if one.get("released") else ""
+    return f"{mark} {about(one)}: {why}, since {one['opened']}{mine}{over}"
 
 
 def _row(one: Told) -> tuple[object, ...]:
@@ -119,6 +93,8 @@ def _row(one: Told) -> tuple[object, ...]:
         one["why"],
         one["cord"],
         one["opened"],
+        one["owner"],
+        one["acked"],
     )
 
 
@@ -127,25 +103,70 @@ def _say(answer: Told) -> None:
     mark = loud(severity.upper()) if severity == "trip" else severity
     say(f"incident  {answer['id']}  {answer['state']}  {mark}")
     say(f"about     {about(answer)}{_whose(answer)}")
-    say(f"why       {escaped(answer['why'])}, by the detector {escaped(answer['detector'])}")
+    by = f"the detector {answer['detector']}" if answer["detector"] else answer["opened_by"]
+    say(f"why       {escaped(answer['why'])}, by {escaped(by)}")
     raised = f", a trip since {answer['raised']}" if answer["raised"] else ""
     say(f"when      opened {answer['opened']}{raised}, last heard of {answer['updated']}")
+    say(f"owner     {_owner(answer)}")
     _say_cords(answer)
-    if answer["closed"]:
-        by, because = escaped(answer["closed_by"]), escaped(answer["closed_because"])
-        say(f"closed    {answer['closed']} by {by}: {because}")
+    say(f"turned    {_turned(answer['milestones'])}")
+    _say_end(answer)
     _say_calls(answer)
+    for note in answer["notes"]:
+        public = " (public)" if note["public"] else ""
+        say(f"note      {note['at']}  {escaped(note['actor'])}{public}: {escaped(note['text'])}")
     say()
-    events = answer["events"]
-    if len(events) > EVENTS_SHOWN_MAX:
-        say(f"the newest {EVENTS_SHOWN_MAX} of {len(events)} rows; --json has them all")
-    for row in events[-EVENTS_SHOWN_MAX:]:
-        cord = f"  {escaped(row['rule'])}" if row["rule"] else ""
-        said = f"  {escaped(row['detail'])}" if row["detail"] else ""
-        say(f"{row['at']}  {row['type']}  {escaped(row['actor'] or '')}{cord}{said}")
+    _say_events(answer["timeline"])
     say()
     for step in answer["next"]:
         say(f"{step['what']}: {escaped(step['command'])}")
+
+
+def _owner(answer: Told) -> str:
+    if not answer["acked"]:
+        return f"nobody yet: pullcord incident ack {answer['id']}"
+    return escaped(
+        f"{answer['owner']}, acknowledged {answer['acked']} by {answer['acked_by']}; "
+        "no channel is told of it again until it gets worse"
+    )
+
+
+def _turned(when: Told) -> str:
+    """How long it took to detect, to contain and to recover, since the first bad call."""
+    if when["first_bad"] is None:
+        return "no call of it is in the ledger"
+    said = [f"first bad call {when['first_bad']}"]
+    for key, word in (("detect", "detected"), ("contain", "contained"), ("recover", "recovered")):
+        seconds = when[f"{key}_seconds"]
+        if seconds is None:
+            said.append(f"not {word}")
+        else:
+            said.append(f"{word} {_length(abs(seconds))} {'later' if seconds >= 0 else 'before'}")
+    return "; ".join(said)
+
+
+def _length(seconds: float) -> str:
+    return span(seconds) if seconds >= 10 else f"{seconds:g}s"
+
+
+def _say_end(answer: Told) -> None:
+    if answer["proof"]:
+        say(f"test      proven, {answer['proof']}")
+    elif answer["waived"]:
+        say(f"test      none: {escaped(answer['waived'])}")
+    if answer["closed"]:
+        by, because = escaped(answer["closed_by"]), escaped(answer["closed_because"])
+        say(f"closed    {answer['closed']} by {by}: {because}")
+
+
+def _say_events(events: list[Told]) -> None:
+    if len(events) > EVENTS_SHOWN_MAX:
+        say(f"the newest {EVENTS_SHOWN_MAX} rows; --json has more")
+    for row in events[-EVENTS_SHOWN_MAX:]:
+        words = [
+            escaped(text) for text in (row["actor"], row["rule"], row["run"], row["detail"]) if text
+        ]
+        say("  ".join([row["at"], row["type"], *words]))
 
 
 def _whose(answer: Told) -> str:
@@ -168,11 +189,16 @@ def _say_cords(answer: Told) -> None:
     if answer["cord"]:
         say(f"pulled    {escaped(answer['cord'])}, which was released since")
     else:
-        say("pulled    nothing: it only tells")
+        say(f"pulled    nothing{': it only tells' if answer['detector'] else ' yet'}")
 
 
 def _say_calls(answer: Told) -> None:
     """The calls that convinced; of those that were pruned only the ids."""
+    if answer["since"]:
+        who = f", as {escaped(answer['opened_by'])} said" if answer["opened_by"] else ""
+        say(f"calls     those since {answer['since']} belong to it{who}")
+    if not answer["calls"]:
+        return
     there = {call["id"] for call in answer["evidence"]}
     gone = [one for one in answer["calls"] if one not in there]
     say(f"calls     {len(answer['calls'])} that convinced it; one of them: pullcord ledger show ID")

@@ -14,9 +14,18 @@ from proxy.cli import (
     cords,
     drill,
     holds,
+    incident_acts,
+    incident_compensate,
+    incident_export_test,
+    incident_notify,
+    incident_recover,
+    incident_report,
+    incident_scope,
     incidents,
     records,
+    replaying,
     rules,
+    runbook,
     serving,
     signals,
     status,
@@ -99,10 +108,23 @@ for _command in (
     budget.budget,
     holds.hold,
     incidents.incident,
+    runbook.runbook,
+    replaying.replay,
     alerts.notify,
     trust.ca,
 ):
     cli.add_command(_command)
+
+for _command in (
+    *incident_acts.COMMANDS,
+    incident_scope.scope,
+    incident_compensate.compensate,
+    incident_notify.notify,
+    incident_recover.recover,
+    incident_report.report,
+    incident_export_test.export_test,
+):
+    incidents.incident.add_command(_command)
 
 
 def main() -> None:

@@ -49,6 +49,16 @@ def config_directory(given: str | None) -> Path:
     )
 
 
+def config_or_none(given: str | None = None) -> Path | None:
+    """The same for what also works without one. Raises Failure for one that was typed."""
+    try:
+        return config_directory(given)
+    except Failure:
+        if given is not None:
+            raise
+        return None
+
+
 def data_directory(given: str | None, config: str | None = None) -> Path:
     """As the settings have it: the flag, PULLCORD_DATA, the file, the default. Absolute."""
     named = given or os.environ.get("PULLCORD_DATA")

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,6 +39,12 @@ def ledger() -> None:
     help=f"At most so many calls; {CALLS} if left out.",
 )
 @click.option("--after", metavar="ID", help="Go on behind this call: the next page.")
+@click.option(
+    "--by",
+    metavar="FIELD",
+    callback=filtering.column,
+    help="What they come to, by run, tool, state or another field.",
+)
 @click.option("--sql", metavar="SELECT", help="A query of your own; it can only read.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @data_option
@@ -45,6 +52,7 @@ def query(
     filters: tuple[str, ...],
     limit: int | None,
     after: str | None,
+    by: str | None,
     sql: str | None,
     as_json: bool,
     data: str | None,
@@ -55,12 +63,16 @@ def query(
     tool:stripe.* state:unknown since:2h -run:r1. Named twice, a field may have either value.
     text:WORD finds the newest calls that said or were answered it.
     """
-    from ledger import queries
+    from ledger import queries, sums
 
     if sql is not None and filters:
         raise click.UsageError("--sql stands alone; put the filters into its WHERE")
     if sql is not None and (limit is not None or after is not None):
         raise click.UsageError("--sql stands alone; write LIMIT into it")
+    if sql is not None and by is not None:
+        raise click.UsageError("--sql stands alone; write GROUP BY into it")
+    if by is not None and after is not None:
+        raise click.UsageError("--by sums up all calls; leave --after out")
     limit = limit or CALLS
     with reader(data_directory(data)) as connection:
         if sql is not None:
@@ -69,8 +81,16 @@ def query(
         if after is not None:
             after = _known(connection, after)
         chosen = tracing.chosen(connection, data_directory(data), filters)
-        found = queries.calls(connection, chosen, limit, after)
+        if by is None:
+            found = queries.calls(connection, chosen, limit, after)
+        else:
+            found = sums.sums(connection, chosen, by, limit)
         rows = list(queries.timely(connection, found))
+    if by is not None:
+        _say_rows([_summed(row) for row in rows], as_json)
+        if len(rows) == limit:
+            warn(f"there may be more: --limit {min(limit * 10, CALLS_MAX)}")
+        return
     if as_json:
         _say_rows(rows, as_json)
         return
@@ -81,9 +101,10 @@ def query(
 
 @ledger.command()
 @click.argument("call_id", metavar="ID")
+@click.option("--before", is_flag=True, help="Show what its run last asked a model before it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @data_option
-def show(call_id: str, as_json: bool, data: str | None) -> None:
+def show(call_id: str, before: bool, as_json: bool, data: str | None) -> None:
     """One call by its ID, or the start of it, what happened to it, what it said and was answered.
 
     Secrets in requests and answers are masked before they are kept; equal ones have equal marks.
@@ -93,6 +114,8 @@ def show(call_id: str, as_json: bool, data: str | None) -> None:
     directory = data_directory(data)
     with reader(directory) as connection:
         row = call(connection, call_id)
+        if row is not None and before:
+            row = _asked_before(connection, row)
         if row is None:
             raise _no_such(call_id)
         traced = tracing.of_call(connection, directory, row)
@@ -136,6 +159,19 @@ def _known(connection: "sqlite3.Connection", name: str) -> str:
     if row is None:
         raise _no_such(name)
     return str(row["id"])
+
+
+def _asked_before(connection: "sqlite3.Connection", row: Row) -> Row | None:
+    """The last call to a model that the same run made before a call. Raises Failure."""
+    from ledger import queries
+    from ledger.filters import parse
+
+    if row["run"] is not None:
+        chosen = parse([f"run:{row['run']}", "effect:model", "decision:allow"], 0)
+        asked = next(queries.calls(connection, chosen, 1, row["id"]), None)
+        if asked is not None:
+            return queries.call(connection, asked["id"])
+    raise Failure(f"no call of its run to a model came before {row['id']}", NOT_FOUND)
 
 
 def _no_such(name: str) -> Failure:
@@ -184,6 +220,13 @@ def _say_rows(rows: list[Row], as_json: bool) -> None:
             say_json(row)
     elif rows:
         say_table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def _summed(row: Row) -> Row:
+    from policies.ceilings import MICRO
+
+    microusd = row.pop("cost_microusd")
+    return {**row, "cost_usd": f"{Decimal(microusd) / MICRO:.6f}"}
 
 
 _TITLES = ("id", "at", "run", "tool", "effect", "decision", "reason", "state", "status", "ms")

@@ -65,7 +65,7 @@ def resolve(
     directory = data_directory(data, config)
     looked: Answer | None = None
     if verify:
-        looked = _verified(directory, (data, config), call, _values(given), dry_run)
+        looked = _verified(directory, (data, config), call, values_of(given), dry_run)
         call = looked["call"]["id"]
         if not as_json:
             with done("asked"):
@@ -90,11 +90,11 @@ def resolve(
         raise Failure(saying.untold(looked, state), CHECK_FAILED)
 
 
-def _values(given: tuple[str, ...]) -> dict[str, str]:
+def values_of(given: tuple[str, ...], such_as: str = "request.customer=cus_1") -> dict[str, str]:
     pairs = [each.partition("=") for each in given]
     for place, sign, value in pairs:
         if not place or not sign or not value:
-            raise click.UsageError("write --set PLACE=VALUE, such as request.customer=cus_1")
+            raise click.UsageError(f"write --set PLACE=VALUE, such as {such_as}")
     return {place: value for place, _, value in pairs}
 
 

@@ -32,6 +32,7 @@ FLAGS = {
     "trace_keep_bytes": ("N", "How much of all calls."),
     "seals": ("FILE|URL|syslog", "Where copies of the record's seals go."),
     "notify": ("YAML", "Where alerts go, a list as in pullcord.yaml."),
+    "rollback": ("COMMAND", "What `incident recover` runs before it resumes."),
 }
 
 
@@ -88,11 +89,23 @@ def _warn_of_places(seals: tuple[str, ...]) -> None:
 @click.command(short_help="Watch a runaway agent being contained, in half a minute.")
 @click.option("--fast", is_flag=True, help="Without pauses.")
 @click.option("--policy", metavar="FILE", help="In place of the demo's own policy.")
-def demo(fast: bool, policy: str | None) -> None:
+@click.option(
+    "--scenario",
+    type=click.Choice(("refund-loop", "reflection-spiral", "fan-out", "bad-release")),
+    help="A whole incident, from the runaway to its regression test, command by command.",
+)
+def demo(fast: bool, policy: str | None, scenario: str | None) -> None:
     """A real proxy, made-up services and a runaway agent, contained before your eyes.
 
     It checks its own figures: exit 1 when one is not as it must be.
     """
+    if scenario is not None:
+        from proxy.demo import rehearsal
+
+        if policy:
+            raise click.UsageError("a scenario has a policy of its own")
+        raise click.exceptions.Exit(rehearsal.run(scenario))
+
     from policies.load import load_file
     from proxy.demo import main
 

@@ -213,6 +213,10 @@ def _say_incidents(incidents: dict[str, Any]) -> None:
     more = (incidents["open"] or 0) - len(incidents["newest"])
     if more > 0:
         say(f"incident and {more} more: pullcord incident list")
+    following = incidents.get("next")
+    if following:
+        what = f"of incident {following['incident']}: {escaped(following['what'])}"
+        say(f"next    {what}: {escaped(following['command'])}")
 
 
 def _say_holds(holds: dict[str, Any]) -> None:

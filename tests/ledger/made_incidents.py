@@ -7,7 +7,7 @@ from ledger.sqlite import sqlite3
 OPENED_US = 1_800_000_000_000_000
 
 
-def an_incident(conn: sqlite3.Connection, name: str = "i1", **changes: Any) -> str:
+def an_incident(conn: sqlite3.Connection, name: str = "i1", /, **changes: Any) -> str:
     """Opened just now over run `r1` of tenant `acme`, an alert unless told otherwise, a trip with
     its cord. Its id."""
     row = {

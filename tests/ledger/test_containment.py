@@ -370,7 +370,7 @@ def test_the_record_is_not_read_from_its_start(
 
 def test_all_is_read_of_one_state(world: World, reader: sqlite3.Connection) -> None:
     pulled(world, Scope.RUN, "r1")
-    with containment._snapshot(reader):
+    with containment.snapshot(reader):
         write(world, "a", BOLT)
         before = containment.open_calls(reader)
         write(world, "b", BOLT)

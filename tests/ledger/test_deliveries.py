@@ -9,7 +9,7 @@ from ledger import deliveries
 from ledger.connection import open_reader
 from ledger.deliveries import GIVE_UP_SECONDS, LATE_SECONDS, TOGETHER_SECONDS, Delivery, Event
 from ledger.sqlite import sqlite3
-from tests.ledger.made_incidents import OPENED_US, an_incident, ended, tripped
+from tests.ledger.made_incidents import OPENED_US, an_incident, changed, ended, tripped
 from tests.ledger.world import World
 
 SOON_US = OPENED_US + TOGETHER_SECONDS * 1_000_000
@@ -270,3 +270,38 @@ def test_the_writes_of_a_run_within_the_hour_are_counted(
     world.wait(2)
     assert deliveries.writes(reader, "r1", world.now_us) == 1
     assert deliveries.writes(reader, "r2", world.now_us) == 0
+
+
+# ---------------------------------------------------------------------------- acknowledged
+
+
+def test_what_somebody_has_seen_is_told_to_nobody_until_it_gets_worse(
+    world: World, reader: sqlite3.Connection
+) -> None:
+    an_incident(world.conn, acked_us=OPENED_US + 1, owner="ann", acked_by="ann")
+    assert due(reader) == []
+    tripped(world.conn, at_us=OPENED_US + 1)  # as it was when it was seen
+    assert due(reader) == []
+    tripped(world.conn, at_us=OPENED_US + 2)
+    assert due(reader) == [("i1", "trip")]
+
+
+def test_what_somebody_has_seen_does_not_stand_on(world: World, reader: sqlite3.Connection) -> None:
+    for name in ("i1", "i2"):
+        an_incident(world.conn, name)
+        delivered(world, Event.ALERT, name=name)
+    changed(world.conn, "i1", acked_us=SOON_US)
+    assert [one.id for one in deliveries.standing(reader, "slack")] == ["i2"]
+    tripped(world.conn, at_us=SOON_US + 1)
+    delivered(world, Event.TRIP, since_us=SOON_US + 1)
+    assert [one.id for one in deliveries.standing(reader, "slack")] == ["i1", "i2"]
+
+
+def test_who_was_told_hears_of_the_end_of_what_somebody_has_seen(
+    world: World, reader: sqlite3.Connection
+) -> None:
+    an_incident(world.conn)
+    delivered(world, Event.ALERT)
+    changed(world.conn, "i1", acked_us=SOON_US)
+    ended(world.conn, at_us=SOON_US)
+    assert due(reader) == [("i1", "closed")]

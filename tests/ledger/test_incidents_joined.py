@@ -3,13 +3,18 @@
 from dataclasses import replace
 from typing import Any
 
+from ledger.incident_scope import RUNS_MAX, moment, terms
 from ledger.incidents import TOGETHER_SECONDS
+from ledger.open_incidents import MANY_RUNS
 from policies.call import Identity, Traits
 from policies.detectors.rules import Mode, Response, Rule
 from policies.detectors.runs import DETECTORS
+from policies.policy import UNDO_RUN
 from policies.verdict import Scope
 from tests.ledger.findings import ALERT, RELEASE, TOOL, TREE, TRIP, listed, the_one, told
 from tests.ledger.world import World
+
+NO_UNDO = f"-run:{UNDO_RUN}"
 
 
 def test_runs_join_under_their_root_whichever_detector_tells(world: World) -> None:
@@ -133,3 +138,47 @@ def test_what_comes_long_after_is_another_thing(world: World) -> None:
     world.wait(TOGETHER_SECONDS + 1)
     told(world, ALERT, detector="burn", run="r1", tool="model")
     assert len(listed(world)) == 2
+
+
+def test_whose_calls_belong_to_it_and_since_when(world: World) -> None:
+    """As early as any finding says; those of other runs by the same tool are none of it."""
+    spike: dict[str, Any] = {"detector": "write_spike", "run": "r1"}
+    told(world, TRIP, **spike, since_us=world.now_us - 60_000_000)
+    world.wait(11)
+    told(world, TRIP, **spike, root="r1", since_us=world.now_us - 90_000_000)
+    told(world, TRIP, detector="write_spike", run="kid", root="r2", since_us=world.now_us)
+    found = the_one(world)
+    assert found.since_us == world.now_us - 90_000_000
+    assert found.runs == ("r1", "r2")
+    began = f"since:{moment(found.since_us)}"
+    assert terms(found) == ("tool:pay", "tenant:acme", NO_UNDO, "under:r1", "under:r2", began)
+    told(world, ALERT, detector="write_spike", subject=TOOL, name="pay", run="r3", any_run=True)
+    assert terms(the_one(world)) == ("tool:pay", "tenant:acme", NO_UNDO, began)
+    told(world, TRIP, detector="write_spike", run="r4")
+    assert the_one(world).runs == (MANY_RUNS,), "it stays so"
+
+
+def test_of_a_release_that_is_stopped_all_runs_are_meant(world: World) -> None:
+    """Of one whose writes were too few for a finding, too; and of no other release."""
+    for run in ("r1", "r2"):
+        told(world, TRIP, detector="write_spike", run=run, release="v2", since_us=world.now_us)
+    cord = (Scope.RELEASE, "v2")
+    told(world, TRIP, detector="write_spike", run="r3", release="v2", cord=cord)
+    told(world, TRIP, detector="write_spike", run="r4", release="v2")
+    found = the_one(world)
+    began = f"since:{moment(world.now_us)}"
+    assert terms(found) == ("tool:pay", "tenant:acme", NO_UNDO, "release:v2", began)
+
+
+def test_what_a_person_opened_stays_as_wide_as_it_was_meant(world: World) -> None:
+    began_us = world.now_us
+    world.store.open_incident(Scope.TOOL, "pay", "acme", began_us, "odd", "ann", world.now_us)
+    told(world, TRIP, detector="write_spike", run="r1", since_us=began_us - 60_000_000)
+    found = the_one(world)
+    assert (found.since_us, found.runs, found.findings) == (began_us, (), 1)
+
+
+def test_of_very_many_runs_all_are_meant(world: World) -> None:
+    for number in range(RUNS_MAX + 1):
+        told(world, TRIP, detector="write_spike", run=f"r{number:03}", call=f"c{number}")
+    assert the_one(world).runs == (MANY_RUNS,)

@@ -123,3 +123,14 @@ def test_the_verdict_on_what_is_recalled_is_the_verdict_that_was_given(
     again = decide(world.policy, told.call, Facts(world.now_us, told.identity))
     assert (again.action, again.reason, again.rule) == (given.action, given.reason, given.rule)
     assert (given.reason is Reason.ARGUMENT_REFUSED) is (amount > 5000)
+
+
+def test_arguments_are_told_exactly_and_only_whole_ones(world: World) -> None:
+    many = Decimal("12345678901234567890.123456789")
+    recorded(
+        world,
+        arguments=(("amount", (many, 2**70, "5")), ("note", ("x" * 3_000,)), ("none", ())),
+    )
+    statement = "SELECT json_extract(seen, '$.arguments') FROM event WHERE call_id = 'a'"
+    ((text,),) = world.rows(statement)
+    assert seen.arguments(text) == {"amount": (many, 2**70, "5"), "none": ()}

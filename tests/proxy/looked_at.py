@@ -15,13 +15,16 @@ from tests.end_to_end import certificates
 
 @dataclass(slots=True)
 class Service:
-    """`said` is what it answers: status, headers, body. `held` answers nothing until it is set."""
+    """`said` is what it answers: status, headers, body. `held` answers nothing until it is set.
+    `bodies` are those of what it was `asked`. Where it `drops`, it hangs up without an answer."""
 
     port: int
     ca: Path
     said: tuple[int, dict[str, str], bytes] = (200, {"Content-Type": "application/json"}, b"{}")
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     held: threading.Event = field(default_factory=threading.Event)
+    bodies: list[bytes] = field(default_factory=list)
+    drops: bool = False
 
     def says(self, status: int, body: bytes | str, **headers: str) -> None:
         told = {"Content-Type": "application/json"}
@@ -64,8 +67,11 @@ def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
+            service.bodies.append(self.rfile.read(int(headers.get("content-length", "0"))))
             service.asked.append((self.command, self.path, headers))
             service.held.wait(30)
+            if service.drops:
+                return
             status, told, body = service.said
             self.send_response(status)
             for name, value in told.items():
@@ -74,7 +80,7 @@ def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        do_HEAD = do_POST = do_GET
+        do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
         def log_message(self, format: str, *args: Any) -> None:
             """What it was asked is in `service.asked`."""

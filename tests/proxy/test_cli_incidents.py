@@ -11,16 +11,22 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ledger import incidents
+from ledger.open_incidents import new_id
+from ledger.records import Ask
 from ledger.store import Store
+from policies.call import Effect, Identity, Request, ToolCall
+from policies.decide import decide
 from policies.verdict import Level, Pull, Scope
 from proxy import operations
 from proxy.cli.main import cli
 from proxy.clock import SystemClock
 from proxy.control_socket import user_name
 from tests.ledger.findings import ALERT, TRIP, a_found
+from tests.ledger.world import a_policy
 from tests.proxy.controlled import Controlled, controlled
 from tests.proxy.test_control_incidents import found
 
+ME = user_name(os.geteuid())
 HOSTILE = "gone\x1b[2J\u202e\nincident  0000  open"
 
 
@@ -89,13 +95,17 @@ def test_list_and_show_work_with_the_proxy_down(alone: Path) -> None:
 
 def test_close_works_with_the_proxy_down_and_lifts_nothing(alone: Path) -> None:
     one = told("incident", "list")
-    out = said("incident", "close", one["id"][:12], "--reason", "mended")
+    refused = said("incident", "close", one["id"][:12], "--reason", "mended", code=2)
+    assert f"pullcord incident export-test {one['id']} --out DIR --prove" in refused
+    over = ("--reason", "mended", "--waive", "known")
+    out = said("incident", "close", one["id"][:12], *over)
     assert f"closed {one['id']}, run r1 of tenant acme" in out
     assert "still pulled: HALT run r1" in out
     assert said("incident", "list") == "no incident is open\n"
     assert said("incident", "list", "--all").count("closed") == 1
     out = said("incident", "show", one["id"])
-    assert f"by {user_name(os.geteuid())}: mended" in out
+    assert f"by {ME}: mended" in out
+    assert "test      none: known" in out
     assert "incident close" not in out
     assert "mended" in said("incident", "close", one["id"], "--reason", "again", code=2)
 
@@ -135,6 +145,85 @@ def test_text_of_the_world_cannot_speak_for_us(tmp_path: Path, alone: Path) -> N
         assert "\nincident  0000" not in out
 
 
+def test_ack_and_note_work_with_the_proxy_down(alone: Path) -> None:
+    one = told("incident", "list")
+    assert (one["owner"], one["acked"]) == (None, None)
+    assert f"owner     nobody yet: pullcord incident ack {one['id']}" in said(
+        "incident", "show", one["id"]
+    )
+    out = said("incident", "ack", one["id"][:12])
+    assert f"acknowledged {one['id']}, run r1 of tenant acme; its owner is {ME}" in out
+    assert "was acknowledged already" in said("incident", "ack", one["id"])
+    out = said("incident", "ack", one["id"], "--owner", HOSTILE.partition("\n")[0], code=2)
+    assert "control characters" in out
+    assert f"before it was {ME}" in said("incident", "ack", one["id"], "--owner", "bob")
+    assert "bob" in said("incident", "list")
+    assert "noted: " in said("incident", "note", one["id"], HOSTILE)
+    assert "noted for all who are affected" in said(
+        "incident", "note", one["id"], "refunds are stopped", "--public"
+    )
+    assert "; bob sees to it: pullcord incident show" in said("status", code=5)
+    out = said("incident", "show", one["id"])
+    assert "owner     bob, acknowledged " in out
+    assert f"{ME}: gone\\x1b[2J\\u202e\\nincident  0000  open" in out
+    assert f"{ME} (public): refunds are stopped" in out
+    assert "\x1b[2J" not in out
+    assert told("incident", "note", one["id"], "x")["owner"] == "bob"
+    said("incident", "note", one["id"], " ", code=2)
+
+
+def called_alone(data: Path, run: str, *ancestors: str) -> None:
+    """A read of a run, in the ledger of no proxy."""
+    clock = SystemClock()
+    request = Request("GET", "https", "mail.example", 443, "/inbox")
+    call = ToolCall("read", Effect.READ, "GET /inbox", b"x" * 32)
+    with operations.opened(data, clock.now_us) as store:
+        name = new_id(clock.now_us())
+        ask = Ask(name, clock.now_us(), Identity(run, "acme", ancestors), request, call)
+        store.admit(ask, a_policy(), decide)
+
+
+def test_open_works_with_the_proxy_down(alone: Path) -> None:
+    called_alone(alone, "child", "r7")
+    out = said("incident", "open", "--run", "child", "--reason", "it pays twice")
+    assert "run r7 of tenant acme, calls since " in out
+    assert "run child was started below r7: it is about that whole tree" in out
+    assert "calls of the hour before belong to it; --since says otherwise" in out
+    one = json.loads(typed("incident", "list", "--json").stdout.splitlines()[0])
+    assert f"pullcord incident show {one['id']}" in out
+    out = said("incident", "show", one["id"])
+    for word in (
+        f"why       it pays twice, by {ME}",
+        "turned    first bad call 20",
+        "; not contained; not recovered",
+        f"belong to it, as {ME} said",
+        "the first call: read GET mail.example/inbox: unknown",  # its proxy is gone
+    ):
+        assert word in out, word
+    assert "that convinced it" not in out
+    assert f"it pays twice ({ME}), since" in said("status", code=5)
+    over = ("--tenant", "acme", "--since", "10m", "--reason", "x")
+    assert "opened" in said("incident", "open", *over)
+    assert "is open already" in said("incident", "open", *over)
+    assert told("incident", "open", *over)["new"] is False
+
+
+@pytest.mark.parametrize(
+    "words, code, told_",
+    [
+        ((), 2, "say what it is over"),
+        (("--run", "r1", "--tool", "pay"), 2, "say what it is over"),
+        (("--release", "v7", "--tenant", "acme"), 2, "say what it is over"),
+        (("--run", "nobody"), 4, "the record has no call of run nobody"),
+        (("--tenant", "acme", "--since", "soon"), 2, "'soon' is no time"),
+    ],
+)
+def test_what_cannot_be_opened(alone: Path, words: tuple[str, ...], code: int, told_: str) -> None:
+    called_alone(alone, "r7")
+    assert told_ in said("incident", "open", *words, "--reason", "x", code=code)
+    assert "Missing option '--reason'" in said("incident", "open", *words, code=2)
+
+
 # ---------------------------------------------------------------------------------- beside one
 
 
@@ -155,10 +244,10 @@ async def test_status_has_a_line_for_each_and_an_exit_code(running: Controlled) 
 async def test_close_goes_through_the_proxy(running: Controlled) -> None:
     await found(running)
     one = await asyncio.to_thread(told, "incident", "list")
-    await beside("incident", "close", one["id"], "--reason", "mended")
+    await beside("incident", "close", one["id"], "--reason", "mended", "--waive", "known")
     assert await beside("incident", "list") == "no incident is open\n"
     (row,) = running.rows("incident.closed")
-    assert (row["actor"], row["detail"]) == (user_name(os.geteuid()), "mended")
+    assert (row["actor"], row["detail"]) == (ME, "mended; no regression test: known")
 
 
 async def test_what_was_released_is_told_so(running: Controlled) -> None:
@@ -177,3 +266,17 @@ async def test_what_was_released_is_told_so(running: Controlled) -> None:
     out = await beside("incident", "show", one["id"])
     assert "halt:run:r1, which was released since" in out
     assert "nothing is stopped; stop it: pullcord halt run r1" in out
+
+
+async def test_open_goes_through_the_proxy(running: Controlled) -> None:
+    await running.called("r1")
+    out = await beside("incident", "open", "--run", "r1", "--reason", "it pays twice")
+    assert ", run r1 of tenant acme, calls since 2027-01-15T07:00:00.000Z belong to it" in out
+    (row,) = running.rows("incident.opened")
+    assert (row["actor"], row["detail"]) == (ME, "run r1 of tenant acme: it pays twice")
+    one = await asyncio.to_thread(told, "incident", "list")
+    await beside("incident", "ack", one["id"], "--owner", "bob")
+    await beside("incident", "note", one["id"], "we look at it")
+    out = await beside("incident", "close", one["id"], "--reason", "mended", code=2)
+    assert "--waive REASON" in out
+    assert "no incident begins with" in await beside("incident", "ack", "0123", code=4)

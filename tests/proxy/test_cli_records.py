@@ -165,3 +165,34 @@ def test_a_ledger_query_that_was_mistyped_says_how(
 @pytest.mark.parametrize("command", ["query", "tail"])
 def test_ledger_commands_help_themselves(command: str) -> None:
     assert typed("ledger", command, "-h").stdout == typed("ledger", command, "--help").stdout
+
+
+def test_calls_are_summed_by_a_field(root: Path) -> None:
+    world = World(root / "data")
+    world.decided(world.ask("a"))
+    world.settle("a", cost_microusd=1_500)
+    world.decided(world.ask("b", body="y"))
+    world.admit(world.read("c"), world.read("d", claimant=None))
+    title, *rows = typed("ledger", "query", "--by", "tool").stdout.splitlines()
+    assert title.split()[:5] == ["tool", "calls", "reads", "writes", "models"]
+    assert [row.split()[:4] for row in rows] == [["pay", "2", "0", "2"], ["read", "2", "1", "0"]]
+    assert rows[0].split()[-1] == "0.001500"
+    told = typed("ledger", "query", "--by", "run", "effect:read", "--json").stdout.splitlines()
+    assert [line.split(",")[0] for line in told] == ['{"run":"r1"', '{"run":null']
+    cut = typed("ledger", "query", "--by", "effect", "--limit", "1")
+    assert (len(cut.stdout.splitlines()), cut.stderr) == (2, "there may be more: --limit 10\n")
+    world.store.close()
+
+
+@pytest.mark.parametrize(
+    "words, tells",
+    [
+        (("--by", "colour"), "no field 'colour'; there are agent, decision"),
+        (("--by", "tool", "--after", "a"), "--by sums up all calls"),
+        (("--by", "tool", "--sql", "SELECT 1"), "--sql stands alone"),
+    ],
+)
+def test_a_sum_that_cannot_be_is_refused(root: Path, words: tuple[str, ...], tells: str) -> None:
+    result = typed("ledger", "query", *words)
+    assert result.exit_code == 2
+    assert tells in result.stderr

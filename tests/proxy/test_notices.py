@@ -84,6 +84,10 @@ def headers(made: Message) -> dict[str, str]:
             "nothing is stopped",
         ),
         (CLOSED, "Closed: the incident with run r1 of tenant acme"),
+        (
+            Due(replace(ONE, detector="", cord="", why="it pays twice"), Event.TRIP),
+            "run r1 of tenant acme: it pays twice; nothing is stopped",  # as a person said
+        ),
     ],
 )
 def test_one_sentence_says_what_happened(due: Due, told: str) -> None:

@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -258,3 +259,40 @@ def test_only_halts_of_everything_and_of_the_tool_stop_operators() -> None:
         "version: 1\nhalted: {global: true}\ntools:\n  look: {match: {host: a.example}}\n"
     )
     assert "the halt of everything" in stopped(written, {}, "look")
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "POST", "GET"])
+async def test_a_connection_that_breaks_off_is_not_tried_again(
+    service: Service, method: str
+) -> None:
+    """The HTTP library would, by some methods."""
+    service.drops = True
+    assert "broke off" in await unheard(service, plan(service, method=method))
+    assert len(service.asked) == 1
+
+
+async def test_a_body_goes_with_it_and_who_calls_knows_when_it_leaves(service: Service) -> None:
+    sent: list[int] = []
+    with_body = replace(
+        plan(service, method="POST", headers=(("content-type", "application/json"),)),
+        body=b'{"a": 1}',
+    )
+    heard = await made(
+        with_body, Dialer(frozenset()), service.ca, str, lambda: sent.append(len(service.asked))
+    )
+    assert (heard.status, service.bodies, sent) == (200, [b'{"a": 1}'], [0])
+    assert service.asked[0][2]["content-type"] == "application/json"
+    sent.clear()
+    nowhere = replace(with_body, allow=())
+    with pytest.raises(Unheard):
+        await made(nowhere, Dialer(frozenset()), service.ca, str, lambda: sent.append(1))
+    assert sent == []
+
+
+@pytest.mark.parametrize("level", [Level.HALT, Level.FREEZE])
+def test_a_freeze_stops_what_changes_something(level: Level) -> None:
+    cord = Pull(level, Scope.GLOBAL, "", "", "ann", 0)
+    pulls = {(level, Scope.GLOBAL, ""): cord}
+    policy = load("version: 1\n")
+    assert bool(stopped(policy, pulls, "pay")) is (level is Level.HALT)
+    assert stopped(policy, pulls, "pay", (Level.HALT, Level.FREEZE))

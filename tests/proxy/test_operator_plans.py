@@ -1,16 +1,19 @@
 """What an operator's call would be: places filled in, and nothing but the policy's own read."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from policies.call import Effect
 from policies.load import PolicyError, load
-from policies.policy import Policy
+from policies.policy import Policy, Undo
 from proxy.credentials import Credential
 from proxy.operations import OperationError
 from proxy.operator_calls import Plan
-from proxy.operator_plans import VALUE_CHARACTERS_MAX, Known, planned
+from proxy.operator_plans import VALUE_CHARACTERS_MAX, Known, planned, planned_undo
+from proxy.recorded import Bare
 
 POLICY = """
 version: 1
@@ -180,3 +183,105 @@ def test_no_header_stands_twice() -> None:
     bound = Credential("ops", OPS.hosts, "x-key", "s", ("s",))
     with pytest.raises(OperationError, match="both the policy and ops name the header"):
         plan("{tool: list, auth: ops, headers: {X-Key: t}}", ops=bound)
+
+
+# ---------------------------------------------------------------------------- what undoes a write
+
+UNDO = """
+version: 1
+tools:
+  make: {match: {host: pay.example, method: POST, path: "/v1/charges"}, undo: CALL}
+  back: {match: {host: pay.example, method: [POST, DELETE], path: "/v1/refunds/**"}}
+  bare: {match: {host: pay.example, path: "/v1/bare"}, idempotency: {header: X-Once}}
+  seen: {match: {host: pay.example, method: [GET, POST], path: "/v1/seen"}, effect: read}
+"""
+ANSWER = {"id": "ch_1", "amount": Bare("12.50"), "paid": Bare("true"), "odd": 'a"&b=c/é'}
+
+
+def undone(call: str, answer: dict[str, str] = ANSWER, **given: str) -> Plan:
+    made = load(UNDO.replace("CALL", call))
+    asks = made.tools["make"].undo
+    assert isinstance(asks, Undo)
+
+    def answered(path: str) -> str:
+        if path not in answer:
+            raise OperationError(f"{path} is not kept")
+        return answer[path]
+
+    known = Known(CALL, given, answered, answered)
+    plan, taken = planned_undo(made, asks, known, {"ops": OPS}, ENTRIES, "the-key")
+    assert (taken.tool, taken.effect) == (plan.tool, Effect.WRITE)
+    return plan
+
+
+@pytest.mark.parametrize(
+    "call, told",
+    [
+        ("{tool: bare}", ("POST", "https://pay.example/v1/bare", b"")),
+        ("{tool: bare, method: DELETE}", ("DELETE", "https://pay.example/v1/bare", b"")),
+        (
+            "{tool: back, path: '/v1/refunds/{response.id}', method: DELETE}",
+            ("DELETE", "https://pay.example/v1/refunds/ch_1", b""),
+        ),
+        (
+            "{tool: bare, form: {c: '{response.id}', 'm[a]': 'of {response.odd}'}}",
+            ("POST", "https://pay.example/v1/bare", b"c=ch_1&m%5Ba%5D=of+a%22%26b%3Dc%2F%C3%A9"),
+        ),
+        (
+            "{tool: bare, json: {a: '{response.amount}', b: 'x {response.amount}', c: [true, 1]}}",
+            ("POST", "https://pay.example/v1/bare", b'{"a":12.50,"b":"x 12.50","c":[true,1]}'),
+        ),
+        (
+            "{tool: bare, json: {a: '{response.paid}', b: '{response.odd}', c: {d: '{run}'}}}",
+            ("POST", "https://pay.example/v1/bare",
+             '{"a":true,"b":"a\\"&b=c/é","c":{"d":"r1"}}'.encode()),
+        ),
+    ],
+)  # fmt: skip
+def test_what_undoes_a_write_is_filled_in(call: str, told: tuple[str, str, bytes]) -> None:
+    plan = undone(call)
+    assert (plan.method, plan.url, plan.body) == told
+
+
+def test_it_carries_a_key_and_says_what_its_body_is() -> None:
+    assert undone("{tool: back, path: /v1/refunds/x}").headers == (("idempotency-key", "the-key"),)
+    assert undone("{tool: bare, form: {a: b}}").headers == (
+        ("content-type", "application/x-www-form-urlencoded"), ("x-once", "the-key"),
+    )  # fmt: skip
+    own = undone("{tool: bare, headers: {X-Once: 'undo {call}'}, json: {a: b}}").headers
+    assert own == (("x-once", f"undo {CALL['id']}"), ("content-type", "application/json"))
+
+
+@pytest.mark.parametrize(
+    "call, answer, why",
+    [
+        ("{tool: back, path: '/v1/refunds/{response.id}'}", {"id": "../x"}, "another path"),
+        ("{tool: bare, headers: {X-A: '{response.id}'}}", {"id": "a\r\nx: y"}, "cannot be printed"),
+        ("{tool: bare, json: {a: '{response.id}'}}", {"id": ""}, "is empty"),
+        ("{tool: bare, json: {a: '{response.id}'}}", {}, "id is not kept"),
+        ("{tool: bare, form: {a: '{response.id}'}}", {"id": "x" * 2_000}, "is empty, long"),
+        ("{tool: back, path: /v2/other}", {}, "takes POST pay.example/v2/other for unlisted"),
+        ("{tool: bare, auth: none}", {}, ""),
+    ],
+)
+def test_what_cannot_be_filled_in_is_told(call: str, answer: dict[str, str], why: str) -> None:
+    if why:
+        with pytest.raises(OperationError, match=re.escape(why)):
+            undone(call, answer)
+    else:
+        assert "has no entry" in undone(call, answer).lacks or undone(call, answer).lacks
+
+
+def test_a_value_that_a_person_gives_comes_first_and_has_to_be_of_use() -> None:
+    given = {"response.id": "ch_9"}
+    assert (
+        undone("{tool: bare, form: {charge: '{response.id}'}}", {}, **given).body == b"charge=ch_9"
+    )
+    with pytest.raises(OperationError, match="leave it out of --set"):
+        undone("{tool: bare, form: {charge: x}}", {}, **given)
+
+
+def test_a_body_has_a_bound() -> None:
+    long = ", ".join(f"f{number}: '{{response.id}}'" for number in range(100))
+    with pytest.raises(OperationError, match="longer than 65536 bytes"):
+        undone(f"{{tool: bare, json: {{{long}}}}}", {"id": "x" * 1_000})

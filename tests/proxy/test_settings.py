@@ -206,7 +206,7 @@ def test_the_shipped_file_shows_every_setting_with_its_default(config: Path) -> 
     text = "".join(f"{name}: {value}\n" for name, value in settings if value)
     assert load(written(config, text), {}, {}) == plain
     empty = {name for name, value in settings if not value}
-    assert empty == {"control", "upstream_ca", "seals", "notify"}
+    assert empty == {"control", "upstream_ca", "seals", "notify", "rollback"}
 
 
 def test_settings_do_not_change(config: Path) -> None:

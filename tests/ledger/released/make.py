@@ -117,6 +117,21 @@ def held(world: World) -> None:
     world.policy = policy
 
 
+def incidents(world: World) -> None:
+    """One that is open with its cord and was told to a channel, one that a person closed."""
+    from ledger.deliveries import Delivery, Event
+    from tests.ledger import findings
+
+    for run in ("r-mended", "r-runs-away"):
+        findings.told(world, run=run, call="done")
+    opened, mended = findings.listed(world)
+    if mended.name != "r-mended":
+        opened, mended = mended, opened
+    findings.close(world, mended)
+    row = Delivery(opened.id, "pager", Event.TRIP, world.now_us, True, world.now_us, 1)
+    world.store.delivered(row)
+
+
 def left_open(world: World) -> None:
     """What a crash leaves: a write and a read in flight, here and in an engine."""
     world.decided(world.ask("pending", key="k-pending", body="pending", claimant=FREE))
@@ -153,6 +168,8 @@ def main() -> None:
         cords(world)
         if len(migrations.STEPS) >= 4:
             held(world)
+        if len(migrations.STEPS) >= 8:
+            incidents(world)
         left_open(world)
         for line in dumped(sqlite3.connect(Path(folder) / "ledger.db")):
             print(line)

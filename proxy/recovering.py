@@ -1,0 +1,217 @@
+"""Recovering from an incident: what would be let flow again, on which release, and what stays shut.
+
+Nothing is changed here but by the rollback command, which is the operator's own. What is pulled and
+released goes the way of every cord (pulling.py).
+"""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ledger import incident_reads, queries
+from ledger.incident_stamps import Stamp, stamps
+from ledger.open_incidents import CLOSED, Incident
+from ledger.sqlite import sqlite3
+from policies.policy import Policy
+from policies.verdict import Level, Pull, Scope
+from proxy import operations
+from proxy.runbook import covering
+
+ROLLBACK_SECONDS = 900  # of one deployment; what takes longer is started by it and not awaited
+OUTPUT_BYTES_MAX = 64 * 1024  # the end of what it says
+STEP = "recover"
+"""The name of the runbook's step that this is."""
+
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`did` is the release that did it, empty where several may have; `bad` the same, where the
+    policy (`source`) does not know it as good, and `stands` whether it is halted. `resumes` are the
+    cords that calls of `release` pass from then on, `stays` those that a person lifts by hand."""
+
+    incident: Incident
+    release: str
+    did: str
+    known_good: tuple[str, ...]
+    bad: str
+    stands: bool
+    resumes: tuple[Pull, ...]
+    stays: tuple[Pull, ...]
+    stamps: tuple[Stamp, ...]
+    rollback: tuple[str, ...]
+    source: str
+
+
+def plan(
+    reader: sqlite3.Connection,
+    incident: Incident,
+    policy: Policy | None,
+    release: str | None,
+    rollback: tuple[str, ...],
+) -> Plan:
+    """What a recovery would do. Raises OperationError for one that is out of turn, or onto a
+    release that is not known to be good."""
+    if incident.state == CLOSED:
+        raise operations.OperationError(
+            f"it is closed; what still stands is lifted by resume or thaw: pullcord status, "
+            f"pullcord incident show {incident.id}"
+        )
+    if policy is None:
+        raise operations.OperationError(
+            "no policy can be read, so no release is known to be good; go to where "
+            "config/policy.yaml is, or name its directory: --config DIR"
+        )
+    cords = [*queries.pulls(reader), *policy.pulls.values()]
+    pulled_over_it = incident_reads.cords_of(reader, incident)
+    if not covering(incident, cords, pulled_over_it):
+        raise operations.OperationError(
+            f"nothing stands over it, so there is nothing to recover from yet; first stop it: "
+            f"pullcord runbook {incident.id}"
+        )
+    good = _good(policy, release)
+    stamped = tuple(stamps(reader, incident))
+    did = _did(incident, stamped)
+    bad = "" if did in policy.known_good else did
+    halts = {cord.subject for cord in cords if (cord.level, cord.scope) == _HALTED}
+    over = [
+        cord
+        for cord in cords
+        if cord.rule in pulled_over_it or covering(incident, [cord], pulled_over_it)
+    ]
+    return Plan(
+        incident=incident,
+        release=good,
+        did=did,
+        known_good=tuple(sorted(policy.known_good)),
+        bad=bad,
+        stands=bad in halts,
+        resumes=tuple(cord for cord in over if _resumes(incident, cord)),
+        stays=tuple(cord for cord in over if not _resumes(incident, cord)),
+        stamps=stamped,
+        rollback=rollback,
+        source=policy.source,
+    )
+
+
+_HALTED = (Level.HALT, Scope.RELEASE)
+
+
+def _good(policy: Policy, release: str | None) -> str:
+    known = ", ".join(sorted(policy.known_good)) or "none yet"
+    if release is None and len(policy.known_good) == 1:
+        return next(iter(policy.known_good))
+    if release is None:
+        raise operations.OperationError(
+            f"say onto which release: --release L; known to be good: {known} ({policy.source}, "
+            "releases: known_good)"
+        )
+    if release not in policy.known_good:
+        raise operations.OperationError(
+            f"release {release!r} is not known to be good; write it into {policy.source} under "
+            f"releases: known_good (there: {known})"
+        )
+    return release
+
+
+def _did(incident: Incident, stamped: Sequence[Stamp]) -> str:
+    """The release that an incident is about, or of the call over which it was opened; where a
+    person opened it, the one of all its runs."""
+    if incident.kind == Scope.RELEASE:
+        return incident.name
+    found = {stamp.release for stamp in stamped if stamp.release}
+    return incident.release or (found.pop() if len(found) == 1 else "")
+
+
+def _resumes(incident: Incident, cord: Pull) -> bool:
+    """A cord on a release is lifted whole or not at all; one of the policy ends with its line; one
+    that is wider than the incident may stand for others."""
+    wide = (Scope.GLOBAL, Scope.TENANT)
+    if cord.scope is Scope.RELEASE or cord.actor.startswith("policy:"):
+        return False
+    return cord.scope not in wide or cord.scope == incident.kind
+
+
+def as_json(found: Plan) -> Answer:
+    return {
+        "incident": found.incident.id,
+        "release": found.release,
+        "release_that_did_it": found.did or None,
+        "known_good": list(found.known_good),
+        "bad_release": found.bad or None,
+        "bad_release_halted": found.stands,
+        "rollback": list(found.rollback) or None,
+        "resumes": [operations.pull_as_json(cord) for cord in found.resumes],
+        "stays": [operations.pull_as_json(cord) for cord in found.stays],
+        "runs": [
+            {
+                "run": stamp.run,
+                "release": stamp.release or None,
+                "known_good": stamp.release in found.known_good,
+                "calls": stamp.calls,
+                "writes": stamp.writes,
+                "models": list(stamp.models),
+                "usual_models": list(stamp.usual),
+                "contradicts": stamp.contradicts,
+            }
+            for stamp in found.stamps
+        ],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How the rollback command ended: its exit code, None where it took too long or could not be
+    started; the end of what it said."""
+
+    code: int | None
+    said: str
+
+
+def roll_back(found: Plan, seconds_max: float = ROLLBACK_SECONDS) -> Ran:
+    """Run the configured command, without a shell, and wait for its end. It is told what it is for
+    by PULLCORD_INCIDENT, PULLCORD_GOOD_RELEASE and PULLCORD_BAD_RELEASE."""
+    told = {
+        "PULLCORD_INCIDENT": found.incident.id,
+        "PULLCORD_GOOD_RELEASE": found.release,
+        "PULLCORD_BAD_RELEASE": found.bad,
+    }
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(
+                found.rollback,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **told},
+                start_new_session=True,  # so that what it starts ends with it
+            )
+        except (OSError, ValueError) as error:
+            return Ran(None, f"{shlex.join(found.rollback)} cannot be started: {error}")
+        try:
+            code: int | None = process.wait(seconds_max)
+        except subprocess.TimeoutExpired:
+            code = None
+        except BaseException:
+            _end(process)
+            raise
+        if code is None:
+            _end(process)
+        size = output.seek(0, os.SEEK_END)
+        output.seek(max(0, size - OUTPUT_BYTES_MAX))
+        said = output.read().decode("utf-8", "backslashreplace")
+    late = f"\nit was ended: it took longer than {seconds_max:g} s" if code is None else ""
+    return Ran(code, said + late)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it has just ended
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,95 @@
+"""The scope of an incident (scoping.py) as sentences and tables of its report. Pure."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from proxy.report_parts import Command, Part, Said, Table
+
+NAMES_SHOWN_MAX = 12  # the command behind them names all
+
+_REACHED = ("runs", "tenants", "tools", "destinations", "releases", "agents")
+_ALWAYS = ("done", "unknown")  # that there were none is news
+_UNDO = {
+    "reversible": "nothing has to be undone",
+    "compensable": "a call undoes them",
+    "irreversible": "nothing can undo them",
+    "unknown": "the policy does not say",
+}
+
+
+def scope_parts(scope: dict[str, Any]) -> Iterator[Part]:
+    """What it reached, wrote, spent and put at risk, and what was prevented."""
+    yield Said("Which calls belong to it is one filter of the ledger.", scope["command"])
+    yield _reached(scope)
+    yield _written(scope)
+    if scope["writes"]["by_reversibility"]:
+        yield _undoable(scope)
+    else:
+        yield Said("No write was made that could be undone.", scope["command"])
+    yield Said(f"It spent {scope['spend_usd']} USD.", scope["calls"]["command"])
+    yield _risk(scope)
+    yield _prevented(scope)
+
+
+def _reached(scope: dict[str, Any]) -> Table:
+    rows = []
+    for name in _REACHED:
+        found = scope[name]
+        shown = found["names"][:NAMES_SHOWN_MAX]
+        more = found["count"] - len(shown)
+        rest = f" and {more:,} more" if more else ""
+        rows.append((name, found["count"], ", ".join(shown) + rest, Command(found["command"])))
+    return Table("What it reached", ("what", "how many", "which", "shown by"), tuple(rows))
+
+
+def _written(scope: dict[str, Any]) -> Table:
+    rows = [
+        (one["state"], one["count"], Command(one["command"]))
+        for one in scope["writes"]["by_state"]
+        if one["count"] or one["state"] in _ALWAYS
+    ]
+    return Table("Writes by state", ("state", "how many", "shown by"), tuple(rows))
+
+
+def _undoable(scope: dict[str, Any]) -> Table:
+    rows = [
+        (
+            one["reversibility"],
+            _UNDO.get(one["reversibility"], ""),
+            one["done"],
+            one["unknown"],
+            ", ".join(one["tools"][:NAMES_SHOWN_MAX]),
+            Command(one["command"]),
+        )
+        for one in scope["writes"]["by_reversibility"]
+    ]
+    titles = ("kind", "which means", "done", "may be done", "tools", "shown by")
+    return Table("Writes by whether they can be undone", titles, tuple(rows))
+
+
+def _risk(scope: dict[str, Any]) -> Part:
+    found = scope["value_at_risk"]
+    if not found:
+        said = (
+            "What its writes moved is not known: no tool that wrote says its value in the policy."
+        )
+        return Said(said, scope["command"])
+    rows = [
+        (
+            one["currency"] or "none that can be read",
+            one["amount"],
+            one["writes"],
+            one["unreadable"],
+            Command(one["command"]),
+        )
+        for one in found
+    ]
+    titles = ("currency", "amount", "writes", "of them unreadable", "shown by")
+    return Table("Value at risk", titles, tuple(rows))
+
+
+def _prevented(scope: dict[str, Any]) -> Part:
+    if not scope["prevented"]:
+        return Said("No call was refused or answered from the record.", scope["command"])
+    rows = [(one["reason"], one["count"], Command(one["command"])) for one in scope["prevented"]]
+    return Table("What was prevented", ("reason", "how many", "shown by"), tuple(rows))

@@ -1,0 +1,274 @@
+"""The runbook for one incident: which book counts, what stands over it, the next safest action,
+and the whole walk with what the ledger shows."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger.connection import open_reader
+from ledger.open_incidents import Incident
+from policies.document import MistakenFileError
+from policies.runbook import COUNTS, EVIDENCE, FACTS, PLACES, TEXT, Book, State
+from policies.verdict import Action, Level, Pull, Reason, Scope, Verdict
+from proxy import walking
+from proxy.incident_acts import stepped
+from proxy.incidents import named
+from proxy.runbook import FILE, book, covering, next_action, usable
+from proxy.walking import Sheet, as_json, look
+from tests.ledger.findings import ALERT, the_one, told
+from tests.ledger.world import World
+from tests.proxy.scoped import a_busy_ledger
+
+ROOT = Path(__file__).parents[2]
+OWN = "version: 1\nstart: a\nsteps:\n  a: {title: call Ann, why: she knows}\n"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.store.close()
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Iterator[World]:
+    made = a_busy_ledger(tmp_path, 120)
+    yield made
+    made.store.close()
+
+
+def reading(world: World) -> Any:
+    return closing(open_reader(world.data))
+
+
+def action(world: World, config: Path | None = None) -> Any:
+    with reading(world) as reader:
+        return next_action(reader, the_one(world), config)
+
+
+def sheet(world: World, start: str, own: Book | None = None, *, known: bool = True) -> Sheet:
+    with reading(world) as reader:
+        one = named(reader, start)
+        return look(reader, one, own or book(None), world.policy if known else None)
+
+
+# ---------------------------------------------------------------------------------- the book
+
+
+def test_the_one_beside_the_policy_counts_and_else_the_shipped_one(tmp_path: Path) -> None:
+    shipped = ROOT / "proxy" / FILE
+    assert shipped.resolve() == ROOT / "config" / FILE
+    assert book(None).source == book(tmp_path).source == str(shipped)
+    (tmp_path / FILE).write_text(OWN)
+    assert list(book(tmp_path).steps) == ["a"]
+
+
+def test_a_mistaken_one_is_told_and_the_shipped_one_counts_meanwhile(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(OWN.replace("why", "whyy"))
+    with pytest.raises(MistakenFileError, match=r"runbook\.yaml:4:6: 'why' is missing"):
+        book(tmp_path)
+    found, wrong = usable(tmp_path)
+    assert found.source == str(ROOT / "proxy" / FILE)
+    assert "'why' is missing" in wrong
+
+
+# ---------------------------------------------------------------------------------- at once
+
+
+def cord(scope: Scope, subject: str, level: Level = Level.HALT) -> Pull:
+    return Pull(level, scope, subject, "", "ann", 1)
+
+
+RUN = Incident(
+    *("i1", "run", "r1", "acme", "open", "trip", "loop", "why", "", "kid", "r1", "pay", "v7", ""),
+    *(1, (), 0, 0),
+)
+
+
+@pytest.mark.parametrize(
+    "pulled, covers",
+    [
+        (cord(Scope.RUN, "r1"), True),
+        (cord(Scope.RUN, "r1", Level.FREEZE), True),
+        (cord(Scope.RUN, "r1", Level.THROTTLE), False),
+        (cord(Scope.RUN, "kid"), False),
+        (cord(Scope.RUN, "r2"), False),
+        (cord(Scope.GLOBAL, ""), True),
+        (cord(Scope.TENANT, "acme"), True),
+        (cord(Scope.TENANT, "bolt"), False),
+        (cord(Scope.RELEASE, "v7"), True),
+        (cord(Scope.TOOL, "pay"), False),
+        (cord(Scope.TOOL, "r1/pay"), False),
+    ],
+    ids=lambda value: value.rule if isinstance(value, Pull) else str(value),
+)
+def test_what_stops_a_run(pulled: Pull, covers: bool) -> None:
+    assert bool(covering(RUN, [pulled], set())) is covers
+    if pulled.level is not Level.THROTTLE:
+        assert covering(RUN, [pulled], {pulled.rule}) == [pulled], "it was pulled for it"
+
+
+def test_what_stops_a_tool_is_not_what_stops_its_first_run() -> None:
+    tool = replace(RUN, kind="tool", name="pay")
+    assert covering(tool, [cord(Scope.TOOL, "pay")], set())
+    assert not covering(tool, [cord(Scope.RUN, "r1"), cord(Scope.RELEASE, "v7")], set())
+
+
+def test_what_nothing_stops_is_stopped_first(world: World) -> None:
+    told(world, ALERT)
+    assert action(world) == {
+        "what": "nothing is stopped; stop it",
+        "command": "pullcord halt run r1",
+    }
+
+
+def test_what_is_stopped_by_hand_is_stopped(world: World) -> None:
+    told(world, ALERT)
+    world.store.pull(replace(cord(Scope.GLOBAL, ""), at_us=world.now_us))
+    one = the_one(world)
+    assert action(world) == {"what": "take it", "command": f"pullcord incident ack {one.id}"}
+
+
+def test_what_hangs_on_its_calls_is_for_the_walk_to_tell(world: World) -> None:
+    told(world)
+    one = the_one(world)
+    world.store.ack_incident(one.id, actor="ann", at_us=world.now_us)
+    assert action(world) == {
+        "what": "go on with the runbook",
+        "command": f"pullcord runbook {one.id}",
+    }
+
+
+def test_a_release_of_the_cord_makes_it_one_to_stop_again(world: World) -> None:
+    told(world)
+    assert action(world)["what"] == "take it"
+    world.store.release(
+        Level.HALT, Scope.RUN, "r1", reason="mended", actor="ann", at_us=world.now_us
+    )
+    assert action(world)["command"] == "pullcord halt run r1"
+
+
+def test_own_steps_count_and_what_is_recorded_of_them(world: World, tmp_path: Path) -> None:
+    told(world)
+    one, config = the_one(world), tmp_path / "config"
+    config.mkdir()
+    (config / FILE).write_text(OWN)
+    assert action(world, config)["command"] == f"pullcord runbook {one.id}"
+    stepped(world.store, one.id, "a", "done: she comes", actor="ann", at_us=world.now_us)
+    assert action(world, config) is None
+    (config / FILE).write_text("version: 2\n")
+    assert action(world, config)["what"].endswith("cannot be used, so the shipped one counts")
+
+
+# ---------------------------------------------------------------------------------- the walk
+
+
+def every_part() -> Book:
+    """A step that shows everything, and waits for every count."""
+    from policies.load_runbook import load
+
+    waits = "".join(f"        - {{{fact}: 99999}}\n" for fact in COUNTS)
+    places = " ".join(f"{{{place}}}" for place in PLACES)
+    return load(
+        f"""\
+version: 1
+start: a
+steps:
+  a:
+    title: look at all
+    why: to see
+    until:
+{waits}    show: [{", ".join(EVIDENCE)}]
+    run: pullcord incident note {places}
+""",
+        "all.yaml",
+    )
+
+
+def test_every_fact_is_known_and_every_evidence_is_shown(busy: World) -> None:
+    found = sheet(busy, "a1", every_part())
+    assert {name for name, value in found.facts.items() if value is not None} == set(FACTS)
+    (page,) = found.pages
+    assert {line.shows for line in page.evidence} == set(EVIDENCE)
+    assert set(walking._EVIDENCE) == set(EVIDENCE)
+    assert page.walked.is_certain
+    assert not page.gaps
+    assert set(found.places) | {TEXT} >= set(PLACES)
+
+
+def test_the_figures_are_those_of_the_ledger(busy: World) -> None:
+    found = sheet(busy, "a1")
+    rows = [row for row in busy.calls("root:r1", limit=1_000) if row["id"] >= "c0040"]
+    unknown = [row for row in rows if (row["effect"], row["state"]) == ("write", "unknown")]
+    assert found.facts["unknown_writes"] == len(unknown) > 0
+    assert found.places["unknown_call"] in {row["id"] for row in unknown}
+    made = [r for r in rows if r["effect"] == "write" and r["state"] in ("done", "unknown")]
+    kinds = {"compensable": {"pay"}, "irreversible": {"mail"}, "undeclared": {"note", "unlisted"}}
+    for fact, tools in kinds.items():
+        kind = [row for row in made if row["tool"] in tools]
+        assert found.facts[f"{fact}_writes"] == len(kind) > 0
+    assert (found.facts["tenants_affected"], found.facts["release"]) == (1, "other")
+
+
+def test_without_a_policy_nobody_knows_what_can_be_undone(busy: World) -> None:
+    found = sheet(busy, "a1", known=False)
+    assert found.facts["compensable_writes"] is None
+    undo = next(page for page in found.pages if page.walked.step.name == "undo")
+    assert (undo.walked.state, undo.walked.is_certain) == (State.TODO, False)
+    assert "nobody knows" in undo.evidence[0].said
+
+
+def test_one_that_did_nothing_is_told_of_and_closed(busy: World) -> None:
+    """Its run never called, so that no write has to be looked at."""
+    names = [page.walked.step.name for page in sheet(busy, "a6").pages]
+    assert "verify" not in names
+    assert names[-1] == "close"
+
+
+def test_what_a_throttle_lets_pass_is_no_leak_and_a_throttle_stops_nothing(world: World) -> None:
+    told(world, ALERT)
+    one = the_one(world)
+    throttle = Pull(Level.THROTTLE, Scope.RUN, "r1", "slow", "detector:loop", world.now_us)
+    with world.store.transaction(durable=True):
+        world.store._open_batch().trip(throttle, incident=one.id)
+    world.wait(1)
+    world.decided(world.ask())
+    found = sheet(world, one.id)
+    assert "1 write let through after throttle:run:r1" in " ".join(
+        line.said for page in found.pages for line in page.evidence
+    )
+    assert found.facts["effects_after_pull"] == 0
+    assert found.facts["contained"] is False
+
+
+def test_a_write_after_the_cord_is_a_leak(world: World) -> None:
+    told(world)
+    one = the_one(world)
+    world.judge = lambda *_: Verdict(Action.ALLOW, Reason.ALLOWED, "a fault of ours")
+    world.wait(1)
+    world.decided(world.ask())
+    world.store.ack_incident(one.id, actor="ann", at_us=world.now_us)
+    page = sheet(world, one.id).to_do
+    assert page is not None
+    assert (page.walked.step.name, page.command) == ("leaks", "pullcord halt global")
+
+
+def test_a_closed_one_is_reported_and_not_stopped_again(busy: World) -> None:
+    busy.conn.execute("UPDATE incident SET state = 'closed', closed_us = updated_us")
+    found = sheet(busy, "a2")
+    assert [page.walked.step.name for page in found.pages] == ["report", "close"]
+    assert found.pages[1].walked.state is State.DONE
+
+
+def test_as_json_has_one_object_for_each_step_and_marks_the_next(busy: World) -> None:
+    stepped(busy.store, "a1", "scope", "ran: it", actor="ann", at_us=busy.now_us)
+    rows = as_json(sheet(busy, "a1"))
+    assert [row["step"] for row in rows if row["next"]] == ["stop_run"]
+    (scope,) = [row for row in rows if row["step"] == "scope"]
+    assert (scope["state"], scope["by"], scope["text"]) == ("done", "ann", "ran: it")
+    assert scope["evidence"][0]["command"].startswith("pullcord ledger query --by effect root:r1 ")
+    assert rows[0]["command"] == "pullcord halt run r1"
