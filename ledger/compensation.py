@@ -5,7 +5,8 @@ A write is undone at most once. The claim of the call that undoes it is the writ
 asks, for whatever incident and by whatever policy, and it outlives the claims of agents.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,13 +14,12 @@ from ledger import claims, queries, steps
 from ledger.batch import Batch, Held
 from ledger.claims import Slot
 from ledger.errors import LedgerError
-from ledger.filters import parse
 from ledger.queries import Row
 from ledger.records import Answer, Ask, Decision
 from ledger.sqlite import sqlite3
-from ledger.states import CallState
+from ledger.states import CONFLICT, CallState, EventType
 from ledger.vault import Vault
-from policies.call import Effect, Facts, Identity
+from policies.call import Dialect, Effect, Facts, Identity
 from policies.ceilings import Per
 from policies.policy import UNDO_RUN, Policy
 from policies.verdict import MEANING, Action, Reason, Verdict
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 RULE = "undo:"  # how the rule begins that a call is let through by which undoes a write
 KEEP_US = 100 * 366 * 86_400 * 1_000_000  # a write that was undone is never undone again
-ATTEMPTS_MAX = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +103,72 @@ def _tenant_of(batch: Batch, call_id: str) -> str:
 # ---------------------------------------------------------------------------------- reads
 
 
-def attempts(reader: sqlite3.Connection, call_id: str | None = None) -> Mapping[str, list[Row]]:
-    """The calls that were let through to undo a write, this one or any, by the id of that write;
-    each with a call's columns, the oldest first."""
-    terms = [f"run:{UNDO_RUN}", f"rule:{RULE}*"]
-    if call_id is not None:
-        made = queries.rows(reader, _UNDOING, (UNDO_RUN, RULE + call_id))
-        terms = [f"id:{row['call_id']}" for row in made]
+def attempts(reader: sqlite3.Connection, calls: Iterable[str]) -> Mapping[str, list[Row]]:
+    """The calls that were let through to undo one of these writes, by the id of that write; each
+    with a call's columns, the oldest first."""
     found: dict[str, list[Row]] = {}
-    chosen = list(queries.calls(reader, parse(terms, 0), ATTEMPTS_MAX)) if terms else []
-    for row in reversed(chosen):
+    for row in queries.rows(reader, _ATTEMPTS, (json.dumps([RULE + one for one in calls]),)):
         found.setdefault(row["rule"].removeprefix(RULE), []).append(row)
     return found
 
 
-_UNDOING = (
-    "SELECT call_id FROM event WHERE run = ? AND rule = ? AND type = 'call.intent' ORDER BY seq"
+# event_act leads to them: what operators did is little, and one rule is one write.
+_ATTEMPTS = f"""
+SELECT {", ".join(queries.CALL_COLUMNS)} FROM calls WHERE id IN (
+    SELECT call_id FROM event INDEXED BY event_act
+    WHERE actor IS NOT NULL AND type = '{EventType.INTENT}'
+    AND rule IN (SELECT value FROM json_each(?))
+) ORDER BY seq
+"""  # noqa: S608 - words of ours
+
+
+def is_declined(call: Row) -> bool:
+    """Whether a call that is done was answered by a refusal: nothing was done. A conflict is none:
+    it may speak of an earlier one. Asks for `state` and `status`, and nowhere else is it said."""
+    status = call["status"] or 0
+    return call["state"] == CallState.DONE and 400 <= status < 500 and status != CONFLICT
+
+
+def undid(attempt: Row) -> bool:
+    """Whether this try undid its write."""
+    return attempt["state"] == CallState.DONE and not is_declined(attempt)
+
+
+def undone_calls(reader: sqlite3.Connection, incident_id: str, tenant: str = "") -> set[str]:
+    """The ids of the writes that were undone for an incident, of one tenant where it is named."""
+    found = queries.rows(reader, _UNDOING, (incident_id, tenant, tenant))
+    return {row["rule"].removeprefix(RULE) for row in found if undid(row)}
+
+
+_UNDOING = f"""
+SELECT e.rule, c.state, c.status FROM event e CROSS JOIN calls c ON c.id = e.call_id
+WHERE e.incident = ? AND e.type = '{EventType.INTENT}' AND e.rule LIKE '{RULE}%'
+AND (? = '' OR e.tenant = ?)
+"""  # noqa: S608 - words of ours
+
+
+class Told(NamedTuple):
+    """What the rows of a call tell beside its columns: whether a person has said how it ended, and
+    whether its answer told of a failure under a status of success."""
+
+    is_resolved: bool
+    failed: bool
+    dialect: Dialect
+
+
+def told_of(reader: sqlite3.Connection, call_id: str) -> Told:
+    found = list(queries.rows(reader, _TOLD, (call_id,)))
+    dialect = next((row["dialect"] for row in found if row["dialect"]), Dialect.HTTP)
+    return Told(
+        any(row["type"] == EventType.RESOLVED for row in found),
+        any(row["failed"] for row in found),
+        Dialect(dialect),
+    )
+
+
+_TOLD = (
+    "SELECT type, json_extract(seen, '$.dialect') AS dialect, "
+    "json_extract(seen, '$.failed') AS failed FROM event WHERE call_id = ?"
 )
 
 

@@ -2,6 +2,7 @@
 replaying.py reads them as it reads the record. What is made of them is not known here.
 """
 
+import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from ledger.errors import LedgerError
 from ledger.replaying import COLUMNS, Row
 from ledger.sqlite import sqlite3
 from ledger.states import EventType
@@ -18,6 +20,8 @@ Line = Mapping[str, Any]
 
 _INTEGERS = frozenset({"seq", "at_us", "status", "input_tokens", "output_tokens", "cost_microusd"})
 _DIGESTS = frozenset({"request_digest", "response_digest"})
+_AMOUNTS = frozenset({"used_tokens", "used_microusd", "tokens", "spend_microusd", "bytes_up"})
+_NUMBER_END = 2**53  # microseconds until the year 2255; no row holds more of anything
 _NEEDED = frozenset({"seq", "type", "at_us"})
 
 
@@ -29,21 +33,36 @@ def row_of(line: Line) -> Row:
     missing = sorted(_NEEDED - line.keys())
     if missing:
         raise ValueError(f"it has no {missing[0]!r}")
-    return tuple(_value(column, line.get(column)) for column in COLUMNS)
+    row = tuple(_value(column, line.get(column)) for column in COLUMNS)
+    _check_seen(line.get("seen"))
+    return row
 
 
 def _value(column: str, value: object) -> str | int | bytes | None:
     wanted = int if column in _INTEGERS else str
     if value is None:
         return None
-    if type(value) is not wanted or (isinstance(value, int) and abs(value) >= 2**63):
-        raise ValueError(f"{column!r} is no {'number' if wanted is int else 'text'}")
+    if type(value) is not wanted or (isinstance(value, int) and not 0 <= value < _NUMBER_END):
+        raise ValueError(f"{column!r} is no {'number' if wanted is int else 'text'} of a record")
     if column not in _DIGESTS or not isinstance(value, str):
         return value
     try:
         return bytes.fromhex(value)
     except ValueError:
         raise ValueError(f"{column!r} is no hexadecimal number") from None
+
+
+def _check_seen(text: str | None) -> None:
+    try:
+        told = orjson.loads(text or b"{}")
+    except ValueError:
+        raise ValueError("'seen' is no JSON") from None
+    if not isinstance(told, dict):
+        raise ValueError("'seen' is no JSON object")
+    for name in _AMOUNTS & told.keys():
+        amount = told[name]
+        if amount is not None and (type(amount) is not int or not 0 <= amount < _NUMBER_END):
+            raise ValueError(f"{name!r} in 'seen' is no number of a record")
 
 
 @contextmanager
@@ -66,6 +85,8 @@ def opened(found: Iterable[Row], policies: Iterable[str]) -> Iterator[sqlite3.Co
             ((*row[:place], known.get(row[place]), *row[place + 1 :]) for row in found),
         )
         yield conn
+    except (sqlite3.Error, ArithmeticError, struct.error) as error:
+        raise LedgerError(f"its rows cannot be judged ({type(error).__name__}: {error})") from error
     finally:
         conn.close()
 

@@ -1,8 +1,8 @@
-"""The filter language of the ledger: `tool:stripe.* state:unknown since:2h -run:r1`.
+r"""The filter language of the ledger: `tool:stripe.* state:unknown since:2h -run:r1`.
 
 A call passes when each field that is named has one of the values named for it: terms of one field
 are OR-ed, fields are AND-ed. `-` negates a term and always narrows, as times do; `*` stands for any
-text. Values become bound parameters, never SQL. Pure: the caller brings the time.
+text, `\*` for a star. Values become bound parameters, never SQL. Pure: the caller brings the time.
 """
 
 import json
@@ -20,6 +20,7 @@ from policies.verdict import Action, Reason
 
 Value = str | int
 SEARCHED = "text"  # the field whose words are looked for in requests and answers
+RELEASE = "release:"  # how a value of `under` begins that is no run's: no run's name has a colon
 
 
 class FilterError(LedgerError):
@@ -54,6 +55,15 @@ class Filter:
 
 
 ALL = Filter("1", ())
+
+
+def exactly(field: str, name: str) -> str:
+    """The term for what has just this name, whatever signs are in it."""
+    return f"{field}:{name.replace('*', _STAR)}"
+
+
+_STAR = r"\*"
+_ANY = re.compile(r"(?<!\\)\*")  # a star that stands for any text
 
 
 def of_call(chosen: Filter, call_id: str) -> Filter:
@@ -122,6 +132,9 @@ def _leads(named: dict[str, list[tuple[str, list[Value]]]]) -> Iterator[Lead]:
         if not same or any("GLOB" in where for where, _ in same):
             continue
         values = tuple(value for _, bound in same for value in bound)
+        if any(where == _OF_RELEASE for where, _ in same):
+            # To runs and a release together the other fields lead better.
+            field = "release" if len(same) == 1 else ""
         if field in ("id", "run"):
             yield Lead(f"{field} IN ({', '.join('?' * len(values))})", values, is_few=True)
         elif field in _FAMILIES:
@@ -140,7 +153,7 @@ def _leads(named: dict[str, list[tuple[str, list[Value]]]]) -> Iterator[Lead]:
         elif len(values) == 1 and field == "decision":
             if values != (Action.ALLOW,):
                 yield _stopped(Action(str(values[0])))
-        elif len(values) == 1:
+        elif len(values) == 1 and field:
             yield Lead(f"{field} = ?", values)
 
 
@@ -196,7 +209,7 @@ def _term(
 
 def _text(field: str, value: str, now_us: int) -> tuple[str, list[Value]]:
     words = _WORDS.get(field)
-    if words and "*" not in value and value not in words:
+    if words and not _ANY.search(value) and value not in words:
         near = get_close_matches(value, words, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(words)}"
         raise FilterError(f"no {field} {value!r}; {hint}")
@@ -206,8 +219,9 @@ def _text(field: str, value: str, now_us: int) -> tuple[str, list[Value]]:
         value = value.upper()
     if field in _INDEXED:
         field = f"+{field}"
-    if "*" in value:
+    if _ANY.search(value):
         return f"{field} GLOB ?", [_only_stars(value)]
+    value = value.replace(_STAR, "*")
     if field == "rule" and ":" not in value:  # a ceiling is known by its id, too
         return f"{field} IN (?, ?)", [value, f"ceiling:{value}"]
     return f"{field} = ?", [value]
@@ -226,15 +240,22 @@ def _searched(
 
 
 def _only_stars(glob: str) -> str:
-    """GLOB knows `?` and `[` too; here they are plain characters."""
-    return re.sub(r"[?\[]", lambda found: f"[{found[0]}]", glob)
+    """GLOB knows `?` and `[` too; here they are plain characters, as is a star that is meant."""
+    return re.sub(r"\\\*|[?\[]", lambda found: f"[{found[0][-1]}]", glob)
 
 
 def _under(field: str, value: str, now_us: int) -> tuple[str, list[Value]]:
-    """A run and those below it, as a cord on the run covers them."""
-    if "*" in value:
-        raise FilterError(f"{field}: takes the name of one run, not {value!r}")
+    """A run and those below it, as a cord on the run covers them; or all of a release, so that
+    runs and releases can be OR-ed."""
+    if _ANY.search(value):
+        raise FilterError(f"{field}: takes the name of one run, or {RELEASE}NAME, not {value!r}")
+    value = value.replace(_STAR, "*")
+    if value.startswith(RELEASE):
+        return _OF_RELEASE, [value.removeprefix(RELEASE)]
     return f"? IN (run, root) OR +run IN ({_BELOW})", [value, value]
+
+
+_OF_RELEASE = "+release = ?"
 
 
 def _part(field: str, value: str, now_us: int) -> tuple[str, list[Value]]:

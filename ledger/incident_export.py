@@ -81,7 +81,15 @@ def exported(
 ) -> Exported:
     """`key` is `redact.redact_key` of the vault's key; a person may say which `tools` and
     `releases` it went wrong with. The rows end where people let go on what was stopped for it.
-    Raises LedgerError where no such call of the incident is in the record."""
+    Raises LedgerError where no such call of the incident is in the record, and for an incident
+    that only counts what was too much: its calls are those of healthy runs as well."""
+    if incident.is_many:
+        raise LedgerError(
+            f"incident {incident.id} only counts what was too much to have an incident each, so "
+            "that healthy runs are part of it; open one over a run or a tool that went wrong: "
+            'pullcord incident open --run R --since WHEN --reason "..." (or --tool NAME '
+            "--tenant T), and export that"
+        )
     with snapshot(reader):
         return _Export(reader, incident, key).made(tools, releases)
 
@@ -96,6 +104,7 @@ class _Export:
         self._start_us = from_us(incident)
         warm_us = self._start_us - WARM_UP_SECONDS_MAX * 1_000_000
         self._oldest = first_decided(reader, warm_us)
+        self._ill: frozenset[str] | None = None
 
     def made(self, tools: tuple[str, ...], releases: tuple[str, ...]) -> Exported:
         incident = self._incident
@@ -275,7 +284,8 @@ class _Export:
             some = self._calls(
                 where, [run, tenant, self._oldest, last], "ORDER BY seq", HEALTHY_CALLS_MAX
             )
-            if touched.isdisjoint(call["root"] for call in some):
+            roots = {call["root"] for call in some}
+            if touched.isdisjoint(roots) and not any(map(self._is_named, roots)):
                 found += self._rows_of(some, self._oldest, last)
                 count += 1
         once = {row["seq"]: row for row in found}
@@ -297,12 +307,25 @@ class _Export:
         mine = self._incident.tenant
         return sorted(found, key=lambda one: (one[1] != mine, found[one]))
 
+    def _is_named(self, run: str | None) -> bool:
+        """Whether an incident names it, open or closed."""
+        if self._ill is None:
+            known = rows(self._reader, "SELECT kind, name, run, root, runs FROM incident", ())
+            self._ill = frozenset(
+                one
+                for row in known
+                for one in (
+                    *(row["run"], row["root"], row["name"] if row["kind"] == "run" else ""),
+                    *orjson.loads(row["runs"]),
+                )
+            )
+        return run in self._ill
+
     def _is_ill(self, run: str) -> bool:
-        statement = (
-            "SELECT 1 FROM event WHERE run = ? AND decision IN (?, ?) "
-            "UNION ALL SELECT 1 FROM incident WHERE ? IN (run, root) OR (kind = 'run' AND name = ?)"
-        )
-        values = (run, Action.REFUSE, Action.HOLD, run, run)
+        if self._is_named(run):
+            return True
+        statement = "SELECT 1 FROM event WHERE run = ? AND decision IN (?, ?)"
+        values = (run, Action.REFUSE, Action.HOLD)
         return next(rows(self._reader, statement, values), None) is not None
 
     # As it is told

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ledger import incident_reads
 from ledger.errors import unavailable
 from ledger.filters import Filter, parse
-from ledger.incident_scope import terms
+from ledger.incident_scope import from_us, terms
 from ledger.open_incidents import Incident
-from ledger.paging import every_call
 from ledger.queries import Row, calls, database, rows, within
 from ledger.sqlite import sqlite3
 from ledger.states import CallState
@@ -108,37 +108,51 @@ def _add(found: Figures, kind: _Kind, count: int) -> None:
         found.prevented[str(reason)] += count
 
 
-def first_bad_call(reader: sqlite3.Connection, incident: Incident) -> Row | None:
-    """The oldest that belongs to the incident, where it is known since when it went wrong; else the
-    first call that convinced a detector, unless it was pruned."""
-    found = None
+class FirstBad(NamedTuple):
+    """A call, and when it was decided, UTC microseconds."""
+
+    call_id: str
+    at_us: int
+
+
+def first_bad(reader: sqlite3.Connection, incident: Incident) -> FirstBad | None:
+    """The oldest call that belongs to the incident, where it is known since when it went wrong;
+    else the first that convinced a detector, also where that was pruned. None where no call of it
+    is known."""
     if incident.first_call and incident.since_us is None:
-        found = next(calls(reader, Filter("id = ?", (incident.first_call,)), 1), None)
-    return found or next(every_call(reader, parse(terms(incident), 0), 1), None)
+        row = next(rows(reader, _DECIDED, (incident.first_call,)), None)
+        at_us = from_us(incident) if row is None else int(row["at_us"])
+        return FirstBad(incident.first_call, at_us)
+    where, values = within(reader, parse(terms(incident), 0))
+    query = f"SELECT id, at_us FROM calls WHERE {where} ORDER BY seq LIMIT 1"  # noqa: S608
+    return next((FirstBad(row["id"], row["at_us"]) for row in rows(reader, query, values)), None)
+
+
+_DECIDED = "SELECT at_us FROM event WHERE call_id = ? AND decision IS NOT NULL ORDER BY seq LIMIT 1"
+
+
+def first_bad_call(reader: sqlite3.Connection, incident: Incident) -> Row | None:
+    """All of that call; None where it was pruned."""
+    found = first_bad(reader, incident)
+    return found and next(calls(reader, Filter("id = ?", (found.call_id,)), 1), None)
 
 
 class FirstCord(NamedTuple):
-    """The cord that was pulled first for an incident, and between which rows of the record it
-    stood as it was; `until_seq` is None while it does."""
+    """The cord that was pulled first over an incident, whoever pulled it, and between which rows of
+    the record it stood as it was; `until_seq` is None while it does."""
 
     pull: Pull
     seq: int
     until_seq: int | None
 
 
-_FIRST_CORD = """
-SELECT p.seq, p.at_us, p.rule, p.actor, (
-    SELECT min(seq) FROM event WHERE actor IS NOT NULL
-    AND type IN ('cord.released', 'cord.narrowed') AND rule = p.rule AND seq > p.seq
-) AS until_seq
-FROM event p WHERE p.incident = ? AND p.type = 'cord.pulled' ORDER BY p.seq LIMIT 1
-"""
-
-
 def first_cord(reader: sqlite3.Connection, incident: Incident) -> FirstCord | None:
-    row = next(rows(reader, _FIRST_CORD, (incident.id,)), None)
-    if row is None:
+    """A throttle only where nothing else was pulled: it lets some pass."""
+    cords = incident_reads.pulled_over(reader, incident)
+    stopping = [one for one in cords if not one.rule.startswith(f"{Level.THROTTLE}:")]
+    found = next(iter(stopping or cords), None)
+    if found is None:
         return None
-    level, scope, *subject = row["rule"].split(":", 2)
-    pull = Pull(Level(level), Scope(scope), "".join(subject), "", row["actor"], row["at_us"])
-    return FirstCord(pull, row["seq"], row["until_seq"])
+    level, scope, *subject = found.rule.split(":", 2)
+    pull = Pull(Level(level), Scope(scope), "".join(subject), "", found.actor, found.at_us)
+    return FirstCord(pull, found.seq, found.until_seq)

@@ -14,9 +14,9 @@ from ledger.sqlite import sqlite3
 from policies.verdict import Level, Scope
 
 LISTED_MAX = 500
-ROWS_MAX = 500  # of the record, that tell of one incident
+ROWS_MAX = 500  # of each type that the record has of one incident
 
-_DRILL = "drill"  # the actor of cords that prove something, and contain nothing
+DRILL = "drill"  # the actor of cords that prove something, and contain nothing
 _USERS_ROWS = 10_000  # newest calls of a tool among which its tenants are looked for
 
 _NEWEST_FIRST = "ORDER BY id DESC LIMIT ?"  # ids begin with the time
@@ -24,7 +24,11 @@ _ROWS = """
 SELECT seq, type, strftime('%Y-%m-%dT%H:%M:%S', at_us / 1000000, 'unixepoch')
     || printf('.%03dZ', at_us / 1000 % 1000) AS at,
     call_id AS id, run, tenant, release, tool, rule, actor, detail
-FROM event WHERE incident = ? AND type NOT LIKE 'call.%' ORDER BY seq DESC LIMIT ?
+FROM (
+    SELECT *, row_number() OVER alike AS place, lead(seq) OVER alike IS NULL AS is_first
+    FROM event WHERE incident = ? AND type NOT LIKE 'call.%'
+    WINDOW alike AS (PARTITION BY type ORDER BY seq DESC)
+) WHERE place <= ? OR is_first ORDER BY seq
 """  # the calls that undo it may be thousands, and hide what people did; compensation.py has them
 
 
@@ -55,8 +59,9 @@ def named(reader: sqlite3.Connection, start: str) -> Incident | None:
 
 
 def rows_of(reader: sqlite3.Connection, incident: Incident) -> list[Row]:
-    """What the record tells of it, in order; of very much the newest."""
-    return list(rows(reader, _ROWS, (incident.id, ROWS_MAX)))[::-1]
+    """What the record tells of it, in order. Of each type the first and the newest, so that many
+    rows of one, such as a message to each tenant, hide no other."""
+    return list(rows(reader, _ROWS, (incident.id, ROWS_MAX)))
 
 
 def calls_of(reader: sqlite3.Connection, incident: Incident) -> list[Row]:
@@ -83,27 +88,55 @@ _THERE = "SELECT name FROM pragma_table_info('incident')"
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """A pull of a cord, and its release; None while it stands. UTC microseconds."""
+    """A pull of a cord, by whom, and how it went on: narrowed to a release that may pass, released;
+    None for what was not. `is_own`: it was pulled for this incident. UTC microseconds."""
 
     rule: str
+    actor: str
+    is_own: bool
     seq: int
     at_us: int
+    narrowed_seq: int | None
+    narrowed_us: int | None
     released_seq: int | None
     released_us: int | None
+
+    @property
+    def stands(self) -> bool:
+        return self.released_us is None
+
+    @property
+    def is_of_release(self) -> bool:
+        return self.rule.split(":")[1] == Scope.RELEASE
+
+    @property
+    def until_seq(self) -> int | None:
+        """Up to which row of the record it stood as it was pulled."""
+        return self.released_seq if self.narrowed_seq is None else self.narrowed_seq
+
+    @property
+    def resumed_us(self) -> int | None:
+        """When calls could pass it again, if only those of one release."""
+        return self.released_us if self.narrowed_us is None else self.narrowed_us
 
 
 # What was pulled for it, and what was pulled over it since it began, also for another one.
 _PULLED = f"""
-SELECT p.rule, p.seq, p.at_us, r.seq AS released_seq, r.at_us AS released_us
+SELECT p.rule, p.actor, p.incident IS :id AS is_own, p.seq, p.at_us,
+    n.seq AS narrowed_seq, n.at_us AS narrowed_us, r.seq AS released_seq, r.at_us AS released_us
 FROM event p INDEXED BY event_act
 LEFT JOIN event r ON r.seq = (
     SELECT min(seq) FROM event
     WHERE actor IS NOT NULL AND type = 'cord.released' AND rule = p.rule AND seq > p.seq
 )
+LEFT JOIN event n ON n.seq = (
+    SELECT min(seq) FROM event
+    WHERE actor IS NOT NULL AND type = 'cord.narrowed' AND rule = p.rule AND seq > p.seq
+) AND (r.seq IS NULL OR n.seq < r.seq)
 WHERE p.actor IS NOT NULL AND p.type = 'cord.pulled' AND (
     p.incident = :id
     OR p.at_us >= :from_us AND p.at_us < :until_us
-    AND p.actor <> '{_DRILL}' AND (
+    AND p.actor <> '{DRILL}' AND (
         p.rule IN (SELECT value FROM json_each(:rules))
         OR p.run IN (SELECT value FROM json_each(:roots)) OR EXISTS (
             SELECT 1 FROM run, json_each(run.ancestors) a
@@ -136,7 +169,8 @@ def pulled_over(reader: sqlite3.Connection, incident: Incident) -> list[Pulled]:
         "rules": open_incidents.as_list(rules),
         "roots": open_incidents.as_list(roots),
     }
-    return [Pulled(**row) for row in rows(reader, _PULLED, values)]
+    found = rows(reader, _PULLED, values)
+    return [Pulled(**{**row, "is_own": bool(row["is_own"])}) for row in found]
 
 
 def cords_of(reader: sqlite3.Connection, incident: Incident) -> set[str]:

@@ -1,16 +1,17 @@
-"""Which calls belong to an incident, and what they did. From the record only: each figure comes
-with the filter that lists its calls.
+"""Which calls belong to an incident: one filter of the ledger says so, to people and to all that
+counts them.
 """
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from ledger.filters import RELEASE, exactly
 from ledger.open_incidents import MANY_RUNS, Incident
 from ledger.watching import Found
 from policies.policy import UNDO_RUN
 from policies.verdict import Pull, Scope
 
-RUNS_MAX = 64  # roots of an incident; of more, all runs are meant
+RUNS_MAX = 64  # roots and releases of an incident; of more, all runs are meant
 
 _FIELDS = {
     Scope.RUN: "root",
@@ -37,14 +38,14 @@ def terms(incident: Incident) -> tuple[str, ...]:
     found = []
     kind = Scope(incident.kind)
     if kind in _FIELDS:
-        found.append(f"{_FIELDS[kind]}:{incident.name}")
+        found.append(exactly(_FIELDS[kind], incident.name))
     if incident.tenant and kind is not Scope.TENANT:
-        found.append(f"tenant:{incident.tenant}")
+        found.append(exactly("tenant", incident.tenant))
     if kind in (Scope.TENANT, Scope.TOOL, Scope.GLOBAL):
         found.append(f"-run:{UNDO_RUN}")
     if kind is Scope.TOOL and MANY_RUNS not in incident.runs:
-        # Others use the tool, too. A name with a colon is no run's, but a release's with its word.
-        found += [run if ":" in run else f"under:{run}" for run in incident.runs]
+        # Others use the tool, too. Where a release is stopped for it, its word stands before it.
+        found += [exactly("under", run) for run in incident.runs]
     found.append(f"since:{moment(from_us(incident))}")
     if incident.closed_us is not None:
         found.append(f"until:{moment(incident.closed_us)}")
@@ -60,18 +61,27 @@ def since_with(before: Incident, one: Found) -> int | None:
 
 
 def runs_with(before: Incident, one: Found, pull: Pull | None) -> tuple[str, ...]:
-    """Whose calls, with this finding in it: one root more where it is of another; all of a release
-    that is stopped for it."""
-    told = one.finding.runs
-    if before.opened_by or before.runs == (MANY_RUNS,):
-        return before.runs  # as wide as the person meant it
-    if pull is not None and pull.scope is Scope.RELEASE:
-        return (f"{Scope.RELEASE}:{pull.subject}",)
-    if before.is_many or told is None:
+    """Whose calls, with this finding in it: one root more where it is of another; and all of a
+    release that is stopped for it. No release leaves it, and a root only for a release that the
+    finding says it wrote by."""
+    told, known = one.finding.runs, before.runs
+    if before.opened_by or known == (MANY_RUNS,):
+        return known  # as wide as the person meant it
+    if before.is_many:
         return (MANY_RUNS,)
-    if before.runs and ":" in before.runs[0]:
-        return before.runs
-    runs = tuple(dict.fromkeys((*before.runs, *(told or (one.step.root or one.step.run,)))))
+    if pull is not None and pull.scope is Scope.RELEASE:
+        more: tuple[str, ...] = (f"{RELEASE}{pull.subject}",)
+        if one.finding.release != pull.subject:
+            more += told or ()
+        elif more[0] not in known:
+            known = tuple(run for run in known if run not in (told or ()))
+    elif told is None:
+        return (MANY_RUNS,)
+    elif f"{RELEASE}{one.finding.release if told else one.step.release}" in known:
+        return known
+    else:
+        more = told or (one.step.root or one.step.run,)
+    runs = tuple(dict.fromkeys((*known, *more)))
     return runs if len(runs) <= RUNS_MAX else (MANY_RUNS,)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ledger import queries
+from ledger import incident_figures, queries
 from ledger.filters import parse
 from ledger.incident_reads import Pulled, pulled_over
 from ledger.incident_scope import from_us, terms
@@ -49,7 +49,8 @@ class Milestones:
 
     `first_bad_us`: the first call that belongs to it, where it is known since when it went wrong;
     else the one that first convinced a detector.
-    `contained_us`: its first cord was pulled; `recovered_us`: the last of its cords was released.
+    `contained_us`: its first cord was pulled; `recovered_us`: the last of its cords was released,
+    or let a release pass. Where one did, a release that stays stopped does not count.
     """
 
     first_bad_us: int | None
@@ -62,27 +63,23 @@ class Milestones:
 def milestones(reader: sqlite3.Connection, incident: Incident) -> Milestones:
     """Raises LedgerUnavailable."""
     cords = pulled_over(reader, incident)
-    released = [one.released_us for one in cords if one.released_us is not None]
+    first_bad = incident_figures.first_bad(reader, incident)
     return Milestones(
-        first_bad_us=_first_bad_us(reader, incident),
+        first_bad_us=first_bad.at_us if first_bad else None,
         detected_us=_detected_us(reader, incident),
         contained_us=min((one.at_us for one in cords), default=None),
-        recovered_us=max(released) if cords and len(released) == len(cords) else None,
+        recovered_us=_recovered_us(cords),
         closed_us=incident.closed_us,
     )
 
 
-def _first_bad_us(reader: sqlite3.Connection, incident: Incident) -> int | None:
-    if incident.first_call and incident.since_us is None:
-        query = (
-            "SELECT at_us FROM event WHERE call_id = ? AND decision IS NOT NULL "
-            "ORDER BY seq LIMIT 1"
-        )
-        found = next(rows(reader, query, (incident.first_call,)), None)
-        return from_us(incident) if found is None else int(found["at_us"])
-    where, values = _within(reader, incident)
-    query = f"SELECT at_us FROM calls WHERE {where} ORDER BY seq LIMIT 1"  # noqa: S608
-    return next((int(row["at_us"]) for row in rows(reader, query, values)), None)
+def _recovered_us(cords: Sequence[Pulled]) -> int | None:
+    """A cord that was pulled again while it stood is pulled whole again."""
+    if any(one.narrowed_us is not None for one in cords):
+        cords = [one for one in cords if not one.is_of_release]
+    found = [one.resumed_us for one in cords]
+    resumed = [at_us for at_us in found if at_us is not None]
+    return max(resumed) if resumed and len(resumed) == len(found) else None
 
 
 def _detected_us(reader: sqlite3.Connection, incident: Incident) -> int:

@@ -60,6 +60,12 @@ _CORDS = (
     "AND seq < ? ORDER BY seq"
 )
 
+# What a row raises that nobody recorded: a wrong type, a number that is too large, no word of ours.
+_WRONG = (
+    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError),
+    *(sqlite3.ProgrammingError, sqlite3.InterfaceError),
+)
+
 Row = tuple[Any, ...]
 
 
@@ -239,7 +245,7 @@ class Replay:
             self._simulation.begin()
         try:
             self._heard(row)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except _WRONG as error:
             raise NotAsRecorded(row[_SEQ], type(error).__name__) from error
 
     def _heard(self, row: Row) -> None:

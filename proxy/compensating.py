@@ -14,25 +14,23 @@ from typing import Any, Protocol
 
 import structlog
 
-from ledger import compensation, incident_scope, queries
 from ledger.compensation import Undoing
 from ledger.connection import open_reader
 from ledger.errors import LedgerError
-from ledger.filters import parse
 from ledger.open_incidents import Incident
 from ledger.records import Ask, Decision, Outcome
-from ledger.sqlite import sqlite3
 from ledger.states import CallState, ClaimAfter, outcome_of
 from ledger.store import Store
 from policies.call import Dialect, Effect, Identity
 from policies.decide import decide_undo
 from policies.detectors import answers
 from policies.policy import UNDO_RUN, Policy
-from policies.verdict import MEANING, Action, Level, Reason, Verdict
+from policies.verdict import MEANING, Action, Level, Pulls, Reason, Verdict
 from proxy import compensations, incidents, operations, operator_calls, verifying
 from proxy.authority import UPSTREAM_FILE
 from proxy.clock import Clock, new_id
 from proxy.compensations import State, Step
+from proxy.compensations_shown import step_as_json
 from proxy.decider import Decider
 from proxy.operations import OperationError
 from proxy.operator_calls import Heard, Plan, Unheard
@@ -59,7 +57,7 @@ class Service(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """`incident` and `call` are ids or the starts of ids; `given` are values of places that the
+    """`incident` is an id or the start of one, `call` an id; `given` are values of places that the
     person knows, such as `response.id`."""
 
     incident: str
@@ -73,6 +71,7 @@ class Wish:
 class _Looked:
     incident: Incident
     step: Step
+    pulls: Pulls  # by which it was contained
 
 
 async def compensated(service: Service, wish: Wish) -> Answer:
@@ -92,7 +91,7 @@ async def compensated(service: Service, wish: Wish) -> Answer:
     ask = Ask(call_id, now_us, identity, request_of(one.plan), one.taken)
     said = "; ".join(filter(None, (wish.reason, *_given(wish))))
     undoing = Undoing(one.call["id"], looked.incident.id, wish.actor, said)
-    admit = partial(_admitted, service.decider, policy, ask, undoing)
+    admit = partial(_admitted, service.decider, policy, looked, ask, undoing)
     verdict = (await service.decider.act(admit)).verdict
     log.info(
         "incident.compensating",
@@ -112,10 +111,12 @@ async def compensated(service: Service, wish: Wish) -> Answer:
 
 
 def _admitted(
-    decider: Decider, policy: Policy, ask: Ask, undoing: Undoing, store: Store
+    decider: Decider, policy: Policy, looked: _Looked, ask: Ask, undoing: Undoing, store: Store
 ) -> Decision:
     if decider.policy is not policy:
         raise LedgerError("the policy was changed meanwhile; look at the plan, and type it again")
+    if decider.pulls != looked.pulls:  # one may have been released
+        compensations.check_contained(looked.incident, policy, decider.pulls)
     return store.compensate(ask, undoing, policy, decide_undo)
 
 
@@ -148,31 +149,18 @@ def _read[Found](
 def _looked(service: Service, policy: Policy, wish: Wish) -> _Looked:
     def look(ground: compensations.Ground) -> _Looked:
         incident = incidents.named(ground.reader, wish.incident)
-        compensations.check_contained(ground.reader, incident, policy, service.decider.pulls)
-        return _Looked(incident, _step(ground, incident, wish.call, wish.given))
+        pulls = dict(service.decider.pulls)
+        compensations.check_contained(incident, policy, pulls)
+        return _Looked(incident, _named(ground, incident, wish), pulls)
 
     return _read(service, policy, look)
 
 
-def _step(
-    ground: compensations.Ground, incident: Incident, call: str, given: Mapping[str, str]
-) -> Step:
-    found = queries.call(ground.reader, call)
-    if found is None:
-        raise operations.NotFound(f"the ledger has no call {call!r}")
-    row = _of_incident(ground.reader, incident, found["id"])
-    if row is None:
-        raise OperationError(
-            f"call {found['id']} is no write of incident {incident.id}; its writes: "
-            f"pullcord incident compensate {incident.id} --plan"
-        )
-    tried = compensation.attempts(ground.reader, row["id"]).get(row["id"], [])
-    return compensations.step(ground, row, 0, tried, given)
-
-
-def _of_incident(reader: sqlite3.Connection, incident: Incident, call: str) -> queries.Row | None:
-    terms = (*incident_scope.terms(incident), *compensations.WRITES, f"id:{call}")
-    return next(queries.calls(reader, parse(terms, 0), 1), None)
+def _named(ground: compensations.Ground, incident: Incident, wish: Wish) -> Step:
+    one = compensations.named_step(ground, incident, wish.call, wish.given)
+    if one.call["id"] != wish.call:  # what moves money is named in full
+        raise OperationError(f"{wish.call!r} is only the start of a call's id; write all of it")
+    return one
 
 
 def _told(service: Service, policy: Policy, wish: Wish, refused: str) -> Answer:
@@ -180,8 +168,8 @@ def _told(service: Service, policy: Policy, wish: Wish, refused: str) -> Answer:
 
     def look(ground: compensations.Ground) -> Answer:
         incident = incidents.named(ground.reader, wish.incident)
-        one = _step(ground, incident, wish.call, wish.given)
-        return {**compensations.step_as_json(ground, one), "refused": refused or None}
+        one = _named(ground, incident, wish)
+        return {**step_as_json(ground, one), "refused": refused or None}
 
     return _read(service, policy, look)
 

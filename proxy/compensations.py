@@ -8,42 +8,46 @@ import contextlib
 import functools
 import hashlib
 import hmac
+import itertools
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from ledger import compensation, incident_reads, incident_scope, queries
+from ledger import compensation, incident_scope, queries
+from ledger.compensation import is_declined, undid
+from ledger.decoding import decoded
 from ledger.filters import parse
 from ledger.open_incidents import OPEN, Incident
 from ledger.queries import Row
-from ledger.redact import mask, redact_key
+from ledger.redact import redact_key
 from ledger.sqlite import sqlite3
-from ledger.states import CONFLICT, CallState
+from ledger.states import CallState
 from ledger.trace import open_trace
 from ledger.traced import Side
 from ledger.vault import Vault
-from policies.call import ToolCall
-from policies.policy import UNDO_RUN, Policy, Reversibility, Tool, Undo
+from policies.call import Dialect, ToolCall
+from policies.detectors import answers
+from policies.policy import UNDO_RUN, Policy, Reversibility, Undo
 from policies.verdict import Pulls, Scope
-from proxy import credentials, incidents, operations, recorded, runbook
+from proxy import credentials, operations, recorded, runbook
 from proxy.credentials import Credential
 from proxy.operations import OperationError
 from proxy.operator_calls import Plan
 from proxy.operator_plans import Known, planned_undo
 from proxy.recorded import Document, Untold
 
-WRITES_MAX = 30_000  # of an incident, the newest
-LEFT_MAX = 10_000  # of those that are not undone yet; each takes a look at its answer
-BODY_SHOWN_MAX = 2_000  # characters of a body, for people
+LISTED_MAX = 30_000  # the newest; of more writes those that can be undone, and the others' numbers
+READY_MAX = 10_000  # of a plan: those that can be undone; when they are, it has older ones
 WRITES = ("effect:write", "decision:allow", f"-run:{UNDO_RUN}")
 """Of the calls of an incident those that changed something, and that nobody made to undo it."""
 
-Answer = dict[str, Any]
-_BY = ("id", "at", "tool", "state", "status")
+MADE = "made"
+"""The place by which a person says of a write whose answer leaves it in doubt that it was made."""
+_YES = "yes"
+_TOGETHER = 500  # writes whose earlier tries are looked up at once
 _NOTHING: Mapping[str, str] = {}
 
 
@@ -57,17 +61,18 @@ class State(StrEnum):
     UNNEEDED = "unneeded"
     IMPOSSIBLE = "impossible"
     BLOCKED = "blocked"  # it could be undone, and something lacks
-    VERIFY = "verify"  # whether the write itself was made is not known
+    VERIFY = "verify"  # whether the write itself was made is not known, or in doubt
     IN_FLIGHT = "in_flight"
     DECLINED = "declined"  # the tool did not do it
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One write. `number` counts from the oldest write of the incident; `by` is the call that
-    undid it, or tried to; `why` says what stands in the way, or what came of the last try."""
+    """One write. `number` counts from the oldest write of the incident, None of one that was named
+    by its id; `by` is the call that undid it, or tried to; `why` says what stands in the way, or
+    what came of the last try."""
 
-    number: int
+    number: int | None
     call: Row
     state: State
     reversibility: Reversibility
@@ -110,18 +115,20 @@ def on(data: Path, reader: sqlite3.Connection, policy: Policy) -> Iterator[Groun
 # ---------------------------------------------------------------------------------- contained
 
 
-def check_contained(
-    reader: sqlite3.Connection, incident: Incident, policy: Policy, pulls: Pulls
-) -> None:
-    """Raises OperationError while the incident may go on: what is undone might be done again."""
-    cords = [*pulls.values(), *policy.pulls.values()]
-    pulled_for_it = incident_reads.cords_of(reader, incident)
-    if incident.state != OPEN or runbook.covering(incident, cords, pulled_for_it):
+def check_contained(incident: Incident, policy: Policy, pulls: Pulls) -> None:
+    """Raises OperationError while the incident may go on: what is undone might be done again. And
+    for one that only counts what was too much: healthy runs are in it, too."""
+    if incident.is_many:
+        raise OperationError(
+            f"incident {incident.id} only counts what was too much to have an incident each, so "
+            "healthy runs are in it, too; undo by the run: pullcord incident open --run RUN"
+        )
+    if incident.state != OPEN or runbook.covering(incident, pulls.values(), policy):
         return
     kind = Scope(incident.kind)
     words = [kind.value, *([] if kind is Scope.GLOBAL else [incident.name])]
     raise OperationError(
-        f"incident {incident.id} is not contained: nothing stands over "
+        f"incident {incident.id} is not contained: what stands does not stop "
         f"{operations.named(kind, incident.name)}, so what is undone may be done again; "
         f"first type: pullcord {shlex.join(['halt', *words])}"
     )
@@ -130,29 +137,73 @@ def check_contained(
 # ---------------------------------------------------------------------------------- the steps
 
 
-def steps(ground: Ground, incident: Incident) -> tuple[list[Step], bool]:
-    """Every write of the incident, the newest first; and whether there are more than are looked
-    at."""
-    terms = (*incident_scope.terms(incident), *WRITES)
-    found = list(queries.calls(ground.reader, parse(terms, 0), WRITES_MAX + 1))
-    tried = compensation.attempts(ground.reader)
-    made, left = list[Step](), 0
-    for place, row in enumerate(found[:WRITES_MAX]):
-        one = step(ground, row, len(found) - place, tried.get(row["id"], []))
-        made.append(one)
-        left += one.state is not State.COMPENSATED
-        if left == LEFT_MAX:
-            break
-    return made, len(made) < len(found)
+@dataclass(slots=True)
+class Steps:
+    """The writes of an incident, the newest first. `totals` count also those that are not `listed`;
+    `is_cut`: older ones were not looked at, since so many can be undone first."""
+
+    listed: list[Step] = field(default_factory=list)
+    totals: dict[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))
+    is_cut: bool = False
+
+
+def steps(ground: Ground, incident: Incident) -> Steps:
+    """Every write of the incident. However many of them did nothing, or cannot be undone: they hide
+    none of those that can be."""
+    chosen = parse((*incident_scope.terms(incident), *WRITES), 0)
+    number = sum(row["calls"] for row in queries.totals(ground.reader, chosen))
+    made = Steps()
+    writes = queries.calls(ground.reader, chosen, _ALL)
+    for some in itertools.batched(writes, _TOGETHER):
+        tried = compensation.attempts(ground.reader, [row["id"] for row in some])
+        for row in some:
+            if made.totals[State.READY] == READY_MAX:
+                made.is_cut = True
+                return made
+            one = step(ground, row, number, tried.get(row["id"], []))
+            number -= 1
+            made.totals[one.state] += 1
+            if one.state is State.READY or len(made.listed) < LISTED_MAX:
+                made.listed.append(one)
+    return made
+
+
+_ALL = -1  # as a LIMIT
+
+
+def named_step(
+    ground: Ground, incident: Incident, name: str, given: Mapping[str, str] = _NOTHING
+) -> Step:
+    """One write of the incident by its id or the start of it, wherever it stands in the plan.
+    Raises NotFound, OperationError for one that is not the incident's, and QueryError where several
+    calls begin so."""
+    found = queries.call(ground.reader, name)
+    if found is None:
+        raise operations.NotFound(f"the ledger has no call {name!r}")
+    terms = (*incident_scope.terms(incident), *WRITES, f"id:{found['id']}")
+    row = next(queries.calls(ground.reader, parse(terms, 0), 1), None)
+    if row is None:
+        raise OperationError(
+            f"call {found['id']} is no write of incident {incident.id}; its writes: "
+            f"pullcord incident compensate {incident.id} --plan"
+        )
+    tried = compensation.attempts(ground.reader, [row["id"]]).get(row["id"], [])
+    return step(ground, row, None, tried, given)
 
 
 def step(
-    ground: Ground, call: Row, number: int, tried: list[Row], given: Mapping[str, str] = _NOTHING
+    ground: Ground,
+    call: Row,
+    number: int | None,
+    tried: list[Row],
+    given: Mapping[str, str] = _NOTHING,
 ) -> Step:
     """What would undo this write, whose earlier tries are these, the oldest first. `given` are
     values that a person knows."""
     tool = ground.policy.tool(call["tool"])
-    told = _told(call, tool, tried)
+    told, doubt = _told(call, tried), ""
+    if told is None:
+        doubt, told = _doubted(ground, call, given)
     if told is not None:
         state, why, by = told
         return Step(number, call, state, tool.reversibility, why=why, by=by)
@@ -160,8 +211,10 @@ def step(
     if not isinstance(undo, Undo):
         state, why = _WITHOUT[tool.reversibility]
         return Step(number, call, state, tool.reversibility, why=why.format(tool=tool.name))
+    if doubt:
+        given = {place: text for place, text in given.items() if place != MADE}
     try:
-        plan, taken = _planned(ground, call, undo, given)
+        plan, taken = _planned(ground, call, undo, given, doubt, tried)
     except OperationError as error:
         return Step(number, call, State.BLOCKED, tool.reversibility, why=str(error), by=last)
     return Step(
@@ -186,8 +239,11 @@ _WITHOUT: Mapping[Reversibility, tuple[State, str]] = {
 }
 
 
-def _told(call: Row, tool: Tool, tried: list[Row]) -> tuple[State, str, Row | None] | None:
-    """What there is to say of a write without a look at how it would be undone."""
+_Said = tuple[State, str, Row | None]
+
+
+def _told(call: Row, tried: list[Row]) -> _Said | None:
+    """What there is to say of a write without a look at its answer."""
     by = _that_counts(tried)
     if by is not None and by["state"] == CallState.PENDING:
         return State.PENDING, "the call that undoes it is on its way", by
@@ -206,21 +262,38 @@ def _told(call: Row, tool: Tool, tried: list[Row]) -> tuple[State, str, Row | No
     return None
 
 
+def _doubted(ground: Ground, call: Row, given: Mapping[str, str]) -> tuple[str, _Said | None]:
+    """Why the answer of a write that is done does not tell that it was made, so that it may name
+    what another call made; and what is to be said of it, unless a person has said that it was."""
+    told = compensation.told_of(ground.reader, call["id"])
+    if told.failed or _fails(ground, call, told.dialect):
+        doubt = "under a status of success the tool answered with an error"
+    elif not 200 <= (call["status"] or 0) < 300:
+        doubt = f"the tool answered {call['status']}"
+    else:
+        return "", None
+    if told.is_resolved or given.get(MADE) == _YES:
+        return doubt, None
+    why = f"{doubt}: look whether it was made; if it was: --do STEP --set {MADE}={_YES}"
+    return doubt, (State.VERIFY, why, None)
+
+
+def _fails(ground: Ground, call: Row, dialect: Dialect) -> bool:
+    """Whether all of an answer tells of a failure; the record knows it by its beginning."""
+    if dialect is Dialect.HTTP:
+        return False
+    kept = compensation.answer_of(ground.reader, ground.vault, call)
+    if kept.answer is None:
+        return False
+    headers = {name.lower(): text for name, text in kept.answer.headers}
+    body = decoded(kept.answer.body, headers.get("content-encoding", ""))
+    return body is not None and answers.read(body.body, dialect)[1]
+
+
 def _that_counts(tried: list[Row]) -> Row | None:
     """The try that undid it, or that may have; one that was declined or not sent is none."""
-    for row in tried:
-        if row["state"] in (CallState.PENDING, CallState.UNKNOWN):
-            return row
-        if row["state"] == CallState.DONE and not is_declined(row):
-            return row
-    return None
-
-
-def is_declined(call: Row) -> bool:
-    """Whether a write that is done was answered by a refusal: nothing was done. A conflict is
-    none: it may speak of an earlier one."""
-    status = call["status"] or 0
-    return 400 <= status < 500 and status != CONFLICT
+    open_states = (CallState.PENDING, CallState.UNKNOWN)
+    return next((row for row in tried if row["state"] in open_states or undid(row)), None)
 
 
 def _tried(last: Row | None) -> str:
@@ -235,9 +308,14 @@ def _tried(last: Row | None) -> str:
 
 
 def _planned(
-    ground: Ground, call: Row, undo: Undo, given: Mapping[str, str]
+    ground: Ground,
+    call: Row,
+    undo: Undo,
+    given: Mapping[str, str],
+    doubt: str,
+    tried: list[Row],
 ) -> tuple[Plan, ToolCall]:
-    response = _once(partial(_response, ground, call))
+    response = _once(partial(_response, ground, call, doubt))
     request = _once(partial(recorded.in_trace, ground.trace, call["id"], Side.REQUEST))
     known = Known(
         call,
@@ -245,13 +323,18 @@ def _planned(
         partial(_value, request, "request"),
         partial(_value, response, "response"),
     )
-    name = hmac.digest(ground.key, b"undo " + call["id"].encode(), hashlib.sha256)
-    key = f"pullcord-undo-{name.hex()[:32]}"  # that no agent can have sent before
+    # No agent can have sent this key before. A service may answer one that it has declined by the
+    # same refusal again; a try of which nobody knows what became keeps its key.
+    declined = sum(map(is_declined, tried))
+    name = hmac.digest(ground.key, f"undo {call['id']} {declined}".encode(), hashlib.sha256)
+    key = f"pullcord-undo-{name.hex()[:32]}"
     return planned_undo(ground.policy, undo, known, ground.credentials, ground.entries, key)
 
 
-def _response(ground: Ground, call: Row) -> object:
+def _response(ground: Ground, call: Row, doubt: str) -> object:
     """The answer that is kept for repeats says all; the trace, without secrets, is kept longer."""
+    if doubt:
+        raise Untold(f"{doubt}, which may speak of what another call made")
     kept = compensation.answer_of(ground.reader, ground.vault, call)
     if kept.answer is not None:
         return recorded.in_answer(kept.answer)
@@ -286,63 +369,3 @@ def _or_untold(read: Document) -> object:
         return read()
     except Untold as untold:
         return untold
-
-
-# ---------------------------------------------------------------------------------- as JSON
-
-
-def as_json(ground: Ground, incident: Incident, found: list[Step], *, is_cut: bool) -> Answer:
-    totals = {state.value: 0 for state in State}
-    for one in found:
-        totals[one.state] += 1
-    told = [step_as_json(ground, one) for one in found]
-    return {
-        "incident": incidents.as_json(incident),
-        "steps": told,
-        "totals": totals,
-        "is_cut": is_cut,
-        "next": _next(incident, told),
-    }
-
-
-def step_as_json(ground: Ground, one: Step) -> Answer:
-    return {
-        "step": one.number,
-        "call": {name: one.call[name] for name in queries.CALL_COLUMNS},
-        "state": one.state.value,
-        "reversibility": one.reversibility.value,
-        "why": mask(one.why, ground.key) or None,
-        "undo": None if one.plan is None else _plan_as_json(one.plan, ground.key),
-        "by": one.by and {name: one.by[name] for name in _BY},
-        "next": _next_of(ground, one),
-    }
-
-
-def _plan_as_json(plan: Plan, key: bytes) -> Answer:
-    body = mask(plan.body.decode(), key)
-    return {
-        "tool": plan.tool,
-        "method": plan.method,
-        "url": mask(plan.url, key),
-        "headers": [[name, mask(value, key)] for name, value in plan.headers],
-        "body": body[:BODY_SHOWN_MAX] or None,
-        "auth": plan.auth or None,
-    }
-
-
-def _next_of(ground: Ground, one: Step) -> str | None:
-    """How to find out what nobody knows: by the read that the policy names, if it does."""
-    call = one.call if one.state is State.VERIFY else one.by if one.state is State.UNKNOWN else None
-    if call is None:
-        return None
-    if ground.policy.tool(call["tool"]).verify is None:
-        return f"pullcord ledger show {call['id']}"
-    return f"pullcord ledger resolve {call['id']} --verify"
-
-
-def _next(incident: Incident, told: list[Answer]) -> str:
-    """What to type now."""
-    if any(one["state"] == State.READY for one in told):
-        return f"pullcord incident compensate {incident.id} --do all"
-    first = next((str(one["next"]) for one in told if one["next"]), None)
-    return first or f"pullcord incident show {incident.id}"

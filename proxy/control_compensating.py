@@ -10,7 +10,7 @@ from proxy.control_service import SERVICE, Body, read
 
 
 class CompensateBody(Body):
-    """`incident` and `call` are ids, or the starts of ids. `given` are values of places that the
+    """`incident` is an id or the start of one, `call` an id. `given` are values of places that the
     person knows, such as `response.id`."""
 
     incident: str

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ledger import incident_reads, queries
+from ledger import incident_reads, incident_scope, queries
 from ledger.incident_acts import PUBLIC
 from ledger.incident_timeline import Milestones, milestones, timeline
 from ledger.open_incidents import OPEN, Incident
@@ -20,8 +20,6 @@ from proxy import operations
 SHOWN_MAX = 5  # on the screen of a night
 
 Answer = dict[str, Any]
-
-_CALLS = {"run": "root", "tool": "tool", "release": "release", "tenant": "tenant"}
 
 
 def listed(reader: sqlite3.Connection, *, closed: bool = False) -> Answer:
@@ -158,9 +156,8 @@ def _next(incident: Incident, standing: list[Pull], action: Answer | None) -> li
     steps.append(("all that is to be done", f"pullcord runbook {incident.id}"))
     if action is None or action["command"] != "pullcord status":
         steps.append(("what is pulled, what is on its way", "pullcord status"))
-    if incident.kind in _CALLS:
-        about = f"{_CALLS[incident.kind]}:{incident.name}"
-        steps.append(("its calls", f"pullcord {shlex.join(['ledger', 'query', about])}"))
+    calls = shlex.join(["ledger", "query", *incident_scope.terms(incident)])
+    steps.append(("its calls", f"pullcord {calls}"))
     steps += [("when it is mended", operations.undo_command(cord)) for cord in standing]
     if incident.state == OPEN:
         steps.append(("when it is over", f'pullcord incident close {incident.id} --reason "..."'))

@@ -267,8 +267,20 @@ def _json(value: Any, known: Known, used: set[str]) -> Any:
 
 
 def _value(place: str, known: Known) -> str:
-    if place in known.given:
-        return known.given[place]
+    """What is known counts: a person's word only fills in what is not."""
+    given = known.given.get(place)
+    try:
+        found = _known(place, known)
+    except OperationError:
+        if given is None:
+            raise
+        return given
+    if given is not None and given != found:
+        raise OperationError(f"{{{place}}} is known, and is {found!r}; leave it out of --set")
+    return found
+
+
+def _known(place: str, known: Known) -> str:
     if place in ("call", "run", "tenant"):
         return str(known.call["id" if place == "call" else place] or "")
     if place in ("at", "at_seconds"):

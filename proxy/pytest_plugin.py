@@ -22,7 +22,8 @@ class Replay:
         from policies.document import MistakenFileError
         from proxy.cli.terminal import escaped
         from proxy.regression import as_lines, judged, policy_in
-        from proxy.regression_files import RegressionError, read
+        from proxy.regression_files import read
+        from proxy.regression_folder import RegressionError
 
         try:
             case = read(self.folder)

@@ -69,23 +69,23 @@ def plan(
             "no policy can be read, so no release is known to be good; go to where "
             "config/policy.yaml is, or name its directory: --config DIR"
         )
-    cords = [*queries.pulls(reader), *policy.pulls.values()]
-    pulled_over_it = incident_reads.cords_of(reader, incident)
-    if not covering(incident, cords, pulled_over_it):
+    standing = list(queries.pulls(reader))
+    covers = covering(incident, standing, policy)
+    if not covers:
         raise operations.OperationError(
-            f"nothing stands over it, so there is nothing to recover from yet; first stop it: "
-            f"pullcord runbook {incident.id}"
+            "what stands does not stop it, so there is nothing to recover from yet; "
+            f"first stop it: pullcord runbook {incident.id}"
         )
     good = _good(policy, release)
     stamped = tuple(stamps(reader, incident))
     did = _did(incident, stamped)
     bad = "" if did in policy.known_good else did
+    cords = [*standing, *policy.pulls.values()]
     halts = {cord.subject for cord in cords if (cord.level, cord.scope) == _HALTED}
-    over = [
-        cord
-        for cord in cords
-        if cord.rule in pulled_over_it or covering(incident, [cord], pulled_over_it)
-    ]
+    pulled = [one for one in incident_reads.pulled_over(reader, incident) if one.stands]
+    over_it = {one.rule for one in pulled}
+    own = {one.rule for one in pulled if one.is_own}
+    over = [cord for cord in cords if cord in covers or cord.rule in over_it]
     return Plan(
         incident=incident,
         release=good,
@@ -93,8 +93,8 @@ def plan(
         known_good=tuple(sorted(policy.known_good)),
         bad=bad,
         stands=bad in halts,
-        resumes=tuple(cord for cord in over if _resumes(incident, cord)),
-        stays=tuple(cord for cord in over if not _resumes(incident, cord)),
+        resumes=tuple(cord for cord in over if _resumes(incident, cord, own)),
+        stays=tuple(cord for cord in over if not _resumes(incident, cord, own)),
         stamps=stamped,
         rollback=rollback,
         source=policy.source,
@@ -130,13 +130,13 @@ def _did(incident: Incident, stamped: Sequence[Stamp]) -> str:
     return incident.release or (found.pop() if len(found) == 1 else "")
 
 
-def _resumes(incident: Incident, cord: Pull) -> bool:
-    """A cord on a release is lifted whole or not at all; one of the policy ends with its line; one
-    that is wider than the incident may stand for others."""
-    wide = (Scope.GLOBAL, Scope.TENANT)
+def _resumes(incident: Incident, cord: Pull, own: set[str]) -> bool:
+    """Those that were pulled for it, and those over just what it is about; any other may stand for
+    something else. A cord on a release is lifted whole or not at all; one of the policy ends with
+    its line."""
     if cord.scope is Scope.RELEASE or cord.actor.startswith("policy:"):
         return False
-    return cord.scope not in wide or cord.scope == incident.kind
+    return cord.rule in own or (cord.scope, cord.subject) == (incident.kind, incident.name)
 
 
 def as_json(found: Plan) -> Answer:

@@ -21,7 +21,8 @@ from policies.recognizing import Recognizing
 from policies.simulated import Judged, Noticed, Spared
 from policies.simulating import Simulation
 from policies.verdict import Action, Level, Pull, Reason, Verdict
-from proxy.regression_files import BEFORE, POLICY, Case, Expected, RegressionError
+from proxy.regression_files import BEFORE, POLICY, Case, Expected
+from proxy.regression_folder import RegressionError, text_of
 
 _SEQ = COLUMNS.index("seq")
 
@@ -106,8 +107,12 @@ def proven(case: Case, policy: Policy) -> Proof:
 
 
 def policy_in(case: Case, file: Any = None) -> Policy:
-    """The one that stands in the directory, or in another file. Raises PolicyError."""
-    return load_file(case.folder / POLICY if file is None else file)
+    """The one that stands in the directory, or in another file. Raises PolicyError, and
+    RegressionError for a link."""
+    if file is not None:
+        return load_file(file)
+    path = case.folder / POLICY
+    return load(text_of(path), str(path))
 
 
 def policy_before(case: Case) -> Policy:
@@ -212,14 +217,12 @@ class _Heard:
     def noticed(self, noticed: Noticed) -> None:
         if noticed.pull is not None:
             self.pulls.append(noticed.pull)
-            why = (noticed.step.call_id, noticed.pull.actor)
-            self.tripped.setdefault(noticed.step.run, why)
+            self.tripped.setdefault(noticed.step.run, (noticed.step.call_id, noticed.pull.actor))
 
     def not_started(self, refused: Verdict, child: Identity) -> None:
         self.tripped.setdefault(child.run, ("", refused.rule))
         self.unborn.setdefault(child.run, refused.rule)
-        if refused.pull is not None:
-            self.pulls.append(refused.pull)
+        self.pulls += filter(None, (refused.pull,))
 
     def spared(self, spared: Spared) -> None:
         """What it would have saved is no question here."""
@@ -334,6 +337,7 @@ def _unproven(before: Judgement, after: Judgement) -> str:
 
 
 def as_json(judgement: Judgement) -> dict[str, Any]:
+    """For programs."""
     reached = judgement.reached
     return {
         "incident": judgement.case.incident["id"],

@@ -17,19 +17,17 @@ from ledger.replaying import COLUMNS, Row
 from policies import document
 from policies.document import Document, Mistake, MistakenFileError
 from policies.mistakes import suggestion
-from proxy.operations import OperationError
+from proxy import regression_folder as folders
+from proxy.regression_folder import AGAIN, RegressionError
 
 INCIDENT, CALLS, HEALTHY = "incident.json", "calls.jsonl", "healthy.jsonl"
 RESPONSES, POLICY, BEFORE, EXPECT = "responses.jsonl", "policy.yaml", "before.yaml", "expect.yaml"
+EXPECTED = "expected"  # in incident.json: the digest of expect.yaml as an export wrote it
 FORMAT = 1
-FILE_BYTES_MAX = 64 << 20  # of each; an export makes none that is larger
 
 _SEQ = COLUMNS.index("seq")
 _SUM_CHARACTERS = 16
-
-
-class RegressionError(OperationError):
-    """The files of a test cannot be used; the message names the file and line."""
+_NAMES = (INCIDENT, CALLS, HEALTHY, RESPONSES, POLICY, BEFORE, EXPECT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ def python_file(incident: Mapping[str, Any]) -> bytes:
 def summary(told: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
     """incident.json, with the sums of what was recorded."""
     sums = {
-        name: _last_sum(content) if name.endswith(".jsonl") else _digest(content)
+        name: _last_sum(content) if name.endswith(".jsonl") else sum_of(content)
         for name, content in files.items()
     }
     whole = {**told, "files": sums, "format": FORMAT}
@@ -120,40 +118,38 @@ def summary(told: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
 
 
 def write(folder: Path, files: Mapping[str, bytes], incident_id: str) -> None:
-    """Into a new directory, an empty one, or one that holds this incident's test: then expect.yaml
-    stays as it is. incident.json comes last. Raises RegressionError."""
+    """Into a new directory, an empty one, or one that holds this incident's test: what is not among
+    these files stays as it is. incident.json comes last. Raises RegressionError."""
     check_place(folder, incident_id)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in {INCIDENT, RESPONSES} - files.keys() | {INCIDENT}:
-            (folder / name).unlink(missing_ok=True)
-        for name in sorted(files, key=lambda one: one == INCIDENT):
-            (folder / name).write_bytes(files[name])
-    except OSError as error:
-        raise RegressionError(_unusable(error, folder)) from None
+    folders.put(folder, files, (RESPONSES,), INCIDENT)
 
 
 def check_place(folder: Path, incident_id: str) -> None:
-    """Raises RegressionError unless the test of this incident may be written there."""
-    try:
-        there = folder.is_dir() and any(folder.iterdir())
-        if not there and (folder.exists() or folder.is_symlink()) and not folder.is_dir():
-            raise RegressionError(f"{folder} is no directory; name a new one: --out DIR")
-        if there and _incident(folder).get("id") != incident_id:
-            raise RegressionError(f"{folder} holds another incident's test; name a new one")
-    except OSError as error:
-        raise RegressionError(_unusable(error, folder)) from None
-    except RegressionError as error:
-        if (folder / INCIDENT).exists() or not folder.is_dir():
-            raise
-        raise RegressionError(f"{folder} is not empty; name a new directory: --out DIR") from error
+    """Raises RegressionError unless the test of this incident may be written there: what stands
+    there goes, so it must be that test and nothing else."""
+    if folders.is_empty(folder):
+        return
+    if not folders.is_there(folder / INCIDENT):
+        raise RegressionError(f"{folder} is not empty; name a new directory: --out DIR")
+    if _incident(folder)["id"] != incident_id:
+        raise RegressionError(f"{folder} holds another incident's test; name a new one")
+    folders.check_strangers(folder, {*_NAMES, f"{name_of_test(incident_id)}.py"})
+
+
+def is_edited(folder: Path) -> bool:
+    """Whether a person has written its expect.yaml: then it stays as it is. What an export wrote
+    there follows from its policy, and from another one something else would. Raises
+    RegressionError."""
+    if not folders.is_there(folder / EXPECT):
+        return False
+    return _incident(folder).get(EXPECTED) != sum_of(folders.content(folder / EXPECT))
 
 
 def digest_of(folder: Path) -> str:
     """Of the whole test as it stands: which of its files hold what."""
-    names = (INCIDENT, CALLS, HEALTHY, RESPONSES, POLICY, BEFORE, EXPECT)
-    told = {name: _digest(_content(folder / name)) for name in names if (folder / name).exists()}
-    return _digest(_canonical(told).encode())
+    there = (name for name in _NAMES if folders.is_there(folder / name))
+    told = {name: sum_of(folders.content(folder / name)) for name in there}
+    return sum_of(_canonical(told).encode())
 
 
 # ---------------------------------------------------------------------------------- reading
@@ -163,17 +159,19 @@ def read(folder: Path) -> Case:
     """Raises RegressionError, and MistakenFileError for expect.yaml."""
     told = _incident(folder)
     sums, policies = told["files"], dict(told["policies"])
-    before = _content(folder / BEFORE)
-    if _digest(before) != sums.get(BEFORE):
-        raise RegressionError(f"{folder / BEFORE}: it is not as it was exported; {_AGAIN}")
-    policies[told["before"]] = before.decode("utf-8", "replace")
+    before = folders.text_of(folder / BEFORE)
+    if sum_of(before.encode()) != sums.get(BEFORE):
+        raise RegressionError(f"{folder / BEFORE}: it is not as it was exported; {AGAIN}")
+    policies[told["before"]] = before
     for digest, text in policies.items():
-        if hashlib.sha256(str(text).encode()).hexdigest() != digest:
+        if sum_of(text.encode()) != digest:
             where = folder / (BEFORE if digest == told["before"] else INCIDENT)
-            raise RegressionError(f"{where}: policy {digest[:12]} is not the one; {_AGAIN}")
+            raise RegressionError(f"{where}: policy {digest[:12]} is not the one; {AGAIN}")
     places: dict[int, str] = {}
     rows = _rows(folder / CALLS, sums, places)
     healthy = _rows(folder / HEALTHY, sums, places)
+    if all(row[_SEQ] != told["first"] for row in rows):
+        raise RegressionError(f"{folder / CALLS}: it has no row {told['first']!r:.20}; {AGAIN}")
     return Case(
         folder,
         told,
@@ -191,13 +189,16 @@ def read(folder: Path) -> Case:
 def responses(folder: Path) -> list[dict[str, Any]]:
     """The recorded answers, oldest first. Raises RegressionError."""
     path, told = folder / RESPONSES, _incident(folder)
-    if not path.exists() and RESPONSES not in told["files"]:
+    if not folders.is_there(path) and RESPONSES not in told["files"]:
         raise RegressionError(
             f"{folder} has no {RESPONSES}: the trace held no answer of this incident"
         )
     found = []
     for number, line in _lines(path, told["files"]):
         wrong = [name for name in _ANSWER if type(line.get(name)) is not _ANSWER[name]]
+        if not wrong:
+            wrong = ["status"] * (not 100 <= line["status"] <= 999)
+            wrong += ["headers"] * (not all(map(_is_header, line["headers"])))
         if wrong:
             raise RegressionError(f"{path}:{number}: {wrong[0]!r} is not as it should be")
         found.append(line)
@@ -206,7 +207,6 @@ def responses(folder: Path) -> list[dict[str, Any]]:
 
 _ANSWER = {"method": str, "host": str, "path": str, "body": str, "status": int, "text": str,
            "headers": list}  # fmt: skip
-_AGAIN = "export it again: pullcord incident export-test ID --out DIR"
 _OF_INCIDENT = {"id": str, "kind": str, "name": str, "files": dict, "policies": dict,
                 "before": str, "first": int, "tools": list, "releases": list}  # fmt: skip
 
@@ -215,7 +215,7 @@ def _incident(folder: Path) -> dict[str, Any]:
     path = folder / INCIDENT
     if not folder.is_dir():
         raise RegressionError(f"there is no directory {folder}")
-    if not path.exists():
+    if not folders.is_there(path):
         if any(folder.glob(f"*/{INCIDENT}")):
             raise RegressionError(
                 f"{folder} holds several tests: name one, or run: pytest {folder}"
@@ -224,30 +224,35 @@ def _incident(folder: Path) -> dict[str, Any]:
             f"{path}: there is none, so this is no test of an incident; make one: "
             "pullcord incident export-test ID --out DIR"
         )
-    try:
-        told = json.loads(_content(path))
-    except ValueError as error:
-        line = getattr(error, "lineno", 1)
-        raise RegressionError(f"{path}:{line}: it is no JSON ({error})") from None
-    if not isinstance(told, dict):
-        raise RegressionError(f"{path}:1: it is no JSON object")
-    if told.get("format") != FORMAT:
-        raise RegressionError(
-            f"{path}: its format is {told.get('format')!r}, this pullcord reads {FORMAT}; {_AGAIN}"
-        )
+    text = folders.text_of(path)
+    told = _object(text, str(path))
+
+    def wrong(name: str, why: str) -> RegressionError:
+        found = enumerate(text.splitlines(), 1)
+        line = next((line for line, said in found if said.lstrip().startswith(f'"{name}"')), 1)
+        return RegressionError(f"{path}:{line}: {why}; {AGAIN}")
+
+    found = told.get("format")
+    if found != FORMAT or type(found) is not int:
+        known = found if isinstance(found, int | str) else type(found).__name__
+        raise wrong("format", f"its format is {known!r:.20}, this pullcord reads {FORMAT}")
     for name, kind in _OF_INCIDENT.items():
-        if type(told.get(name)) is not kind:
-            raise RegressionError(f"{path}: {name!r} is not as it was exported; {_AGAIN}")
+        value = told.get(name)
+        held = value if isinstance(value, list) else value.values() if type(value) is dict else ()
+        if type(value) is not kind or not all(isinstance(one, str) for one in held):
+            raise wrong(name, f"{name!r} is not as it was exported")
     return told
 
 
 def _rows(path: Path, sums: Mapping[str, str], places: dict[int, str]) -> tuple[Row, ...]:
-    found = []
+    found: list[Row] = []
     for number, line in _lines(path, sums):
         try:
             row = exported_rows.row_of(line)
         except ValueError as error:
             raise RegressionError(f"{path}:{number}: {error}") from None
+        if found and row[_SEQ] <= found[-1][_SEQ]:
+            raise RegressionError(f"{path}:{number}: row {row[_SEQ]} is not where it belongs")
         places.setdefault(row[_SEQ], f"{path}:{number}")
         found.append(row)
     return tuple(found)
@@ -255,26 +260,20 @@ def _rows(path: Path, sums: Mapping[str, str], places: dict[int, str]) -> tuple[
 
 def _lines(path: Path, sums: Mapping[str, str]) -> Iterable[tuple[int, dict[str, Any]]]:
     before, number = "", 0
-    for number, text in enumerate(_content(path).splitlines(), 1):
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            raise RegressionError(f"{path}:{number}: it is no JSON ({error})") from None
-        if not isinstance(line, dict):
-            raise RegressionError(f"{path}:{number}: it is no JSON object")
+    for number, text in enumerate(folders.content(path).splitlines(), 1):
+        line = _object(text, str(path), number)
         told = line.pop("sum", None)
         before = _sum(before, _canonical(line))
         if told != before:
-            raise RegressionError(f"{path}:{number}: it is not as it was exported; {_AGAIN}")
+            raise RegressionError(f"{path}:{number}: it is not as it was exported; {AGAIN}")
         yield number, line
     if sums.get(path.name) != before:
-        raise RegressionError(f"{path}:{number}: lines are missing behind this one; {_AGAIN}")
+        raise RegressionError(f"{path}:{number}: lines are missing behind this one; {AGAIN}")
 
 
 def _expected(path: Path) -> Expected:
     """Raises MistakenFileError with each mistake at its line."""
-    text = _content(path).decode("utf-8", "replace")
-    read = document.read(text, str(path))
+    read = document.read(folders.text_of(path), str(path))
     mistakes: list[Mistake] = []
     top = _mapping(read, (), ("contained_by", "false_trips"), mistakes)
     by = _mapping(read, ("contained_by",), ("call", "dollar", "second"), mistakes)
@@ -290,7 +289,7 @@ def _expected(path: Path) -> Expected:
         except InvalidOperation:
             found = Decimal(-1)
         if isinstance(value, bool) or not found.is_finite() or not 0 <= found < 10**12:
-            mistakes.append(read.at(location, f"{value!r} is no number, from 0 on"))
+            mistakes.append(read.at(location, f"{str(value)[:40]!r} is no number, from 0 on"))
             return None
         return found
 
@@ -326,19 +325,24 @@ def _mapping(
 # ---------------------------------------------------------------------------------- words
 
 
-def _content(path: Path) -> bytes:
+def _object(text: str | bytes, path: str, line: int | None = None) -> dict[str, Any]:
+    """One that can be written again, and holds nothing but text where it holds text."""
     try:
-        if not path.is_file():
-            raise RegressionError(f"{path}: there is no such file; {_AGAIN}")
-        if path.stat().st_size > FILE_BYTES_MAX:
-            raise RegressionError(f"{path}: it is larger than {FILE_BYTES_MAX >> 20} MiB")
-        return path.read_bytes()
-    except OSError as error:
-        raise RegressionError(_unusable(error, path)) from None
+        told = json.loads(text)
+        json.dumps(told, ensure_ascii=False).encode()
+    except RecursionError:
+        raise RegressionError(f"{path}:{line or 1}: it is nested too deep; {AGAIN}") from None
+    except ValueError as error:
+        where = line or getattr(error, "lineno", 1)
+        raise RegressionError(f"{path}:{where}: it is no JSON ({error})") from None
+    if not isinstance(told, dict):
+        raise RegressionError(f"{path}:{line or 1}: it is no JSON object")
+    return told
 
 
-def _unusable(error: OSError, path: Path) -> str:
-    return f"cannot use {error.filename or path}: {error.strerror}"
+def _is_header(one: object) -> bool:
+    """A name and its value."""
+    return isinstance(one, list) and len(one) == 2 and all(isinstance(each, str) for each in one)
 
 
 def _canonical(told: Mapping[str, Any]) -> str:
@@ -354,7 +358,8 @@ def _last_sum(content: bytes) -> str:
     return str(json.loads(content.splitlines()[-1])["sum"]) if content else ""
 
 
-def _digest(content: bytes) -> str:
+def sum_of(content: bytes) -> str:
+    """SHA-256 in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 

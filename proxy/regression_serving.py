@@ -34,6 +34,8 @@ _NOT_KEPT = frozenset(
     {"connection", "date", "idempotent-replayed", "keep-alive", "server", "trailer", "upgrade"}
 )
 
+_FRAMING = frozenset({"connection", "content-encoding", "content-length", "transfer-encoding"})
+
 
 def recorded(
     reader: sqlite3.Connection, call_ids: Iterable[str], traced: Callable[[Any], Shown]
@@ -119,6 +121,12 @@ def _keys(method: str, host: str, path: str, body: str) -> list[tuple[str, ...]]
     return list(dict.fromkeys((one, *like) for one in hosts for like in likeness))
 
 
+def _is_sent(name: str, value: str) -> bool:
+    """Of a file that anybody may have written: what frames the answer is said anew."""
+    is_clean = all(char.isprintable() or char == "\t" for char in f"{name}{value}")
+    return is_clean and name.isascii() and name != "" and name.lower() not in _FRAMING
+
+
 def _target(path: str, query: str) -> str:
     return f"{path or '/'}{f'?{query}' if query else ''}"
 
@@ -161,8 +169,8 @@ class Origin:
         has_body = request.method != "HEAD" and found["status"] not in _BODILESS
         return web.Response(
             status=found["status"],
-            headers=[(str(name), str(value)) for name, value in found["headers"]],
-            body=found["text"].encode() if has_body else None,
+            headers=[(name, value) for name, value in found["headers"] if _is_sent(name, value)],
+            body=found["text"].encode("utf-8", "replace") if has_body else None,
         )
 
     def _refused(self, request: web.BaseRequest, status: int, why: str) -> web.StreamResponse:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from ledger.compensation import undid
 from ledger.open_incidents import OPEN
 from ledger.states import CallState
 from policies.policy import Policy
@@ -60,7 +61,7 @@ def _settled(facts: Facts) -> Iterator[tuple[str, str]]:
         count = counted(pending["count"], "write")
         yield f"Wait for {count} on the way, or halt what makes them.", pending["command"]
     done = states.get(CallState.DONE)
-    undone = {row["undoes"] for row in facts["undo"] if row["state"] == CallState.DONE}
+    undone = {row["undoes"] for row in facts["undo"] if row["undoes"] and undid(row)}
     can = [
         one
         for one in facts["scope"]["writes"]["by_reversibility"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ledger.states import CallState
+from ledger.compensation import undid
 from proxy.report_account import at_a_glance, show_command, summary, trigger
 from proxy.report_chart import Chart, Lane, Mark, figure, seconds
 from proxy.report_parts import (
@@ -187,7 +187,7 @@ def _undo(facts: Facts, room: Room) -> Iterator[Part]:
     if not rows:
         yield Said("No write was undone.", plan)
         return
-    done = {row["undoes"] for row in rows if row["state"] == CallState.DONE}
+    done = {row["undoes"] for row in rows if row["undoes"] and undid(row)}
     yield Said(
         f"{counted(len(rows), 'call')} to undo writes; {counted(len(done), 'write')} undone.",
         plan,

@@ -6,10 +6,10 @@ Nothing here counts calls: `status` asks it each time. All of a walk is walking.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ledger import incident_reads, queries
-from ledger.open_incidents import CLOSED, Incident
+from ledger.open_incidents import CLOSED, MANY_RUNS, Incident
 from ledger.queries import Row
 from ledger.sqlite import sqlite3
 from ledger.states import EventType
@@ -52,20 +52,76 @@ def told(rows: Iterable[Row]) -> dict[str, Told]:
     return found
 
 
-def covering(incident: Incident, cords: Iterable[Pull], pulled_for_it: set[str]) -> list[Pull]:
-    """The cords that stop what it is about. A throttle stops nothing, and a cord on one tool of a
-    run only counts where it was pulled for the incident."""
-    over = {(Scope.GLOBAL, ""), (Scope(incident.kind), incident.name)}
-    if incident.tenant:
-        over.add((Scope.TENANT, incident.tenant))
-    if incident.kind == Scope.RUN and incident.release:
-        over.add((Scope.RELEASE, incident.release))
-    return [
+class _Part(NamedTuple):
+    """What has to be stopped: the cords that would do it, by scope and subject, each alone; and the
+    release by which it calls, empty where that is not known."""
+
+    by: frozenset[tuple[Scope, str]]
+    release: str
+
+
+def covering(
+    incident: Incident, standing: Iterable[Pull], policy: Policy | None = None
+) -> tuple[Pull, ...]:
+    """The cords that stop all that it is about, of those that stand and those of the policy; none
+    where any part of it may go on. Pure.
+
+    Whoever pulled it, a cord counts for what it stands over: one on a run below the root, or on one
+    tool of an incident's run, leaves the rest of the tree running. A throttle stops nothing, nor
+    does a drill. One that lets the release pass by which it calls is none for it.
+    """
+    cords = [*standing, *(policy.pulls.values() if policy else ())]
+    cords = [
         cord
         for cord in cords
-        if cord.level is not Level.THROTTLE
-        and ((cord.scope, cord.subject) in over or cord.rule in pulled_for_it)
+        if cord.level is not Level.THROTTLE and cord.actor != incident_reads.DRILL
     ]
+    found: dict[int, Pull] = {}
+    for part in _parts(incident):
+        over = {
+            place: cord
+            for place, cord in enumerate(cords)
+            if (cord.scope, cord.subject) in part.by and not _passes(part.release, cord, policy)
+        }
+        if not over:
+            return ()
+        found |= over
+    return tuple(found[place] for place in sorted(found))
+
+
+def _parts(incident: Incident) -> list[_Part]:
+    """Each of its runs, where it is about some runs of a tool; else it is one thing."""
+    kind, name = Scope(incident.kind), incident.name
+    wide = {(Scope.GLOBAL, "")} | ({(Scope.TENANT, incident.tenant)} if incident.tenant else set())
+    release = name if kind is Scope.RELEASE else incident.release
+    if kind is not Scope.GLOBAL:
+        wide.add((kind, name))
+    if kind is Scope.RUN:
+        wide |= {(Scope.RUN, incident.root)} | _of_release(release)
+    if kind is not Scope.TOOL or not incident.runs or MANY_RUNS in incident.runs:
+        return [_Part(frozenset(wide - {(Scope.RUN, "")}), release)]
+    return [_part(incident, run, wide) for run in incident.runs]
+
+
+def _part(incident: Incident, run: str, wide: set[tuple[Scope, str]]) -> _Part:
+    """A root, or all runs of a release, in an incident of a tool. Of the releases of several roots
+    only that of the first call is known."""
+    kind, _, name = run.partition(":")
+    if name:
+        return _Part(frozenset(wide | {(Scope(kind), name)}), name)
+    release = incident.release if incident.runs == (run,) else ""
+    own = {(Scope.RUN, run), (Scope.TOOL, f"{run}/{incident.name}")}
+    return _Part(frozenset(wide | own | _of_release(release)), release)
+
+
+def _of_release(release: str) -> set[tuple[Scope, str]]:
+    return {(Scope.RELEASE, release)} if release else set()
+
+
+def _passes(release: str, cord: Pull, policy: Policy | None) -> bool:
+    """Without a policy every release that it names may be a good one."""
+    good = policy is None or release in policy.known_good
+    return bool(release) and release in cord.but_releases and good
 
 
 def facts(incident: Incident, cords: Sequence[Pull], policy: Policy | None) -> dict[str, Value]:
@@ -107,10 +163,9 @@ def places(incident: Incident) -> dict[str, str]:
 
 def standing_over(
     reader: sqlite3.Connection, incident: Incident, policy: Policy | None = None
-) -> list[Pull]:
+) -> tuple[Pull, ...]:
     """The cords that stand and stop it, those of the policy too where one is given."""
-    cords = [*queries.pulls(reader), *(policy.pulls.values() if policy else ())]
-    return covering(incident, cords, incident_reads.cords_of(reader, incident))
+    return covering(incident, queries.pulls(reader), policy)
 
 
 def next_action(

@@ -11,7 +11,7 @@ from typing import Any
 
 from ledger import incident_figures, seen
 from ledger.containment import snapshot
-from ledger.filters import parse
+from ledger.filters import exactly, parse
 from ledger.incident_figures import Figures, FirstCord
 from ledger.incident_scope import from_us, terms
 from ledger.open_incidents import Incident
@@ -215,7 +215,7 @@ def _covered(cord: FirstCord, own: Sequence[str]) -> list[str]:
     fields = {term.partition(":")[0] for term in own}
     named = ((_COVERS[kind], name) for kind, name in cord.pull.names.items())
     return [
-        f"{field}:{name}"
+        exactly(field, name)
         for field, name in named
         if field not in fields and f"root:{name}" not in own
     ]

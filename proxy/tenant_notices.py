@@ -5,22 +5,27 @@ is told of its own calls alone.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from ledger import incident_notices
+from ledger.incident_scope import from_us
 from ledger.incident_timeline import milestones
 from ledger.open_incidents import Incident
 from ledger.sqlite import sqlite3
+from policies.ceilings import MICRO
 from policies.policy import Policy
 from proxy.contacts import PLACE, AnyContact, Contacts, EmailContact, FileContact
 from proxy.incidents import as_json
 from proxy.notices import plain
-from proxy.scoping import scope
+from proxy.operations import timestamp
+from proxy.runbook import standing_over
 
 TEXT_CHARACTERS_MAX = 500  # of what an operator says of the time
 
+_COUNTS = ("runs", "calls", "done", "unknown", "undone")
 _NOT_SAID = "not known yet; we will tell you"
 _WHAT = {
     "open": "An automated agent that acts for you made calls that it should not have made. It is "
@@ -64,18 +69,20 @@ def noticed(
     policy: Policy | None,
     said: Said,
 ) -> tuple[list[TenantNotice], list[str]]:
-    """The messages, and the tenants that nobody is named for. Raises LedgerUnavailable."""
+    """The messages, and the tenants that nobody is named for. `policy` may have cords of its own.
+    Raises LedgerUnavailable."""
     sent = incident_notices.sent(reader, incident.id)
     told = {(row["tenant"], row["rule"]): row for row in sent}  # the last of each
-    public = incident_notices.public_notes(reader, incident.id)
+    common = _common(reader, incident, policy, said)
     found, nobody = [], []
-    for tenant in incident_notices.tenants(reader, incident):
+    for own in incident_notices.touched(reader, incident):
+        tenant = str(own["tenant"])
         named = contacts.of(tenant)
         if not named:
             nobody.append(tenant)
             continue
-        places = _places(reader, incident, tenant, policy, said, public)
-        text = _filled(contacts.message, {**places, "from": contacts.signed})
+        places = {**common, **_own(own), "from": contacts.signed}
+        text = _filled(contacts.message, places)
         subject = f"{'Closed: incident' if incident.closed_us else 'Incident'} {incident.id}"
         for contact in named:
             digest = _digest(incident.id, tenant, contact.title, text)
@@ -92,6 +99,7 @@ def noticed(
 
 
 def as_told(notice: TenantNotice) -> dict[str, Any]:
+    """As `--json` tells it."""
     return {
         "tenant": notice.tenant,
         "contact": notice.title,
@@ -112,39 +120,39 @@ def whereto(contact: AnyContact) -> str:
     return contact.file if isinstance(contact, FileContact) else contact.title
 
 
-def _places(
-    reader: sqlite3.Connection,
-    incident: Incident,
-    tenant: str,
-    policy: Policy | None,
-    said: Said,
-    public: Sequence[Mapping[str, Any]],
+def _common(
+    reader: sqlite3.Connection, incident: Incident, policy: Policy | None, said: Said
 ) -> dict[str, str]:
-    """Of this tenant's calls alone."""
-    own = scope(reader, replace(incident, tenant=tenant), policy)
-    states = {row["state"]: row["count"] for row in own["writes"]["by_state"]}
+    """What every tenant is told alike."""
     told = as_json(incident)
-    is_contained = milestones(reader, incident).contained_us is not None
-    contained = "stopped" if is_contained else "not stopped yet"
-    made = ("done", "unknown", "pending")
+    contained = _contained(reader, incident, policy)
+    public = incident_notices.public_notes(reader, incident.id)
     return {
-        "tenant": tenant,
         "incident": incident.id,
         "what": _WHAT[incident.state].format(contained=contained),
-        "since": str(own["from"]),
-        "until": str(own["until"] or "now"),
-        "runs": str(own["runs"]["count"]),
-        "calls": str(own["calls"]["count"]),
-        "writes": str(sum(states.get(state, 0) for state in made)),
-        "done": str(states.get("done", 0)),
-        "unknown": str(states.get("unknown", 0) + states.get("pending", 0)),
-        "undone": str(incident_notices.undone(reader, incident.id, tenant)),
-        "spend_usd": str(own["spend_usd"]),
+        "since": timestamp(from_us(incident)),
+        "until": "now" if incident.closed_us is None else timestamp(incident.closed_us),
         "status": said.status or _status(told, contained),
         "eta": said.eta or _NOT_SAID,
         "next_update": said.next_update or _NOT_SAID,
         "updates": "\n".join(f"{note['at']}  {note['detail']}" for note in public),
     }
+
+
+def _contained(reader: sqlite3.Connection, incident: Incident, policy: Policy | None) -> str:
+    """It is stopped while a cord stands that stops all of it, and no longer."""
+    if standing_over(reader, incident, policy):
+        return "stopped"
+    was = milestones(reader, incident).contained_us is not None
+    return "not stopped any more" if was else "not stopped yet"
+
+
+def _own(touched: Mapping[str, Any]) -> dict[str, str]:
+    """Of this tenant's calls alone."""
+    counts = {name: str(touched[name]) for name in ("tenant", *_COUNTS)}
+    spend = Decimal(touched["cost_microusd"]) / MICRO
+    writes = touched["done"] + touched["unknown"]
+    return {**counts, "writes": str(writes), "spend_usd": f"{spend:.6f}"}
 
 
 def _status(told: Mapping[str, Any], contained: str) -> str:

@@ -65,7 +65,7 @@ def look(
     cords = standing_over(reader, incident, policy)
     scope = scoping.scope(reader, incident, policy)
     case = _Case(incident, cords, scope, policy)
-    known = {**facts(incident, cords, policy), **_counted(scope, policy)}
+    known = {**facts(incident, cords, policy), **_counted(scope, cords, policy)}
     filled = {**places(incident), **_calls(reader, scope)}
     recorded = told(incident_reads.rows_of(reader, incident))
     pages = [
@@ -106,7 +106,9 @@ def as_json(sheet: Sheet) -> list[Answer]:
 # ---------------------------------------------------------------------------------- facts
 
 
-def _counted(scope: Answer, policy: Policy | None) -> dict[str, Value | None]:
+def _counted(
+    scope: Answer, cords: Sequence[Pull], policy: Policy | None
+) -> dict[str, Value | None]:
     states = {row["state"]: row["count"] for row in scope["writes"]["by_state"]}
     kinds = {
         row["reversibility"]: row["done"] + row["unknown"]
@@ -114,9 +116,13 @@ def _counted(scope: Answer, policy: Policy | None) -> dict[str, Value | None]:
     }
     may_have = (CallState.DONE, CallState.UNKNOWN, CallState.PENDING)
     after = scope["after_cord"]
-    stopped = after is not None and not after["cord"].startswith(f"{Level.THROTTLE}:")
+    passed: int | None = 0
+    if after is not None and not after["cord"].startswith(f"{Level.THROTTLE}:"):
+        passed = after["admitted"]  # a throttle lets some pass
+    elif cords:
+        passed = None  # since when it stands is not in the record
     found: dict[str, Value | None] = {
-        "effects_after_pull": after["admitted"] if stopped else 0,  # a throttle lets some pass
+        "effects_after_pull": passed,
         "calls": scope["calls"]["count"],
         "writes": sum(states.get(state, 0) for state in may_have),
         "unknown_writes": states.get(CallState.UNKNOWN, 0),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from policies.policy import Policy
 
 STEP_SECONDS = 30.0  # the tool answers within half of it, and the proxy's store may be busy
-STEPS_SHOWN_MAX = 100  # the newest; --json has them all
+STEPS_SHOWN_MAX = 100  # the newest; --json has more
 STEP_DIGITS = 6  # a longer number is the start of an id
 CHECK_FAILED, UNUSABLE, NOT_FOUND = 3, 2, 4
 
@@ -70,7 +70,7 @@ def compensate(
             "config/policy.yaml is, or name its directory: --config DIR",
             UNUSABLE,
         )
-    answer = _planned(directory, incident_id, policy)
+    answer = _planned(directory, incident_id, policy, wanted)
     if wanted is None:
         if as_json:
             say_json(answer)
@@ -82,19 +82,31 @@ def compensate(
     _end(answer, done, wanted, as_json)
 
 
-def _planned(directory: Path, incident_id: str, policy: "Policy") -> Told:
+def _planned(directory: Path, incident_id: str, policy: "Policy", wanted: str | None) -> Told:
+    """The plan; of a step that is named by its call's id, that step alone."""
     from ledger.queries import pulls
     from proxy import compensations
+    from proxy.compensations import Steps
+    from proxy.compensations_shown import as_json
     from proxy.incidents import named
-    from proxy.operations import cord_name
+    from proxy.operations import OperationError, cord_name
 
     with reader(directory) as connection:
         incident = named(connection, incident_id)
         standing = {cord_name(cord): cord for cord in pulls(connection)}
-        compensations.check_contained(connection, incident, policy, standing)
+        compensations.check_contained(incident, policy, standing)
         with compensations.on(directory, connection, policy) as ground:
-            found, is_cut = compensations.steps(ground, incident)
-            return compensations.as_json(ground, incident, found, is_cut=is_cut)
+            if wanted in (None, "all") or _is_number(wanted):
+                return as_json(ground, incident, compensations.steps(ground, incident))
+            try:
+                one = compensations.named_step(ground, incident, wanted)
+            except OperationError as error:
+                raise Failure(f"--do {wanted}: {error}", NOT_FOUND) from None
+            return as_json(ground, incident, Steps([one]))
+
+
+def _is_number(wanted: str | None) -> bool:
+    return wanted is not None and wanted.isdecimal() and len(wanted) <= STEP_DIGITS
 
 
 def _chosen(answer: Told, wanted: str) -> list[Told]:
@@ -102,15 +114,14 @@ def _chosen(answer: Told, wanted: str) -> list[Told]:
     steps: list[Told] = answer["steps"]
     if wanted == "all":
         return [one for one in steps if one["state"] == "ready"]
-    if wanted.isdecimal() and len(wanted) <= STEP_DIGITS:
-        found = [one for one in steps if one["step"] == int(wanted)]
-    else:
-        found = [one for one in steps if one["call"]["id"].startswith(wanted.lower())]
-    if len(found) == 1:
+    found = [one for one in steps if not _is_number(wanted) or one["step"] == int(wanted)]
+    if found:
         return found
-    why = "several writes begin so; write more of the id" if found else "no such write"
     plan = f"pullcord incident compensate {answer['incident']['id']} --plan"
-    raise Failure(f"--do {wanted}: {why}; {plan} lists them", UNUSABLE if found else NOT_FOUND)
+    raise Failure(
+        f"--do {wanted}: the plan lists no such write; write the id of its call, or look: {plan}",
+        NOT_FOUND,
+    )
 
 
 def _undone(
@@ -124,7 +135,7 @@ def _undone(
     if as_json:
         say_json(told)
     else:
-        say(f"{told['step']:>6}  {told['call']['id']}  {_word(told)}  {escaped(_what(told))}")
+        say(f"{told['step'] or '':>6}  {told['call']['id']}  {_word(told)}  {escaped(_what(told))}")
         if told["next"]:
             say(f"        {told['next']}")
     return told
@@ -145,11 +156,13 @@ def _end(answer: Told, done: list[Told], wanted: str, as_json: bool) -> None:
         for word, count in others.items():
             say(f"{counted(count, 'other')}: {_WORDS[word]}")
         incident = answer["incident"]["id"]
-        if left or others or answer["is_cut"]:
+        if answer["is_cut"]:
+            say(f"older ones follow: pullcord incident compensate {incident} --do all")
+        elif left or others:
             say(f"what is left: pullcord incident compensate {incident} --plan")
         else:
             say(f"when it is over: pullcord incident show {incident}")
-    if left or others:
+    if left or others or answer["is_cut"]:
         raise click.exceptions.Exit(CHECK_FAILED)
 
 
@@ -196,7 +209,7 @@ def _say_plan(answer: Told) -> None:
     told = [f"{count} {_WORDS[word]}" for word, count in totals.items() if count]
     say(f"writes    {', '.join(told) or 'none'}")
     if answer["is_cut"]:
-        say("          and older ones, which are not looked at before these are undone")
+        say("          and older ones, which are looked at when these are undone")
     first = [one for one in answer["steps"] if one["state"] in ("verify", "unknown")]
     later = [one for one in answer["steps"] if one["state"] not in ("verify", "unknown")]
     if first:
@@ -204,13 +217,14 @@ def _say_plan(answer: Told) -> None:
         say(f"{loud('first')}, of these nobody knows whether they were made:")
         for one in first[:STEPS_SHOWN_MAX]:
             say(f"{one['step']:>6}  {escaped(one['call']['tool'])}  {_word(one)}")
+            say(f"        {escaped(one['why'])}")
             say(f"        {one['next']}")
     if later:
         say()
         titles = ("step", "call", "tool", "status", "state", "undo, or why not")
         say_table(titles, [_row(one) for one in later[:STEPS_SHOWN_MAX]])
     if max(len(first), len(later)) > STEPS_SHOWN_MAX:
-        say(f"the newest {STEPS_SHOWN_MAX} are shown; --json has them all")
+        say(f"the newest {STEPS_SHOWN_MAX} are shown; --json has more")
     say()
     say(f"next: {answer['next']}")
 

@@ -124,15 +124,12 @@ def _written(
     wrong: tuple[tuple[str, ...], tuple[str, ...]],
 ) -> "tuple[Case, Exported]":
     """The files, and the test as it is read from them."""
-    from tempfile import TemporaryDirectory
-
     from ledger import incident_export
     from ledger.redact import redact_key
     from proxy import regression_files as files
     from proxy import regression_serving, traces
     from proxy.incidents import as_json
     from proxy.operations import vault_key
-    from proxy.regression import expected_of, reach
 
     files.check_place(out, incident.id)
     key = redact_key(vault_key(directory))
@@ -165,16 +162,27 @@ def _written(
         files.POLICY: policy.text.encode(),
         f"{files.name_of_test(incident.id)}.py": files.python_file(told),
     }
-    if (out / files.EXPECT).exists():
+    if files.is_edited(out):
         files.write(out, written, incident.id)
         return files.read(out), exported
-    # What may be expected is known once it is judged.
+    expectation = _expectation(written, incident.id, policy)
+    told[files.EXPECTED] = files.sum_of(expectation)
+    written |= {files.INCIDENT: files.summary(told, recorded), files.EXPECT: expectation}
+    files.write(out, written, incident.id)
+    return files.read(out), exported
+
+
+def _expectation(written: dict[str, bytes], incident_id: str, policy: "Policy") -> bytes:
+    """expect.yaml. What may be expected is known once it is judged."""
+    from tempfile import TemporaryDirectory
+
+    from proxy import regression_files as files
+    from proxy.regression import expected_of, reach
+
     any_ = {files.EXPECT: files.expectation(files.Expected(0))}
     with TemporaryDirectory() as scratch:
-        files.write(Path(scratch), {**written, **any_}, incident.id)
-        expected = expected_of(reach(files.read(Path(scratch)), policy))
-    files.write(out, {**written, files.EXPECT: files.expectation(expected)}, incident.id)
-    return files.read(out), exported
+        files.write(Path(scratch), {**written, **any_}, incident_id)
+        return files.expectation(expected_of(reach(files.read(Path(scratch)), policy)))
 
 
 def _record(directory: Path, incident_id: str, out: Path) -> None:

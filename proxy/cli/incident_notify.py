@@ -66,7 +66,7 @@ def notify(
     policy = policy_at_hand(None, config)
     with reader(directory) as connection:
         incident = named(connection, incident_id)
-        said = Said(status, eta, next_)
+        said = Said(*(_masked(directory, text) for text in (status, eta, next_)))
         notices, nobody = noticed(connection, incident, contacts, policy, said)
     touched = dict.fromkeys([*(one.tenant for one in notices), *nobody])
     if strange := [one for one in tenant if one not in touched]:
@@ -87,6 +87,14 @@ def notify(
             _say(notice)
     if not as_json:
         _say_next(incident.id, notices)
+
+
+def _masked(data: Path, text: str) -> str:
+    """What looks like a secret is told to no tenant, as in notes."""
+    from ledger.redact import redact, redact_key
+    from proxy.operations import vault_key
+
+    return redact(text, redact_key(vault_key(data))) if text else ""
 
 
 def _contacts(config: str | None) -> "Contacts":

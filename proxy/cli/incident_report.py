@@ -2,17 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from proxy.cli.incident_scope import policy_at_hand
 from proxy.cli.incidents import id_argument
-from proxy.cli.places import config_directory, config_option, data_directory, data_option
+from proxy.cli.places import config_option, data_directory, data_option
 from proxy.cli.reading import reader
-from proxy.cli.terminal import Failure, escaped, say, say_json, warn
-
-if TYPE_CHECKING:
-    from policies.policy import Policy
+from proxy.cli.terminal import escaped, say, say_json
 
 Told = dict[str, Any]
 
@@ -62,26 +60,10 @@ def _facts(incident_id: str, config: str | None, data: str | None) -> Told:
     from proxy.clock import SystemClock
     from proxy.incidents import named
 
-    directory, policy = data_directory(data, config), _policy(config)
+    directory, policy = data_directory(data, config), policy_at_hand(None, config)
     with reader(directory) as connection, traces.opened(connection, directory) as opened:
         incident = named(connection, incident_id)
         return reporting.report(connection, opened, incident, policy, SystemClock().now_us())
-
-
-def _policy(config: str | None) -> "Policy | None":
-    """The one that is configured. Where that cannot be used, what needs none is told all the
-    same."""
-    from policies.load import PolicyError, load_file
-
-    try:
-        return load_file(config_directory(config) / "policy.yaml")
-    except PolicyError as error:
-        warn(str(error))
-    except Failure as error:
-        if config is not None:
-            raise
-        warn(error.message)
-    return None
 
 
 def _text(facts: Told, form: str) -> str:

@@ -192,9 +192,13 @@ def _ids(calls: list[str], cord: Cord) -> str:
 
 
 def _query(cord: Cord) -> str:
+    from ledger.filters import exactly
+
     run, slash, tool = cord["subject"].rpartition("/")
     is_both = slash and cord["scope"] == "tool"
-    words = [f"run:{run}", f"tool:{tool}"] if is_both else [f"{cord['scope']}:{cord['subject']}"]
+    words = [exactly(cord["scope"], cord["subject"])]
+    if is_both:
+        words = [f"run:{run}", f"tool:{tool}"]
     named = f"{shlex.join(words)} " if cord["subject"] else ""
     return f"pullcord ledger query {escaped(named)}state:unknown since:1h"
 

@@ -20,7 +20,7 @@ from proxy.demo.scenarios import SCENARIOS
 MAIN = "from proxy.cli.main import main; main()"
 SECONDS_MAX = 240.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 
 def played(folder: Path, name: str) -> tuple[int, str]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ledger import steps
-from ledger.compensation import Kept, Undoing, answer_of, attempts
+from ledger import compensation, steps
+from ledger.compensation import Kept, Undoing, answer_of, attempts, undone_calls
 from ledger.connection import open_reader
 from ledger.containment import proof
 from ledger.errors import LedgerError
@@ -111,12 +111,21 @@ def test_one_that_was_not_sent_or_was_declined_may_be_made_again(world: World) -
     world.store.settle(declined)
     assert told(undo(world, "third")) == ALLOWED
     with closing(open_reader(world.data)) as reader:
-        tried = {name: [row["id"] for row in rows] for name, rows in attempts(reader).items()}
-        assert tried == {"charge": ["refund", "second", "third"]}
-        assert [row["state"] for row in attempts(reader, "charge")["charge"]] == [
-            *("not_sent", "done", "pending"),
-        ]
-        assert attempts(reader, "another") == {}
+        tried = attempts(reader, ["charge", "another"])
+        assert {name: [row["id"] for row in rows] for name, rows in tried.items()} == {
+            "charge": ["refund", "second", "third"]
+        }
+        assert [row["state"] for row in tried["charge"]] == ["not_sent", "done", "pending"]
+        assert attempts(reader, ["another"]) == {}
+        assert undone_calls(reader, INCIDENT) == set()
+        world.settle("third")
+        assert (
+            undone_calls(reader, INCIDENT) == undone_calls(reader, INCIDENT, "acme") == {"charge"}
+        )
+        assert undone_calls(reader, INCIDENT, "other") == undone_calls(reader, "another") == set()
+        plan = reader.execute(f"EXPLAIN QUERY PLAN {compensation._ATTEMPTS}", ("[]",)).fetchall()
+        assert any("event_act (type=? AND rule=?)" in row[3] for row in plan)
+        assert not any(row[3].startswith("SCAN d") for row in plan)
 
 
 def test_a_crash_leaves_it_unknown(world: World) -> None:

@@ -1,5 +1,6 @@
 """The filter language, each term on five real calls."""
 
+import shlex
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import yaml
 
 from ledger import queries
 from ledger.connection import open_reader
-from ledger.filters import FIELDS, FilterError, parse
+from ledger.filters import FIELDS, FilterError, exactly, parse
 from ledger.queries import CALL_COLUMNS
 from policies.call import Identity
 from tests.ledger.world import World
@@ -79,3 +80,45 @@ def test_words_are_looked_for_elsewhere_and_their_calls_are_let_through(calls: W
     assert found("text:nothing") == []
     with pytest.raises(FilterError, match="give it to query"):
         parse("text:refund", 0)
+
+
+ODD = [
+    "v1.*",
+    "v1.0",
+    "*",
+    "v1.\\*",
+    "v1.\\",
+    "v?",
+    "v[1]",
+    "v 1",
+    "'v'",
+    '"v"',
+    "a:b",
+    "-v",
+    "v**",
+]
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One call of each release that is called so."""
+    world = World(tmp_path_factory.mktemp("odd") / "data")
+    for number, name in enumerate(ODD):
+        who = Identity(f"r{number}", "acme", agent=name, release=name)
+        world.decided(world.read(f"c{number}", claimant=who))
+    yield world
+    world.store.close()
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("field", ["release", "agent", "under:release"])
+def test_a_name_finds_itself_alone_whatever_signs_are_in_it(
+    odd: World, field: str, name: str
+) -> None:
+    """As a list, and as a person types it into a shell."""
+    term, own = exactly(field, name), f"c{ODD.index(name)}"
+    assert [row["id"] for row in odd.calls([term])] == [own]
+    assert [row["id"] for row in odd.calls(shlex.join([term]))] == [own]
+    assert {row["id"] for row in odd.calls([f"-{term}"])} == {
+        f"c{number}" for number in range(len(ODD))
+    } - {own}

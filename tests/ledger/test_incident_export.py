@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,31 @@ def test_equal_digests_stay_equal_and_are_not_those_of_the_record(made: Runaway)
     assert not {first, other, *told(found, "key")} & {each for row in known for each in row}
 
 
+def test_those_of_other_incidents_are_not_healthy(made: Runaway) -> None:
+    made.refunds()
+    made.opened(Scope.RUN, "h1")
+    assert {run for run in told(taken(made).healthy, "run") if run} == {"h0", "h2"}
+
+
+def test_what_was_too_much_is_no_test(made: Runaway) -> None:
+    """Its calls are those of all runs of the tenant, of healthy ones as well."""
+    made.refunds()
+    incident_id = made.opened(Scope.TENANT, "acme", "")
+    with closing(open_reader(made.data)) as reader:
+        by_hand = named(reader, incident_id)
+        assert by_hand is not None
+        assert exported(reader, by_hand, KEY).calls > CALLS
+        with pytest.raises(LedgerError, match="pullcord incident open --run R"):
+            exported(reader, replace(by_hand, opened_by=""), KEY)
+
+
 def test_an_incident_without_calls_is_no_test(made: Runaway) -> None:
     with pytest.raises(LedgerError, match="nothing to make a test of"):
         taken(made)
+
+
+def test_children_of_a_run_in_another_incident_are_not_healthy(made: Runaway) -> None:
+    made.call("kid", "POST", "/v1/refunds", '{"charge":"ch_kid"}', "re_kid", ("h9",))
+    made.refunds()
+    made.opened(Scope.RUN, "h9")
+    assert {run for run in told(taken(made).healthy, "run") if run} == {"h0", "h1", "h2"}

@@ -93,3 +93,13 @@ def test_an_act_over_a_run_of_the_family_passes_too(
     terms = ("under:kid", f"seq:{seq}..", f"seq:{seq}..{seq}", "under:r2", f"seq:1..{seq - 1}")
     passed = [queries.act_passes(reader, seq, parse(term, 0)) for term in terms]
     assert passed == [True, True, True, False, False]
+
+
+def test_all_of_a_release_among_runs_leads_as_well_as_the_release_alone(
+    world: World, reader: sqlite3.Connection
+) -> None:
+    """And beside runs the tool leads."""
+    told = plans(reader, lambda one: list(queries.calls(one, parse("under:release:v2", 0))))
+    assert "event_release (release=?)" in told
+    both = parse("tool:pay under:release:v2 under:r1", 0)
+    assert "event_tool (tool=?)" in plans(reader, lambda one: list(queries.calls(one, both)))

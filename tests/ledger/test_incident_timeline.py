@@ -9,6 +9,7 @@ import pytest
 
 from ledger import incident_reads
 from ledger.connection import open_reader
+from ledger.incident_figures import first_bad_call
 from ledger.incident_timeline import COLUMNS, Milestones, milestones, timeline
 from ledger.open_incidents import Incident, Key, new_id
 from ledger.queries import QueryError, Row
@@ -324,7 +325,10 @@ def test_what_was_pruned_leaves_the_times_that_are_known(
     told(world, call=new_id(START_US - 7_000))
     one = the_one(world)
     assert milestones(reader, one).first_bad_us == START_US - 7_000
-    assert milestones(reader, replace(one, first_call="")).first_bad_us is None
+    called(world)
+    assert first_bad_call(reader, one) is None, "another one would not be the first"
+    later = replace(one, first_call="", since_us=world.now_us + 1)
+    assert milestones(reader, later).first_bad_us is None
     assert milestones(reader, replace(one, id="gone")).detected_us == one.opened_us
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -324,6 +325,25 @@ def test_an_incident_is_read_with_its_rows_and_its_calls(world: World) -> None:
     (call,) = incident_reads.calls_of(reader, found)
     assert (call["id"], call["tool"], call["run"]) == ("c1", "read", "r1")
     reader.close()
+
+
+def test_many_rows_of_one_type_hide_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a message to each tenant. Of each type the newest are read, and the first."""
+    monkeypatch.setattr(incident_reads, "ROWS_MAX", 3)
+    told(world, ALERT)
+    one = the_one(world)
+    at: dict[str, Any] = {"actor": "ann", "at_us": world.now_us}
+    world.store.step_incident(one.id, "contain", "done", **at)
+    for number in range(6):
+        world.store.note_incident(one.id, f"note {number}", public=True, **at)
+    reader = open_reader(world.data)
+    rows = incident_reads.rows_of(reader, one)
+    reader.close()
+    assert [row["seq"] for row in rows] == sorted(row["seq"] for row in rows)
+    assert [row["type"] for row in rows[:3]] == [
+        *("incident.opened", "detector.alerted", "incident.step"),
+    ]
+    assert [row["detail"] for row in rows[3:]] == ["note 0", "note 3", "note 4", "note 5"]
 
 
 def test_a_start_that_two_ids_have_is_no_name(world: World) -> None:

@@ -1,5 +1,7 @@
 """Which findings are of one incident, and which of several."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +13,32 @@ from policies.detectors.rules import Mode, Response, Rule
 from policies.detectors.runs import DETECTORS
 from policies.policy import UNDO_RUN
 from policies.verdict import Scope
-from tests.ledger.findings import ALERT, RELEASE, TOOL, TREE, TRIP, listed, the_one, told
+from tests.ledger.findings import (
+    ALERT,
+    RELEASE,
+    TOOL,
+    TREE,
+    TRIP,
+    a_found,
+    listed,
+    tell,
+    the_one,
+    told,
+)
 from tests.ledger.world import World
 
 NO_UNDO = f"-run:{UNDO_RUN}"
+
+
+@contextmanager
+def written(world: World) -> Iterator[list[str]]:
+    """The statements that wrote an incident meanwhile."""
+    found: list[str] = []
+    world.conn.set_trace_callback(
+        lambda told: found.append(told) if "INTO incident" in told else None
+    )
+    yield found
+    world.conn.set_trace_callback(None)
 
 
 def test_runs_join_under_their_root_whichever_detector_tells(world: World) -> None:
@@ -159,15 +183,72 @@ def test_whose_calls_belong_to_it_and_since_when(world: World) -> None:
 
 
 def test_of_a_release_that_is_stopped_all_runs_are_meant(world: World) -> None:
-    """Of one whose writes were too few for a finding, too; and of no other release."""
+    """Of one whose writes were too few for a finding, too; and of no other release. What was in the
+    incident before stays in it."""
+    spike: dict[str, Any] = {"detector": "write_spike", "since_us": world.now_us}
     for run in ("r1", "r2"):
-        told(world, TRIP, detector="write_spike", run=run, release="v2", since_us=world.now_us)
+        told(world, TRIP, **spike, run=run, release="v1")
     cord = (Scope.RELEASE, "v2")
-    told(world, TRIP, detector="write_spike", run="r3", release="v2", cord=cord)
-    told(world, TRIP, detector="write_spike", run="r4", release="v2")
+    told(world, TRIP, **spike, run="r3", release="v2", cord=cord)
+    told(world, TRIP, **spike, run="r4", release="v2")
     found = the_one(world)
     began = f"since:{moment(world.now_us)}"
-    assert terms(found) == ("tool:pay", "tenant:acme", NO_UNDO, "release:v2", began)
+    assert terms(found) == (
+        *("tool:pay", "tenant:acme", NO_UNDO, "under:r1", "under:r2", "under:release:v2"),
+        began,
+    )
+    for name, who in {
+        "a": Identity("r1", "acme", release="v1"),
+        "b": Identity("r5", "acme", release="v2"),
+        "c": Identity("r6", "acme", release="v1"),
+        "d": Identity("r7", "zeta", release="v2"),
+        "e": Identity("r8", "acme"),
+    }.items():
+        world.admit(world.ask(name, body=name, claimant=who))
+    assert [row["id"] for row in world.calls(terms(found))] == ["b", "a"]
+    told(world, TRIP, **spike, run="r9", release="v3")
+    assert the_one(world).runs == ("r1", "r2", "release:v2", "r9")
+
+
+def test_releases_that_are_stopped_in_turn_add_up_and_are_written_once(world: World) -> None:
+    spike: dict[str, Any] = {"detector": "write_spike", "since_us": world.now_us}
+    for number in range(6):
+        name = f"v{number % 2}"
+        told(world, TRIP, **spike, run=name, release=name, cord=(Scope.RELEASE, name))
+    assert the_one(world).runs == ("release:v0", "release:v1")
+    with written(world) as rows:
+        for number in range(20):
+            name = f"v{number % 2}"
+            told(world, TRIP, **spike, run=name, release=name, cord=(Scope.RELEASE, name))
+    assert rows == []
+
+
+def test_roots_that_wrote_by_other_releases_stay_beside_the_one_that_is_stopped(
+    world: World,
+) -> None:
+    for run in ("r1", "r2", "r3"):
+        told(world, TRIP, detector="write_spike", run=run)
+    cord = (Scope.RELEASE, "v2")
+    mixed = a_found(world.now_us, detector="write_spike", run="r3", release="v2", cord=cord)
+    alike = mixed._replace(finding=replace(mixed.finding, runs=("r2", "r3"), release="v2"))
+    tell(world, mixed._replace(finding=replace(mixed.finding, runs=("r4",))))
+    assert the_one(world).runs == ("r1", "r2", "r3", "release:v2", "r4")
+    tell(world, alike)
+    assert the_one(world).runs == ("r1", "r2", "r3", "release:v2", "r4"), "it is written once"
+
+
+def test_a_finding_whose_roots_all_are_of_a_release_needs_no_roots(world: World) -> None:
+    """So a cord on the release stops all that the incident is about."""
+    one = a_found(world.now_us, ALERT, detector="first_seen_destination", run="r3", release="v2")
+    about = replace(one.finding, subject=TOOL, name="pay", release="v2", runs=("r1", "r2", "r3"))
+    tell(world, one._replace(finding=about))
+    assert the_one(world).runs == ("r1", "r2", "r3")
+    pull = a_found(world.now_us, TRIP, cord=(Scope.RELEASE, "v2")).pull
+    trip = replace(about, severity=TRIP, runs=("r1", "r2", "r3", "r4"))
+    tell(world, one._replace(finding=trip, pull=pull))
+    assert the_one(world).runs == ("release:v2",)
+    tell(world, one._replace(finding=about))
+    assert the_one(world).runs == ("release:v2",)
 
 
 def test_what_a_person_opened_stays_as_wide_as_it_was_meant(world: World) -> None:
@@ -181,4 +262,15 @@ def test_what_a_person_opened_stays_as_wide_as_it_was_meant(world: World) -> Non
 def test_of_very_many_runs_all_are_meant(world: World) -> None:
     for number in range(RUNS_MAX + 1):
         told(world, TRIP, detector="write_spike", run=f"r{number:03}", call=f"c{number}")
+    assert the_one(world).runs == (MANY_RUNS,)
+
+
+def test_no_more_is_written_of_an_incident_than_it_can_hold(world: World) -> None:
+    """A row of it for each new root up to the bound, and then none, whatever names there are."""
+    spike: dict[str, Any] = {"detector": "write_spike", "since_us": world.now_us}
+    told(world, ALERT, **spike, run="r0")
+    with written(world) as rows:
+        for number in range(3 * RUNS_MAX):
+            told(world, ALERT, **spike, run=f"r{number:03}", call=f"c{number}")
+    assert len(rows) == RUNS_MAX
     assert the_one(world).runs == (MANY_RUNS,)

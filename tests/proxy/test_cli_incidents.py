@@ -265,7 +265,7 @@ async def test_what_was_released_is_told_so(running: Controlled) -> None:
     assert "; what was pulled for it is released, it is open until closed: pullcord" in out
     out = await beside("incident", "show", one["id"])
     assert "halt:run:r1, which was released since" in out
-    assert "nothing is stopped; stop it: pullcord halt run r1" in out
+    assert "it is not stopped; stop it: pullcord halt run r1" in out
 
 
 async def test_open_goes_through_the_proxy(running: Controlled) -> None:

@@ -88,6 +88,16 @@ def test_without_a_mend_nothing_is_proven_and_it_says_what_to_do(incident: str) 
         assert found.proof == ""
 
 
+def test_a_proof_before_the_mend_spoils_none_after_it(incident: str) -> None:
+    """What is expected follows from the mend, until a person has written something else."""
+    words = ("incident", "export-test", incident, "--out", "test", "--prove")
+    assert typed(*words).exit_code == replaying.BROKEN
+    assert typed(*words, "--policy", "mended.yaml").exit_code == 0
+    Path("test/expect.yaml").write_text("contained_by: {call: 30}\n")
+    assert typed(*words, "--policy", "mended.yaml").exit_code == 0
+    assert Path("test/expect.yaml").read_text() == "contained_by: {call: 30}\n"
+
+
 def test_replay_tells_when_it_is_contained(incident: str) -> None:
     out = exported(Path("data").absolute(), incident, FEW, Path("test"))
     result = typed("replay", str(out))

@@ -84,7 +84,7 @@ def test_the_whole_walk_is_printed_where_nobody_can_answer(busy: World) -> None:
     for word in (
         "incident  a1  open",
         "about     run r1 of tenant acme",
-        "NEXT  stop_run: nothing is stopped; stop it",
+        "NEXT  stop_run: it is not stopped; stop it",
         "type  pullcord halt run r1",
         "to do  verify: find out how the writes of unknown outcome ended",
         "pullcord ledger query root:r1 tenant:acme since:",
@@ -225,12 +225,12 @@ async def test_status_tells_the_next_action_of_the_newest(tmp_path: Path, data: 
     async with controlled(tmp_path) as running:
         await found(running, ALERT)
         result = await asyncio.to_thread(CliRunner().invoke, cli, ["status"])
-        assert ": nothing is stopped; stop it: pullcord halt run r1\n" in result.output
+        assert ": it is not stopped; stop it: pullcord halt run r1\n" in result.output
         result = await asyncio.to_thread(CliRunner().invoke, cli, ["status", "--json"])
         state = json.loads(result.output)["incidents"]
         assert state["next"] == {
             "incident": state["newest"][0]["id"],
-            "what": "nothing is stopped; stop it",
+            "what": "it is not stopped; stop it",
             "command": "pullcord halt run r1",
         }
 

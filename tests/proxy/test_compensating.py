@@ -13,7 +13,7 @@ import pytest
 
 from ledger.connection import open_reader
 from policies.verdict import Scope
-from proxy import authority, compensating
+from proxy import authority, compensating, compensations
 from tests.proxy.controlled import Controlled
 from tests.proxy.looked_at import Service, serving
 from tests.proxy.undoable import SECRET, incident, last, planned, states, typed, undoable, wrote
@@ -106,6 +106,7 @@ async def test_one_of_which_no_answer_comes_is_unknown_and_is_not_made_again(
     await running.asked("POST", "/v1/calls/resolve", **word)
     await typed(name, "--do", "all")
     assert len(service.asked) == 2
+    assert len({headers["idempotency-key"] for _, _, headers in service.asked}) == 1
     assert await states(name) == {"c1": "compensated"}
 
 
@@ -122,7 +123,7 @@ async def test_one_that_the_tool_declines_may_be_tried_again(
     service.says(201, "{}")
     await typed(name, "--do", "all")
     assert len(service.asked) == 2
-    assert len({headers["idempotency-key"] for _, _, headers in service.asked}) == 1
+    assert len({headers["idempotency-key"] for _, _, headers in service.asked}) == 2
 
 
 @pytest.mark.parametrize("status", [302, 409, 500])
@@ -224,6 +225,46 @@ async def test_what_a_person_knows_stands_in_for_what_is_not_kept(
     assert service.bodies == [b"charge=ch_9&metadata%5Bcall%5D=c1"]
     (row,) = running.rows("call.intent")[-1:]
     assert row["detail"] == "agreed; response.id was given as ch_9"
+
+
+async def test_what_is_known_is_not_given_otherwise(running: Controlled, service: Service) -> None:
+    await wrote(running, "c1")
+    name = await incident(running)
+    for given in ("response.id=ch_other", "call=zzz", "made=yes"):
+        await typed(name, "--do", "c1", "--set", given, code=3)
+    assert service.asked == []
+
+
+async def test_a_write_in_doubt_is_undone_by_a_persons_word_alone(
+    running: Controlled, service: Service
+) -> None:
+    await wrote(running, "c1", status=409, answer={"id": "ch_innocent"})
+    name = await incident(running)
+    await typed(name, "--do", "all", code=3)
+    await typed(name, "--do", "c1", "--set", "made=yes", code=3)
+    assert service.asked == []
+    await typed(name, "--do", "c1", "--set", "made=yes", "--set", "response.id=ch_1")
+    assert service.bodies == [b"charge=ch_1&metadata%5Bcall%5D=c1"]
+
+
+async def test_what_did_nothing_hides_no_write(
+    running: Controlled, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compensations, "READY_MAX", 1)
+    monkeypatch.setattr(compensations, "LISTED_MAX", 1)
+    await wrote(running, "c1")
+    await wrote(running, "c2")
+    for number in range(4):
+        await wrote(running, f"x{number}", status=422)
+    name = await incident(running)
+    told = await typed(name, "--do", "all", code=3)
+    assert "1 write of 1 undone" in told.stdout
+    assert f"older ones follow: pullcord incident compensate {name} --do all" in told.stdout
+    await typed(name, "--do", "c1")
+    assert [body.decode().split("&")[0] for body in service.bodies] == [
+        *("charge=ch_c2", "charge=ch_c1"),
+    ]
+    assert "0 writes of 0 undone" in (await typed(name, "--do", "all")).stdout
 
 
 async def test_only_writes_of_the_incident_are_undone(

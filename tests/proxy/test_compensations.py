@@ -115,3 +115,16 @@ async def test_without_its_answer_or_its_credentials_a_write_is_not_undone(
     assert "its answer is kept no more, and nothing was traced" in step["why"]
     await typed(name, "--do", "c1", code=3)
     assert service.asked == []
+
+
+async def test_an_answer_that_may_name_what_another_made_is_verified_first(
+    running: Controlled,
+) -> None:
+    params = {"name": "contacts.add", "arguments": {"name": "Ann"}}
+    body = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
+    result = {"isError": True, "content": [], "structuredContent": {"id": 41}}
+    answer = {"jsonrpc": "2.0", "id": 7, "result": result}
+    await wrote(running, "c1", status=409, answer={"id": "ch_innocent"})
+    await wrote(running, "c2", status=303, answer={"id": "ch_innocent"})
+    await wrote(running, "c3", "/mcp", body=json.dumps(body), answer=answer)
+    assert set((await states(await incident(running))).values()) == {"verify"}

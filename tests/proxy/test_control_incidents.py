@@ -61,11 +61,12 @@ async def test_one_is_shown_with_its_rows_and_what_to_do_next(running: Controlle
         *("incident.opened", "detector.tripped", "cord.pulled"),
     ]
     assert [cord["rule"] for cord in told["pulled"]] == ["halt:run:r1"]
+    since = "2027-01-15T08:00:00.000000Z"  # of the calls that belong to it and to no other
     assert [step["command"] for step in told["next"]] == [
         f"pullcord incident ack {one['id']}",
         f"pullcord runbook {one['id']}",
         "pullcord status",
-        "pullcord ledger query root:r1",
+        f"pullcord ledger query root:r1 tenant:acme since:{since}",
         'pullcord resume run r1 --reason "..."',
         f'pullcord incident close {one["id"]} --reason "..."',
     ]

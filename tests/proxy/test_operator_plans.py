@@ -86,7 +86,9 @@ def test_a_value_of_the_request_is_taken_from_the_trace_or_from_who_asks() -> No
     verify = "{tool: list, query: {customer: '{request.customer}'}}"
     traced = plan(verify, request={"customer": "cus_1"})
     assert traced.target == "/v1/charges?customer=cus_1"
-    told = plan(verify, {"request.customer": "cus 2&x=y"}, {"customer": "cus_1"})
+    with pytest.raises(OperationError, match="is known, and is 'cus_1'"):
+        plan(verify, {"request.customer": "cus_2"}, {"customer": "cus_1"})
+    told = plan(verify, {"request.customer": "cus 2&x=y"})
     assert told.target == "/v1/charges?customer=cus%202%26x%3Dy"
     with pytest.raises(OperationError, match="customer is not kept"):
         plan(verify)

@@ -105,3 +105,35 @@ def test_the_trace_is_asked_for_either_side_and_what_it_masked_is_told(tmp_path:
     reader.close()
     with pytest.raises(Untold, match="nothing was traced"):
         in_trace(None, "c1", Side.REQUEST)
+
+
+@pytest.mark.parametrize(
+    "media_type, query, body",
+    [
+        (FORM, "", b"charge=ch_own&ch]arge=ch_innocent"),
+        (FORM, "", b"charge=ch_own&charge=ch_innocent"),
+        (FORM, "?charge=ch_own", b"charge=ch_innocent"),
+        (JSON[0][1], "", b'{"charge":"ch_own","charge":"ch_innocent"}'),
+        (JSON[0][1], "", b'{"Charge":"ch_own","charge":"ch_innocent"}'),
+        ("text/plain", "", b'{"charge":"ch_innocent"}'),
+    ],
+)
+def test_what_an_agent_sent_in_two_ways_is_not_known(
+    tmp_path: Path, media_type: str, query: str, body: bytes
+) -> None:
+    store = TraceStore.open(tmp_path, b"k" * 32, lambda: 1)
+    start, head = f"POST https://pay.example/v1{query}", (("Content-Type", media_type),)
+    store.keep(
+        [
+            Caught(
+                "c1", Side.REQUEST, 1, "r1", "acme", "pay", "", "full", start, head, body,
+                len(body),
+            )
+        ]
+    )  # fmt: skip
+    store.close()
+    reader = open_trace(tmp_path)
+    assert reader is not None
+    with pytest.raises(Untold):
+        value(in_trace(reader, "c1", Side.REQUEST), "charge", "the request")
+    reader.close()

@@ -82,7 +82,7 @@ def rolls_back(config: Path, script: str) -> None:
 
 def test_it_is_refused_before_anything_stands(world: World) -> None:
     told(world, ALERT)
-    with pytest.raises(OperationError, match=r"nothing stands over it.*pullcord runbook "):
+    with pytest.raises(OperationError, match=r"does not stop it.*pullcord runbook "):
         plan(world)
     world.store.pull(Pull(Level.HALT, Scope.GLOBAL, "", "", "ann", world.now_us))
     assert plan(world).stays
@@ -122,6 +122,31 @@ def test_wider_cords_and_those_on_a_release_stay(world: World) -> None:
         *("halt:global", "halt:tenant:acme", "halt:release:v7"),
     }
     assert (made.bad, made.stands) == ("v7", True)
+
+
+def test_what_stands_for_something_else_stays(world: World) -> None:
+    """A tool that somebody stopped meanwhile, and a run below it."""
+    told(world)
+    for scope, subject in ((Scope.TOOL, "pay"), (Scope.TOOL, "r1/pay"), (Scope.RUN, "kid")):
+        world.store.pull(Pull(Level.HALT, scope, subject, "bank", "ann", world.now_us))
+    made = plan(world)
+    assert [cord.rule for cord in made.resumes] == ["halt:run:r1"]
+    assert {cord.rule for cord in made.stays} == {"halt:tool:pay", "halt:tool:r1/pay"}
+
+
+def test_a_run_that_was_stopped_for_another_one_stays(world: World) -> None:
+    """Each run of a tool's incident has its cord by the detectors; what is released and pulled
+    again is another pull."""
+    for run in ("r1", "r2"):
+        told(world, detector="write_spike", run=run)
+    one = the_one(world)
+    assert (one.kind, one.runs) == ("tool", ("r1", "r2"))
+    assert [cord.rule for cord in plan(world).resumes] == ["halt:run:r1", "halt:run:r2"]
+    world.store.release(Level.HALT, Scope.RUN, "r1", reason="ok", actor="ann", at_us=world.now_us)
+    with pytest.raises(OperationError, match="does not stop it"):
+        plan(world)
+    world.store.pull(Pull(Level.HALT, Scope.RUN, "r1", "bank", "ann", world.now_us))
+    assert [cord.rule for cord in plan(world).stays] == ["halt:run:r1"]
 
 
 def test_a_release_that_is_known_to_be_good_is_none_to_halt(world: World) -> None:

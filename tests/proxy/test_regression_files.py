@@ -10,7 +10,8 @@ import pytest
 from policies.document import MistakenFileError
 from proxy import regression_files as files
 from proxy.regression import judged, policy_in
-from proxy.regression_files import RegressionError, read
+from proxy.regression_files import read
+from proxy.regression_folder import RegressionError
 from tests.proxy.exporting import exported, typed
 from tests.proxy.runaway import FEW, refunded
 

@@ -87,6 +87,20 @@ async def test_an_answer_without_a_body_has_none(status: int) -> None:
         assert await asked(f"{at}/v1/refunds") == (status, "")
 
 
+async def test_headers_that_break_the_answer_are_not_sent() -> None:
+    """Anybody may have written the file."""
+    broken = [["x-a", "1\r\nx-b: 2"], ["", "x"], ["x\0", "x"], ["Content-Length", "many"],
+              ["transfer-encoding", "chunked"], ["x-good", "yes"]]  # fmt: skip
+    async with (
+        served([an_answer("whole \ud800", headers=broken)]) as at,
+        aiohttp.ClientSession() as session,
+        session.post(f"{at}/v1/refunds") as answer,
+    ):
+        assert (answer.status, await answer.text()) == (200, "whole ?")
+        assert answer.headers["x-good"] == "yes"
+        assert not {"x-a", "x-b"} & {name.lower() for name in answer.headers}
+
+
 def test_answers_are_taken_out_of_the_trace(tmp_path: Path) -> None:
     """Redacted there; what only fits the bytes of then is left out."""
     made = Runaway(tmp_path)

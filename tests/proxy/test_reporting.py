@@ -10,6 +10,7 @@ from policies.call import Identity
 from policies.decide import decide_undo
 from policies.policy import UNDO_RUN, Policy
 from policies.verdict import Action, Level, Scope
+from proxy import report_actions
 from proxy.report_chart import SLOTS
 from proxy.report_html import page
 from proxy.report_parts import Cell, Command, Paragraph, Ref, Said, Section, Table
@@ -219,3 +220,11 @@ def test_what_was_undone_is_told_with_its_state(world: World) -> None:
     told = said(world, "Undo")
     assert "1 call to undo writes; 1 write undone." in told
     assert f"{first} {undo.call_id}" in told
+
+
+def test_a_call_to_undo_that_the_tool_declined_undid_nothing() -> None:
+    counts = {"by_state": [], "by_reversibility": [{"reversibility": "compensable", "done": 1}]}
+    declined = {"id": "u1", "undoes": "c1", "state": "done", "status": 402}
+    facts = {"incident": {"id": "i"}, "scope": {"writes": counts}, "undo": [declined]}
+    told = [what for what, _ in report_actions._settled(facts)]
+    assert [what.split()[0] for what in told] == ["Undo", "Look"]

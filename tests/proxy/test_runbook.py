@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ledger.connection import open_reader
 from ledger.open_incidents import Incident
 from policies.document import MistakenFileError
+from policies.load import load
 from policies.runbook import COUNTS, EVIDENCE, FACTS, PLACES, TEXT, Book, State
 from policies.verdict import Action, Level, Pull, Reason, Scope, Verdict
-from proxy import walking
+from proxy import compensations, walking
 from proxy.incident_acts import stepped
-from proxy.incidents import named
+from proxy.incidents import named, shown
+from proxy.operations import OperationError, cord_name
 from proxy.runbook import FILE, book, covering, next_action, usable
 from proxy.walking import Sheet, as_json, look
 from tests.ledger.findings import ALERT, the_one, told
@@ -89,39 +92,65 @@ RUN = Incident(
 )
 
 
-@pytest.mark.parametrize(
-    "pulled, covers",
-    [
-        (cord(Scope.RUN, "r1"), True),
-        (cord(Scope.RUN, "r1", Level.FREEZE), True),
-        (cord(Scope.RUN, "r1", Level.THROTTLE), False),
-        (cord(Scope.RUN, "kid"), False),
-        (cord(Scope.RUN, "r2"), False),
-        (cord(Scope.GLOBAL, ""), True),
-        (cord(Scope.TENANT, "acme"), True),
-        (cord(Scope.TENANT, "bolt"), False),
-        (cord(Scope.RELEASE, "v7"), True),
-        (cord(Scope.TOOL, "pay"), False),
-        (cord(Scope.TOOL, "r1/pay"), False),
-    ],
-    ids=lambda value: value.rule if isinstance(value, Pull) else str(value),
-)
-def test_what_stops_a_run(pulled: Pull, covers: bool) -> None:
-    assert bool(covering(RUN, [pulled], set())) is covers
-    if pulled.level is not Level.THROTTLE:
-        assert covering(RUN, [pulled], {pulled.rule}) == [pulled], "it was pulled for it"
+TABLE: dict[str, Any] = yaml.safe_load((ROOT / "tests/cases/contained.yaml").read_text())
 
 
-def test_what_stops_a_tool_is_not_what_stops_its_first_run() -> None:
-    tool = replace(RUN, kind="tool", name="pay")
-    assert covering(tool, [cord(Scope.TOOL, "pay")], set())
-    assert not covering(tool, [cord(Scope.RUN, "r1"), cord(Scope.RELEASE, "v7")], set())
+@pytest.mark.parametrize("case", TABLE["cases"].values(), ids=list(TABLE["cases"]))
+def test_what_stops_it(case: dict[str, Any]) -> None:
+    about = {**TABLE["incident"], **case.get("about", {})}
+    one = replace(RUN, **{**about, "runs": tuple(about["runs"])})
+    cords = [as_told(text, case.get("actor", "ann")) for text in case["cords"]]
+    policy = load(POLICY_OF_CORDS) if case.get("policy") else None
+    assert [found.rule for found in covering(one, cords, policy)] == case["covers"]
+
+
+POLICY_OF_CORDS = f"""\
+version: 1
+halted: {{tenants: [umbrella]}}
+releases: {{known_good: {TABLE["known_good"]}}}
+"""
+
+
+def as_told(text: str, actor: str) -> Pull:
+    rule, _, releases = text.partition(" but ")
+    level, scope, *subject = rule.split(":", 2)
+    passing = (releases,) if releases else ()
+    return Pull(Level(level), Scope(scope), "".join(subject), "", actor, 1, but_releases=passing)
+
+
+def contained(one: Incident, *cords: Pull) -> None:
+    pulls = {cord_name(cord): cord for cord in cords}
+    compensations.check_contained(one, load("version: 1"), pulls)
+
+
+def test_nothing_is_undone_while_a_part_of_it_may_go_on() -> None:
+    contained(RUN, cord(Scope.RUN, "r1"))
+    for narrower in (cord(Scope.RUN, "kid"), cord(Scope.TOOL, "r1/pay")):
+        with pytest.raises(OperationError, match=r"not contained.*pullcord halt run r1"):
+            contained(RUN, narrower)
+
+
+def test_nothing_is_undone_of_what_was_too_much_to_have_an_incident_each() -> None:
+    """Healthy runs are in it. What a person opened over a tenant is as wide as was meant."""
+    many = replace(RUN, kind="tenant", name="acme")
+    with pytest.raises(OperationError, match=r"healthy runs.*pullcord incident open --run R"):
+        contained(many, cord(Scope.TENANT, "acme"))
+    contained(replace(many, opened_by="ann"), cord(Scope.TENANT, "acme"))
+
+
+def test_a_cord_below_the_root_is_shown_and_the_root_is_to_be_stopped(world: World) -> None:
+    """Which an agent may bring about by a child that loops."""
+    told(world, run="kid", root="r1", cord=(Scope.RUN, "kid"))
+    assert action(world)["command"] == "pullcord halt run r1"
+    with reading(world) as reader:
+        answer = shown(reader, the_one(world).id[:8])
+    assert [one["rule"] for one in answer["pulled"]] == ["halt:run:kid"]
 
 
 def test_what_nothing_stops_is_stopped_first(world: World) -> None:
     told(world, ALERT)
     assert action(world) == {
-        "what": "nothing is stopped; stop it",
+        "what": "it is not stopped; stop it",
         "command": "pullcord halt run r1",
     }
 
@@ -255,6 +284,26 @@ def test_a_write_after_the_cord_is_a_leak(world: World) -> None:
     page = sheet(world, one.id).to_do
     assert page is not None
     assert (page.walked.step.name, page.command) == ("leaks", "pullcord halt global")
+
+
+def test_effects_after_a_persons_cord_are_counted(world: World) -> None:
+    told(world, ALERT)
+    world.wait(1)
+    world.store.pull(replace(cord(Scope.RUN, "r1"), at_us=world.now_us))
+    world.judge = lambda *_: Verdict(Action.ALLOW, Reason.ALLOWED, "a fault of ours")
+    world.wait(1)
+    world.decided(world.ask())
+    assert sheet(world, the_one(world).id).facts["effects_after_pull"] == 1
+
+
+def test_what_passed_a_cord_of_the_policy_is_not_known(world: World) -> None:
+    """The record does not tell since when it stands."""
+    told(world, ALERT)
+    start = the_one(world).id
+    assert sheet(world, start).facts["effects_after_pull"] == 0
+    with reading(world) as reader:
+        found = look(reader, the_one(world), book(None), load("version: 1\nhalted: {global: true}"))
+    assert (found.facts["contained"], found.facts["effects_after_pull"]) == (True, None)
 
 
 def test_a_closed_one_is_reported_and_not_stopped_again(busy: World) -> None:
