@@ -45,9 +45,9 @@ def main(arguments: list[str]) -> int:
     settings = Settings.model_validate_json(told)
     try:
         if kind == "decider":
-            asyncio.run(_decide(settings, where))
+            process.serve(_decide(settings, where))
         else:
-            asyncio.run(_engine(settings, int(where)))
+            process.serve(_engine(settings, int(where)))
     except (ControlError, LedgerError, PolicyError, OSError) as error:
         _say(f"{kind}: {error}")
         return UNUSABLE

@@ -1,14 +1,42 @@
 """Processes of ours as the kernel knows them: a number alone may have been given to another."""
 
+import asyncio
 import contextlib
 import gc
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from ledger.records import Worker
+
+
+HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""The signals that a process of ours obeys while it serves."""
+
+
+def serve[Result](main: Coroutine[Any, Any, Result]) -> Result:
+    """As `asyncio.run`, for a process that ends after it and obeys HEEDED until then.
+
+    A second request to end, while the loop closes, would meet half of it: a traceback about its
+    closed pipe, or death by the signal in place of the exit code. From the end of `main` on they
+    are ignored, by every thread.
+    """
+
+    async def until_it_ends() -> Result:
+        try:
+            return await main
+        finally:
+            loop = asyncio.get_running_loop()
+            signal.pthread_sigmask(signal.SIG_BLOCK, HEEDED)
+            for number in HEEDED:
+                loop.remove_signal_handler(number)  # which closing it would do, to the default
+                signal.signal(number, signal.SIG_IGN)
+
+    return asyncio.run(until_it_ends())
 
 
 def settle_heap() -> None:

@@ -140,7 +140,7 @@ def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; SIGUSR1 halts everything. Returns the exit code."""
     logs.configure(sys.stderr)
     try:
-        asyncio.run(_until_signalled(settings))
+        process.serve(_until_signalled(settings))
     except Stopped as stopped:
         log.info("proxy.stopping", told=str(stopped))
     return 0

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from policies.load import load_file
-from proxy import logs
+from proxy import logs, process
 from proxy.listening import StartError, address_of, bind, greeting
 from proxy.settings import Settings
 
@@ -136,7 +136,7 @@ def run(settings: Settings) -> int:
     policy = load_file(settings.policy_file)
     with bind(settings.listen) as listener:
         told = f"{policy.source} ({policy.digest[:12]})"
-        return asyncio.run(_supervised(settings, listener, told))
+        return process.serve(_supervised(settings, listener, told))
 
 
 async def _supervised(settings: Settings, listener: socket.socket, policy: str) -> int:

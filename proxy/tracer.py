@@ -25,7 +25,7 @@ from ledger.trace import TraceStore
 from ledger.trace_schema import DATABASE
 from ledger.traced import Caught, Side
 from policies.policy import Redaction
-from proxy import logs
+from proxy import logs, process
 from proxy.catching import Fields
 from proxy.clock import SystemClock
 from proxy.control_socket import ControlError, bound, peer_uid
@@ -206,7 +206,7 @@ def main(arguments: list[str]) -> int:
     settings = json.loads(told)
     data = Path(settings["data"])
     tracer = Tracer(data, settings["keep_days"], settings["keep_bytes"])
-    asyncio.run(_serve(tracer, data))
+    process.serve(_serve(tracer, data))
     return os.EX_OK
 
 

@@ -65,3 +65,29 @@ def test_what_was_built_before_is_left_out_of_later_collections():
         assert len(gc.get_objects()) < 1_000
     finally:
         gc.unfreeze()
+
+
+SERVING = """
+import asyncio, os, signal, sys, threading
+from proxy import process
+
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+async def main():
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    for number in process.HEEDED:
+        loop.add_signal_handler(number, asked.set)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asked.wait()
+    return 7
+
+code = process.serve(main())
+for number in process.HEEDED:
+    os.kill(os.getpid(), number)
+sys.exit(code)
+"""
+
+
+def test_whoever_asks_again_while_it_ends_changes_nothing():
+    ended = subprocess.run([sys.executable, "-c", SERVING], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (7, b"")
