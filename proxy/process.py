@@ -13,7 +13,6 @@ from typing import Any
 
 from ledger.records import Worker
 
-
 HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """The signals that a process of ours obeys while it serves."""
 
