@@ -27,7 +27,9 @@ tools:
   mail.send: {match: {host: mail.example, method: POST}, effect: write}
   local: {match: {host: 127.0.0.1, port: PORT}, allow_addresses: [127.0.0.0/8]}
 """
-PROGRAM = (sys.executable, "-c", "from proxy.cli.main import main; main()")
+# As in a terminal, also where what began the tests had Ctrl-C ignored.
+HEARD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+PROGRAM = (sys.executable, "-c", f"{HEARD}; from proxy.cli.main import main; main()")
 START_SECONDS = 30.0
 
 pytestmark = pytest.mark.slow
