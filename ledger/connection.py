@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from ledger.errors import Kind, LedgerBusy, LedgerError, LedgerUnavailable, unavailable
-from ledger.sqlite import sqlite3
+from ledger.sqlite import STATEMENTS_KEPT, sqlite3
 
 DATABASE = "ledger.db"
 LOCK = "ledger.lock"
@@ -55,7 +55,12 @@ def open_file(path: Path, busy_seconds: float = 5.0) -> sqlite3.Connection:
     _check_plain(path)
     try:
         conn = sqlite3.connect(
-            uri, uri=True, isolation_level=None, timeout=busy_seconds, check_same_thread=False
+            uri,
+            uri=True,
+            isolation_level=None,
+            timeout=busy_seconds,
+            check_same_thread=False,
+            cached_statements=STATEMENTS_KEPT,
         )
         try:
             conn.execute("PRAGMA query_only=ON")
@@ -130,7 +135,11 @@ class Writer:
     def _connect(self, busy_seconds: float) -> sqlite3.Connection:
         try:
             conn = sqlite3.connect(
-                self._path, isolation_level=None, timeout=busy_seconds, check_same_thread=False
+                self._path,
+                isolation_level=None,
+                timeout=busy_seconds,
+                check_same_thread=False,
+                cached_statements=STATEMENTS_KEPT,
             )
         except sqlite3.Error as error:
             raise unavailable(error, self._path) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ledger.connection import open_file
 from ledger.errors import Kind, LedgerError, LedgerUnavailable, unavailable
-from ledger.sqlite import sqlite3
+from ledger.sqlite import STATEMENTS_KEPT, sqlite3
 
 DATABASE = "trace.db"
 APPLICATION_ID = 0x70637472  # "pctr": whose file it is
@@ -135,7 +135,11 @@ def open_writer(data: Path, busy_seconds: float = 5.0) -> sqlite3.Connection:
         raise TraceUnavailable(Kind.OTHER, str(error)) from error
     try:
         conn = sqlite3.connect(
-            path, isolation_level=None, timeout=busy_seconds, check_same_thread=False
+            path,
+            isolation_level=None,
+            timeout=busy_seconds,
+            check_same_thread=False,
+            cached_statements=STATEMENTS_KEPT,
         )
     except sqlite3.Error as error:
         raise unusable(error, path) from error

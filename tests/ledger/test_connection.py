@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ledger.connection import open_reader
 from ledger.errors import Kind, LedgerBusy, LedgerUnavailable
 from ledger.queries import calls
-from ledger.sqlite import sqlite3
+from ledger.sqlite import STATEMENTS_KEPT, sqlite3
 from policies.verdict import Action
 from tests.ledger.world import VAULT_KEY, World, a_ceiling, a_policy, a_pull
 
@@ -58,6 +59,34 @@ def test_every_connection_has_the_pragmas(world: World) -> None:
         "auto_vacuum": 2,
     }
     assert {name: world.conn.execute(f"PRAGMA {name}").fetchone()[0] for name in wanted} == wanted
+
+
+def test_what_a_start_runs_pushes_no_statement_of_a_call_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pysqlite3 drops those used least so far, which would be the newest."""
+    told: set[str] = set()
+    kept: list[int] = []
+    connect = sqlite3.connect
+
+    class Counting(sqlite3.Connection):
+        def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
+            told.add(sql)
+            return super().execute(sql, *rest)
+
+    def counting(*place: Any, cached_statements: int = 0, **rest: Any) -> sqlite3.Connection:
+        kept.append(cached_statements)
+        return connect(*place, cached_statements=cached_statements, factory=Counting, **rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite3, "connect", counting)
+        world = World(tmp_path)
+        at_start = len(told)
+        world.decided(world.ask())
+        world.settle("a")
+        world.store.close()
+    assert STATEMENTS_KEPT in kept
+    assert at_start < len(told) < STATEMENTS_KEPT
 
 
 def test_a_second_store_is_told_who_owns_the_folder(world: World) -> None:
