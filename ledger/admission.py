@@ -7,7 +7,7 @@ allowed write over a live claim, a replay of nothing) is a refusal.
 from collections.abc import Callable
 from dataclasses import replace
 
-from ledger import claims, following, holds, steps
+from ledger import claims, following, holds, steps, trials
 from ledger.batch import Batch, Held
 from ledger.claims import Met, Slot
 from ledger.records import Answer, Ask, Decision, Hold
@@ -48,9 +48,16 @@ class Admission:
             facts = self._facts()
             identity = facts.identity
             verdict = judge(self._policy, self._ask.call, facts)
+            place = trials.place(facts.pulls, verdict, identity, self._policy)
+            if place is not None:
+                facts = replace(facts, pulls=place.pulls)
+                after = judge(self._policy, self._ask.call, facts)
+                verdict = verdict if after.action is Action.REFUSE else after
             if verdict.action is Action.HOLD:
                 verdict = self._answered(verdict, facts, judge)
             verdict = self._watched(self._consistent(verdict, identity))
+            if place is not None and identity and verdict.action is not Action.REFUSE:
+                trials.take(self._batch, place, identity, self._ask.at_us)
             if verdict.action is Action.REPLAY:
                 verdict, answer = self._recalled(verdict)
         except sqlite3.Error:

@@ -122,11 +122,18 @@ SELECT {", ".join(queries.CALL_COLUMNS)} FROM calls WHERE id IN (
 """  # noqa: S608 - words of ours
 
 
+# By these a tool says that it did nothing. A conflict is none: it may speak of an earlier call.
+_DECLINING = frozenset(range(400, 500)) - {CONFLICT}
+DECLINED = "state = '{}' AND status IN ({})".format(
+    CallState.DONE.value, ", ".join(map(str, sorted(_DECLINING)))
+)
+"""What `is_declined` says, as a condition on what has a call's columns."""
+
+
 def is_declined(call: Row) -> bool:
-    """Whether a call that is done was answered by a refusal: nothing was done. A conflict is none:
-    it may speak of an earlier one. Asks for `state` and `status`, and nowhere else is it said."""
-    status = call["status"] or 0
-    return call["state"] == CallState.DONE and 400 <= status < 500 and status != CONFLICT
+    """Whether a call that is done was answered by a refusal: nothing was done. Asks for `state` and
+    `status`, and nowhere else is it said."""
+    return call["state"] == CallState.DONE and call["status"] in _DECLINING
 
 
 def undid(attempt: Row) -> bool:
@@ -134,16 +141,18 @@ def undid(attempt: Row) -> bool:
     return attempt["state"] == CallState.DONE and not is_declined(attempt)
 
 
-def undone_calls(reader: sqlite3.Connection, incident_id: str, tenant: str = "") -> set[str]:
-    """The ids of the writes that were undone for an incident, of one tenant where it is named."""
-    found = queries.rows(reader, _UNDOING, (incident_id, tenant, tenant))
+def undone_calls(reader: sqlite3.Connection, since_us: int) -> set[str]:
+    """The ids of the writes that were undone since then, for whatever incident."""
+    first = queries.first_decided(reader, since_us - queries.DISORDER_US)
+    found = queries.rows(reader, _UNDOING, (RULE, RULE, first))
     return {row["rule"].removeprefix(RULE) for row in found if undid(row)}
 
 
 _UNDOING = f"""
-SELECT e.rule, c.state, c.status FROM event e CROSS JOIN calls c ON c.id = e.call_id
-WHERE e.incident = ? AND e.type = '{EventType.INTENT}' AND e.rule LIKE '{RULE}%'
-AND (? = '' OR e.tenant = ?)
+SELECT e.rule, c.state, c.status FROM event e INDEXED BY event_act
+CROSS JOIN calls c ON c.id = e.call_id
+WHERE e.actor IS NOT NULL AND e.type = '{EventType.INTENT}'
+AND e.rule >= ? AND e.rule < ? || char(1114111) AND e.seq >= ?
 """  # noqa: S608 - words of ours
 
 

@@ -3,6 +3,7 @@
 What a cord means for a call is judged elsewhere (policies/decide.py).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ import orjson
 from ledger.errors import LedgerError
 from ledger.redact import check_storable
 from ledger.sqlite import sqlite3
-from policies.verdict import Level, Pull, Scope
+from policies.verdict import Level, Pull, Scope, Trial
 
 CordName = tuple[Level, Scope, str]
 
@@ -31,6 +32,7 @@ def load(conn: sqlite3.Connection) -> dict[CordName, Pull]:
 
 def from_row(row: Mapping[str, Any]) -> Pull:
     """A cord from its row; one of before step 0002 has no end and lets no release pass."""
+    releases, trial = _passing(orjson.loads(row.get("but_releases", "[]")))
     return Pull(
         level=Level(row["level"]),
         scope=Scope(row["scope"]),
@@ -39,8 +41,23 @@ def from_row(row: Mapping[str, Any]) -> Pull:
         actor=row["actor"],
         at_us=row["at_us"],
         until_us=row.get("until_us"),
-        but_releases=tuple(orjson.loads(row.get("but_releases", "[]"))),
+        but_releases=releases,
+        trial=trial,
     )
+
+
+def _passing(kept: Any) -> tuple[tuple[str, ...], Trial | None]:
+    """Who passes it: the column holds a list of releases, or both where some runs go first."""
+    if isinstance(kept, list):
+        return tuple(kept), None
+    trial = kept["trial"]
+    return tuple(kept["releases"]), Trial(**{**trial, "runs": tuple(trial["runs"])})
+
+
+def _kept(pull: Pull) -> Any:
+    if pull.trial is None:
+        return pull.but_releases
+    return {"releases": pull.but_releases, "trial": pull.trial}
 
 
 def check(pull: Pull) -> None:
@@ -66,27 +83,48 @@ def tightened(standing: Pull | None, pull: Pull) -> Pull | None:
     ends = (standing.until_us, pull.until_us)
     until_us = None if ends[0] is None or ends[1] is None else max(ends[0], ends[1])
     both = tuple(item for item in standing.but_releases if item in pull.but_releases)
-    if (until_us, both) == (standing.until_us, standing.but_releases):
+    if (until_us, both, None) == (standing.until_us, standing.but_releases, standing.trial):
         return None
-    return replace(pull, until_us=until_us, but_releases=both)
+    return replace(pull, until_us=until_us, but_releases=both, trial=None)
 
 
 def narrowed(standing: Pull, releases: tuple[str, ...]) -> Pull:
-    """The same cord, which lets these releases pass too."""
-    return replace(standing, but_releases=tuple(dict.fromkeys((*standing.but_releases, *releases))))
+    """The same cord, which lets these releases pass too; all of a release go where some went
+    first."""
+    passing = tuple(dict.fromkeys((*standing.but_releases, *releases)))
+    first = standing.trial
+    over = first is not None and first.release in passing
+    return replace(standing, but_releases=passing, trial=None if over else first)
 
 
-_NARROWED_BY = " may pass: "
+_ALL, _FIRST = " may pass: ", " may pass by "
+_RUNS = re.compile(r"(?:no run|run (?P<runs>[A-Za-z0-9._~, -]+)) and (?P<places>\d+) more: ")
+IS_WHOLE = (
+    f"instr(detail, '{_ALL}') > 0 AND (instr(detail, '{_FIRST}') = 0 "
+    f"OR instr(detail, '{_ALL}') < instr(detail, '{_FIRST}'))"
+)
+"""Of the row of a narrowing, in SQL: whether all of a release may pass."""
 
 
 def told_narrowed(releases: tuple[str, ...], reason: str) -> str:
     """For the row of a narrowing; `narrowed_to` reads it."""
-    return f"{', '.join(releases)}{_NARROWED_BY}{reason}"
+    return f"{', '.join(releases)}{_ALL}{reason}"
 
 
-def narrowed_to(detail: str) -> tuple[str, ...]:
-    """The releases that the row of a narrowing names."""
-    return tuple(detail.partition(_NARROWED_BY)[0].split(", "))
+def told_tried(trial: Trial, reason: str) -> str:
+    """The same where some runs go first."""
+    runs = f"run {', '.join(trial.runs)}" if trial.runs else "no run"
+    return f"{trial.release}{_FIRST}{runs} and {trial.places} more: {reason}"
+
+
+def narrowed_to(detail: str) -> tuple[tuple[str, ...], Trial | None]:
+    """The releases that the row of a narrowing names, or the runs of one that go first."""
+    release, _, first = detail.partition(_FIRST)
+    found = _RUNS.match(first)
+    if found is None or _ALL in release:
+        return tuple(detail.partition(_ALL)[0].split(", ")), None
+    runs = tuple((found["runs"] or "").split(", ")) if found["runs"] else ()
+    return (), Trial("", release, runs, int(found["places"]), 0)
 
 
 def write(conn: sqlite3.Connection, pull: Pull) -> None:
@@ -101,7 +139,7 @@ def write(conn: sqlite3.Connection, pull: Pull) -> None:
             pull.actor,
             pull.at_us,
             pull.until_us,
-            orjson.dumps(pull.but_releases).decode(),
+            orjson.dumps(_kept(pull)).decode(),
         ),
     )
 

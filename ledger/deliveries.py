@@ -3,6 +3,9 @@
 What is due follows from the incidents themselves, so that nothing is lost however the sender ends:
 a row here says that an event was delivered, or that it never will be. What ends between the two is
 sent again.
+
+A table of an older version has no row for an acknowledgement. So it is one of an alert, whose time
+is negative: that of the acknowledgement, below nought.
 """
 
 import json
@@ -25,6 +28,7 @@ LATE_SECONDS = 60  # what is told so late is still met by a look at what is new
 class Event(StrEnum):
     ALERT = "alert"
     TRIP = "trip"
+    ACKED = "acked"
     CLOSED = "closed"
 
 
@@ -32,7 +36,7 @@ class Event(StrEnum):
 class Incident:
     """One as it is now. `kind` and `name` say what it is about, `cord` what was pulled last, empty
     for nothing; `calls` are those that convinced the detector. `raised_us` is when it was last
-    worth telling again."""
+    worth telling again, `acked_us` when somebody has seen it; `owner` takes care of it."""
 
     id: str
     severity: str
@@ -50,17 +54,22 @@ class Incident:
     raised_us: int | None
     closed_us: int | None
     calls: tuple[str, ...]
+    acked_us: int | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
     """What a channel has to be told; `told` is what it was told of the same incident before,
-    `writes` how many its run has made lately, where that is known."""
+    `writes` how many its run has made lately, where that is known. `acks` is how many
+    acknowledgements it was told of, `threads` what that number was whenever it was told of more."""
 
     incident: Incident
     event: Event
     told: frozenset[str] = frozenset()
     writes: int | None = None
+    acks: int = 0
+    threads: tuple[int, ...] = (0,)
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -71,6 +80,8 @@ class Due:
         found = self.incident
         if found.closed_us is not None:
             return found.closed_us
+        if self.event is Event.ACKED and found.acked_us is not None:
+            return found.acked_us
         return found.opened_us if found.raised_us is None else found.raised_us
 
 
@@ -91,10 +102,10 @@ class Delivery:
 
 _INCIDENT = (
     "i.id, i.severity, i.kind, i.name, i.tenant, i.run, i.tool, i.release, i.agent, i.detector, "
-    "i.why, i.rule, i.opened_us, i.raised_us, i.closed_us, i.evidence"
+    "i.why, i.rule, i.opened_us, i.raised_us, i.closed_us, i.evidence, i.acked_us, i.owner"
 )
 _TOLD = (
-    "SELECT group_concat(t.event) FROM delivery t "
+    "SELECT json_group_array(json_array(t.event, t.since_us)) FROM delivery t "
     "WHERE t.incident = i.id AND t.channel = :channel AND t.state = 'sent'"
 )
 _SINCE = "coalesce(i.raised_us, i.opened_us)"  # as the index has it
@@ -111,6 +122,7 @@ SELECT {_INCIDENT}, ({_TOLD}) FROM (
     AND NOT EXISTS (
         SELECT 1 FROM delivery d
         WHERE d.incident = i.id AND d.channel = :channel AND d.event = i.severity
+        AND d.since_us > 0
         AND (d.since_us >= {_SINCE} OR d.at_us > :together_us AND d.at_us <= :now_us)
     )
 ) i
@@ -118,11 +130,26 @@ ORDER BY i.severity = 'trip' DESC, i.turn, {_SINCE}, i.id LIMIT {DUE_MAX}
 """  # noqa: S608 - our own columns
 _CLOSED = f"""
 SELECT {_INCIDENT}, ({_TOLD}) AS told FROM incident i
-WHERE i.closed_us >= :old_us AND told IS NOT NULL AND NOT EXISTS (
+WHERE i.closed_us >= :old_us AND told <> '[]' AND NOT EXISTS (
     SELECT 1 FROM delivery d
     WHERE d.incident = i.id AND d.channel = :channel AND d.event = 'closed'
 )
 ORDER BY i.closed_us LIMIT {DUE_MAX}
+"""  # noqa: S608
+# People's acts are few, and an index has them by type. Who was told of it since the acknowledgement
+# before is told of this one, unless it got worse meanwhile.
+_ACKED = f"""
+SELECT {_INCIDENT}, ({_TOLD}) FROM incident i
+WHERE i.id IN (
+    SELECT incident FROM event INDEXED BY event_act
+    WHERE actor IS NOT NULL AND type = 'incident.acked' AND at_us >= :old_us
+) AND i.state = 'open' AND i.acked_us >= :old_us AND i.acked_us >= {_SINCE} AND EXISTS (
+    SELECT 1 FROM delivery d
+    WHERE d.incident = i.id AND d.channel = :channel AND d.state = 'sent' AND d.since_us > (
+        SELECT coalesce(-min(a.since_us), 0) FROM delivery a
+        WHERE a.incident = i.id AND a.channel = :channel AND a.event = 'alert' AND a.since_us < 0
+    )
+) ORDER BY i.acked_us LIMIT {DUE_MAX}
 """  # noqa: S608
 _STANDING = f"""
 SELECT {_INCIDENT} FROM incident i
@@ -134,11 +161,13 @@ ORDER BY i.id LIMIT {STANDING_MAX}
 """  # noqa: S608
 
 
-def due(conn: sqlite3.Connection, channel: str, now_us: int, from_us: int = 0) -> list[Due]:
+def due(
+    conn: sqlite3.Connection, channel: str, now_us: int, from_us: int = 0, *, acks: bool = False
+) -> list[Due]:
     """What a channel has to be told now: trips first, and tenant by tenant, so that none waits
     behind many of another. Of an open incident it is told how bad it is, unless somebody has
-    acknowledged it so; of a closed one, that it is over, if it was told of it at all. What is older
-    than `from_us` is not looked at."""
+    acknowledged it so, and of that with `acks`; of a closed one, that it is over, if it was told of
+    it at all. What is older than `from_us` is not looked at."""
     given = {
         "channel": channel,
         "now_us": now_us,
@@ -146,12 +175,25 @@ def due(conn: sqlite3.Connection, channel: str, now_us: int, from_us: int = 0) -
         "old_us": max(from_us, now_us - GIVE_UP_SECONDS * 1_000_000 + 1),
         "together_us": now_us - TOGETHER_SECONDS * 1_000_000,
     }
+    looks = {_OPEN: None, _CLOSED: Event.CLOSED, **({_ACKED: Event.ACKED} if acks else {})}
     found = []
-    for *columns, told in (*conn.execute(_OPEN, given), *conn.execute(_CLOSED, given)):
-        one = _incident(columns)
-        event = Event(one.severity) if one.closed_us is None else Event.CLOSED
-        found.append(Due(one, event, frozenset((told or "").split(",")) - {""}))
+    for query, event in looks.items():
+        for *columns, told in conn.execute(query, given):
+            one = _incident(columns)
+            found.append(_due(one, event or Event(one.severity), json.loads(told)))
     return found
+
+
+def _due(one: Incident, event: Event, rows: list[tuple[str, int]]) -> Due:
+    acks = [-since_us for _, since_us in rows if since_us < 0]
+    told = {(name, since_us) for name, since_us in rows if since_us > 0}
+    return Due(
+        one,
+        event,
+        told=frozenset(name for name, _ in told),
+        acks=len(acks),
+        threads=tuple(sorted({sum(at_us < since_us for at_us in acks) for _, since_us in told})),
+    )
 
 
 def look_from(found: list[Due], now_us: int) -> int:
@@ -187,12 +229,12 @@ def record(conn: sqlite3.Connection, delivery: Delivery) -> None:
         (
             delivery.incident,
             delivery.channel,
-            delivery.event,
+            Event.ALERT if delivery.event is Event.ACKED else delivery.event,
             "sent" if delivery.sent else "failed",
             delivery.at_us,
             delivery.tries,
             delivery.error,
-            delivery.since_us,
+            -delivery.since_us if delivery.event is Event.ACKED else delivery.since_us,
         ),
     )
 
@@ -205,11 +247,15 @@ def told(conn: sqlite3.Connection, incident: str) -> list[Delivery]:
         (incident,),
     ).fetchall()
     return [
-        Delivery(one, channel, Event(event), since_us, bool(sent), at_us, tries, error)
+        Delivery(
+            *(one, channel, Event.ACKED if since_us < 0 else Event(event), abs(since_us)),
+            *(bool(sent), at_us, tries, error),
+        )
         for one, channel, event, since_us, sent, at_us, tries, error in rows
     ]
 
 
 def _incident(columns: Sequence[Any]) -> Incident:
-    values: tuple[Any, ...] = (*columns[:-1], tuple(json.loads(columns[-1])))
+    calls, *acked = columns[-3:]
+    values: tuple[Any, ...] = (*columns[:-3], tuple(json.loads(calls)), *acked)
     return Incident(*values)

@@ -65,18 +65,15 @@ _ACT: Columns = (
     *("type", "at_us", "call_id", "run", "tenant", "release", "tool", "rule", "actor", "detail"),
 )
 _UNDO: Columns = (*_DECISION, "actor", "incident")
-_FORGET: Columns = (*_ACT, "seen")
 _OF_INCIDENT: Columns = (*_ACT, "incident")
-_CLOSED: Columns = (*_ACT, "incident", "seen")
+_FORGET: Columns = (*_ACT, "incident", "seen")
 _OWN: Columns = (
     *("type", "at_us", "run", "tenant", "parent", "root", "agent", "release"),
     *("actor", "detail", "seen"),
 )
 _INSERTS = {
     columns: _insert(columns)
-    for columns in (
-        *(_DECISION, _UNDO, _OUTCOME, _RESOLVED, _ACT, _FORGET, _OF_INCIDENT, _CLOSED, _OWN),
-    )
+    for columns in (*(_DECISION, _UNDO, _OUTCOME, _RESOLVED, _ACT, _OF_INCIDENT, _FORGET, _OWN),)
 }
 
 _TYPE_AND_STATE: dict[Action, tuple[str, str]] = {
@@ -209,9 +206,11 @@ class Journal:
         at_us: int,
         call_id: str = "",
         incident: str = "",
+        anew: bool = False,
     ) -> None:
         """A cord pulled, narrowed or released. `call_id`: over which call a ceiling pulled it. One
-        that a detector pulled is released with a word to the detectors."""
+        that a detector pulled is released with a word to the detectors, and so it is when a person
+        narrows it (`anew`)."""
         subject = pull.names
         row: Row = (
             kind.value,
@@ -225,9 +224,9 @@ class Journal:
             actor,
             reason or None,
         )
-        if kind is EventType.RELEASED and is_detectors(pull):
+        if (anew or kind is EventType.RELEASED) and is_detectors(pull):
             told = _json(steps.forgotten_told(pull.scope, pull.subject))
-            self._rows.append((_FORGET, (*row, told), None))
+            self._rows.append((_FORGET, (*row, incident or None, told), None))
         else:
             self._rows.append(_act(row, incident))
 
@@ -291,7 +290,7 @@ class Journal:
             self._rows.append(_act(row, incident))
         else:
             told = _json(steps.forgotten_told(*forget))
-            self._rows.append((_CLOSED, (*row, incident or None, told), None))
+            self._rows.append((_FORGET, (*row, incident or None, told), None))
 
     def write(self, conn: sqlite3.Connection) -> None:
         """Write what waits. Early, where a read of the same transaction has to see it."""

@@ -17,8 +17,6 @@ SINCE_SECONDS = 3_600
 """Calls of so long before belong to an incident that a person opens, unless told since when."""
 PUBLIC = "public"
 """The rule of a note that those who are affected may read."""
-OVER = (Scope.RUN, Scope.TENANT, Scope.TOOL, Scope.RELEASE)
-"""What a person may open an incident over."""
 
 _DIGEST = re.compile(r"[0-9a-f]{16,128}")
 
@@ -28,6 +26,7 @@ class IncidentActs(Keeping):
     and give None where there is no such incident."""
 
     def incident(self, incident_id: str) -> Incident | None:
+        """As it is now, by its whole id."""
         with self._joined():
             return open_incidents.by_id(self._conn, incident_id)
 
@@ -40,16 +39,18 @@ class IncidentActs(Keeping):
         reason: str,
         actor: str,
         at_us: int,
+        *,
+        severity: Severity | None = None,
     ) -> tuple[Incident, bool]:
-        """The incident over this, and whether it is a new one; one that is open stays as it is.
+        """The incident over this, and whether it is a new one. To one that is open the reason is a
+        note; an alert becomes a trip where `severity` says so, else it stays as it is.
 
         `name` of a run is that of its root (incident_reads.subject). Calls since `since_us` (UTC
-        microseconds) belong to it, None: of the hour before. Raises LedgerError.
+        microseconds) belong to it, None: of the hour before. A new one is a trip unless `severity`
+        says otherwise. Raises LedgerError.
         """
         _check("an incident is opened by a named person with a reason", reason, actor, name)
         check_storable(tenant)
-        if kind not in OVER:
-            raise LedgerError(f"no incident is opened over {kind}")
         since_us = at_us - SINCE_SECONDS * 1_000_000 if since_us is None else since_us
         if since_us > at_us:
             raise LedgerError("an incident cannot begin in the future")
@@ -57,8 +58,9 @@ class IncidentActs(Keeping):
         with self._joined() as batch:
             standing = open_incidents.open_of(self._conn, key)
             if standing is not None:
-                return standing, False
+                return _opened_again(batch, standing, severity, reason, actor, at_us), False
             made = _made(key, redact(reason, batch.key), since_us, actor, at_us)
+            made = replace(made, severity=(severity or Severity.TRIP).value)
             batch.incidents.keep(key, Standing(made))
             detail = f"{incidents.about_words(made)}: {made.why}"
             _tell(batch, made, EventType.INCIDENT_OPENED, actor, detail, at_us)
@@ -169,7 +171,7 @@ class IncidentActs(Keeping):
                 return None
             if found.state != OPEN:
                 raise LedgerError(f"{found.closed_by} has closed it: {found.closed_because}")
-            if _wants_proof(found) and not waived.strip():
+            if wants_proof(found) and not waived.strip():
                 raise LedgerError(
                     "nothing shows yet that it cannot come again: "
                     f"pullcord incident export-test {found.id} --out DIR --prove; "
@@ -194,10 +196,28 @@ def _check(wanted: str, *words: str) -> None:
     check_storable(*words)
 
 
-def _wants_proof(incident: Incident) -> bool:
-    """Of what only alerted and stopped nothing there is nothing to prevent."""
+def wants_proof(incident: Incident) -> bool:
+    """Whether it is closed only with a proven regression test, or a reason why there is none. Of
+    what only alerted and stopped nothing there is nothing to prevent."""
     is_harmless = incident.severity == Severity.ALERT and not incident.rule
     return not (incident.proof or is_harmless)
+
+
+def _opened_again(
+    batch: Batch,
+    standing: Incident,
+    severity: Severity | None,
+    reason: str,
+    actor: str,
+    at_us: int,
+) -> Incident:
+    said, after = redact(reason, batch.key), standing
+    if severity is Severity.TRIP and standing.severity != Severity.TRIP:
+        raised_us = max(at_us, standing.told_since_us + 1, (standing.acked_us or 0) + 1)
+        after = replace(standing, severity=Severity.TRIP.value, raised_us=raised_us)
+        said = f"a trip from now on: {said}"
+    _tell(batch, after, EventType.INCIDENT_NOTED, actor, said, at_us)
+    return after
 
 
 def _made(key: Key, why: str, since_us: int, actor: str, at_us: int) -> Incident:

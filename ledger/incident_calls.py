@@ -19,15 +19,19 @@ from policies.verdict import Action
 LOOKED_BACK = 5_000  # rows of a run that are looked through for what its model said last
 
 _NAMES = ", ".join(CALL_COLUMNS)
-_DECIDED = ", ".join(
-    f"'{kind}'"
-    for kind in (EventType.INTENT, EventType.REFUSED, EventType.REPLAYED, EventType.HELD)
-)
-# Decisions alone, by the names that a filter knows. A call's outcome is looked up for its cost.
-_DECISIONS = f"""
-SELECT call_id AS id, at_us, tenant, run, parent, root, agent, release, tool, method, host, path,
-    effect, decision, reason, rule, seq
-FROM event WHERE type IN ({_DECIDED})
+# Decisions alone, by the names that a filter knows, and what the record holds of what was seen: as
+# the view `calls` has them, without what only an outcome tells. Of a call that was held and then
+# decided, how it was decided.
+DECISIONS = f"""
+SELECT call_id AS id, at_us, seq, tenant, run, parent, root, agent, release, tool, method, host,
+    path, effect, decision, reason, rule, state, status, key, replay_of, NULL AS policy, seen
+FROM event d
+WHERE type IN ('{EventType.INTENT}', '{EventType.REFUSED}', '{EventType.REPLAYED}',
+    '{EventType.HELD}')
+AND (type <> '{EventType.HELD}' OR NOT EXISTS (
+    SELECT 1 FROM event later WHERE later.call_id = d.call_id
+    AND later.type IN ('{EventType.INTENT}', '{EventType.REFUSED}', '{EventType.REPLAYED}')
+))
 """  # noqa: S608 - words of ours
 
 
@@ -46,7 +50,7 @@ def span(reader: sqlite3.Connection, chosen: Filter) -> Span | None:
 
     def at_us(more: str, order: str) -> int | None:
         statement = (
-            f"SELECT at_us FROM ({_DECISIONS}) WHERE {where} {more} "  # noqa: S608 - bound
+            f"SELECT at_us FROM ({DECISIONS}) WHERE {where} {more} "  # noqa: S608 - bound
             f"ORDER BY seq {order} LIMIT 1"
         )
         found = next(rows(reader, statement, values), None)
@@ -71,10 +75,18 @@ def slots(
         "effect, decision, release, count(*) AS calls, "
         f"coalesce(sum(CASE WHEN decision = '{Action.ALLOW}' THEN (SELECT o.cost_microusd "
         f"FROM event o WHERE o.call_id = id AND o.type = '{EventType.OUTCOME}') END), 0) "
-        f"AS cost_microusd FROM ({_DECISIONS}) WHERE {where} "
+        f"AS cost_microusd FROM ({DECISIONS}) WHERE {where} "
         "GROUP BY 1, effect, decision, release ORDER BY 1"
     )
     return list(rows(reader, statement, [start_us, start_us, width_us, slots_max, *values]))
+
+
+def count(reader: sqlite3.Connection, chosen: Filter) -> int:
+    """How many calls a filter of decisions lets through. Raises LedgerUnavailable."""
+    where, values = within(reader, chosen)
+    statement = f"SELECT count(*) AS calls FROM ({DECISIONS}) WHERE {where}"  # noqa: S608 - bound
+    (row,) = rows(reader, statement, values)
+    return int(row["calls"])
 
 
 def by_id(reader: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Row]:
@@ -90,7 +102,7 @@ def first_writes(reader: sqlite3.Connection, chosen: Filter, limit: int) -> list
     """The ids of the first writes that were let through."""
     where, values = within(reader, chosen)
     statement = (
-        f"SELECT id FROM ({_DECISIONS}) WHERE {where} "  # noqa: S608 - values are bound
+        f"SELECT id FROM ({DECISIONS}) WHERE {where} "  # noqa: S608 - values are bound
         f"AND effect = '{Effect.WRITE}' AND decision = '{Action.ALLOW}' ORDER BY seq LIMIT ?"
     )
     return [str(row["id"]) for row in rows(reader, statement, [*values, limit])]
@@ -100,7 +112,7 @@ def newest(reader: sqlite3.Connection, chosen: Filter, limit: int) -> list[str]:
     """The ids of the newest calls, the newest first."""
     where, values = within(reader, chosen)
     statement = (
-        f"SELECT id FROM ({_DECISIONS}) WHERE {where} "  # noqa: S608 - values are bound
+        f"SELECT id FROM ({DECISIONS}) WHERE {where} "  # noqa: S608 - values are bound
         "ORDER BY seq DESC LIMIT ?"
     )
     return [str(row["id"]) for row in rows(reader, statement, [*values, limit])]

@@ -83,9 +83,9 @@ def exported(
     `releases` it went wrong with. The rows end where people let go on what was stopped for it.
     Raises LedgerError where no such call of the incident is in the record, and for an incident
     that only counts what was too much: its calls are those of healthy runs as well."""
-    if incident.is_many:
+    if incident.mixed:
         raise LedgerError(
-            f"incident {incident.id} only counts what was too much to have an incident each, so "
+            f"incident {incident.id} {incident.mixed}, so "
             "that healthy runs are part of it; open one over a run or a tool that went wrong: "
             'pullcord incident open --run R --since WHEN --reason "..." (or --tool NAME '
             "--tenant T), and export that"

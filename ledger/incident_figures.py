@@ -4,38 +4,56 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ledger import incident_reads
+import orjson
+
+from ledger.compensation import DECLINED
 from ledger.errors import unavailable
 from ledger.filters import Filter, parse
+from ledger.incident_calls import DECISIONS
 from ledger.incident_scope import from_us, terms
 from ledger.open_incidents import Incident
 from ledger.queries import Row, calls, database, rows, within
 from ledger.sqlite import sqlite3
 from ledger.states import CallState
 from policies.call import Effect
-from policies.verdict import Action, Level, Pull, Scope
+from policies.verdict import Action
 
-NAMED = ("run", "tenant", "tool", "host", "release", "agent")
+NAMED = ("tenant", "tool", "host", "release", "agent", "run")
 MAY_HAVE_HAPPENED = (CallState.DONE, CallState.UNKNOWN)
+UNDONE, DECLINING = "undone", "declined"
+"""What became of a write that was done: it was undone, or the tool had declined to do it."""
+
+
+class Moved(NamedTuple):
+    """Writes of a tool that were done or may have been. `arguments` is what the record keeps of
+    theirs (seen.py reads it); `is_left`: they were neither undone nor declined."""
+
+    tool: str
+    arguments: str
+    is_left: bool
 
 
 @dataclass(slots=True)
 class Figures:
-    """Counts of calls. `named` are those by name of each of `NAMED`, `named_writes` of those the
-    writes that were let through; `writes` are all by tool and state, `prevented` refusals and
-    replays by reason. `moved` are the writes of tools that were asked for that were done or may
-    have been, by tool and by what the record keeps of their arguments (seen.py reads it)."""
+    """Counts of calls. `named` are those by name of each of `NAMED`, `unnamed` those without one,
+    `named_writes` the writes that were let through; `writes` are all by tool and state, `fates`
+    those that were let through by tool and what became of them, `prevented` refusals and replays by
+    reason, `reached` writes that were let through and may have been made, by tenant, without those
+    that were declined. `moved` are writes of the tools that were asked for."""
 
     effects: Counter[str] = field(default_factory=Counter)
     named: dict[str, Counter[str]] = field(default_factory=lambda: {n: Counter() for n in NAMED})
+    unnamed: Counter[str] = field(default_factory=Counter)
     named_writes: dict[str, Counter[str]] = field(
         default_factory=lambda: {n: Counter() for n in NAMED}
     )
     writes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    fates: Counter[tuple[str, str]] = field(default_factory=Counter)
     prevented: Counter[str] = field(default_factory=Counter)
-    moved: Counter[tuple[str, str]] = field(default_factory=Counter)
+    reached: Counter[str] = field(default_factory=Counter)
+    moved: Counter[Moved] = field(default_factory=Counter)
     microusd: int = 0
 
     def names(self, column: str) -> list[str]:
@@ -46,66 +64,105 @@ class Figures:
 
 # As the view `calls` has it, in few looks at the record: a call's outcome is behind its decision,
 # and what people said of calls is little. A filter of outcomes cannot be asked here.
-_DECISIONS = """
-SELECT call_id AS id, at_us, seq, tenant, run, parent, root, agent, release, tool, method, host,
-    path, effect, decision, reason, rule, state, key, replay_of, seen
-FROM event d WHERE type IN ('call.intent', 'call.refused', 'call.replayed', 'call.held')
-AND (type <> 'call.held' OR NOT EXISTS (
-    SELECT 1 FROM event later WHERE later.call_id = d.call_id
-    AND later.type IN ('call.intent', 'call.refused', 'call.replayed')
-))
-"""
 _CALLS = f"""
-WITH resolved AS MATERIALIZED (
-    SELECT call_id, state FROM event WHERE actor IS NOT NULL AND type = 'call.resolved'
-)
-SELECT c.run, c.tenant, c.tool, c.host, c.release, c.agent, c.effect, c.decision,
-    coalesce(o.reason, c.reason), coalesce(r.state, o.state, c.state), o.cost_microusd,
-    CASE WHEN c.effect = 'write' AND c.decision = 'allow'
-        AND c.tool IN (SELECT value FROM json_each(?)) AND json_extract(c.seen, '$.own') IS NULL
-        THEN coalesce(json_extract(c.seen, '$.arguments'), '{{}}') END
-FROM (SELECT * FROM ({_DECISIONS}) WHERE %s) c
+SELECT c.id, c.run, c.tenant, c.tool, c.host, c.release, c.agent, c.effect, c.decision, c.seen,
+    coalesce(o.reason, c.reason) AS reason, coalesce(r.state, o.state, c.state) AS state,
+    coalesce(o.status, c.status) AS status, o.cost_microusd,
+    c.effect = '{Effect.WRITE}' AND c.decision = '{Action.ALLOW}' AS is_made
+FROM (SELECT * FROM ({DECISIONS}) WHERE %s AND seq BETWEEN ? AND ?) c
 LEFT JOIN event o INDEXED BY event_call
     ON o.call_id = c.id AND o.call_id IS NOT NULL AND o.seq > c.seq AND +o.type = 'call.outcome'
 LEFT JOIN resolved r ON r.call_id = c.id
 """  # noqa: S608 - words of ours
+_FATE = f"""
+CASE WHEN is_made THEN
+    CASE WHEN id IN (SELECT value FROM json_each(?)) THEN '{UNDONE}'
+    WHEN {DECLINED} THEN '{DECLINING}' END
+END
+"""  # noqa: S608
+# Of a million calls it takes longer to hand over each than to read it. So many come as one text:
+# a line for each call with what may be alike in many of them, and the lines are counted. Lines of
+# JSON have no line breaks and no tabs in them.
+_LINES = f"""
+WITH resolved AS MATERIALIZED (
+    SELECT call_id, state FROM event WHERE actor IS NOT NULL AND type = 'call.resolved'
+)
+SELECT group_concat(json_array(tenant, tool, host, release, agent, effect, decision,
+        CASE WHEN decision IN ('{Action.REFUSE}', '{Action.REPLAY}') THEN reason END,
+        CASE effect WHEN '{Effect.WRITE}' THEN state END,
+        {_FATE}), char(10)),
+    group_concat(json_quote(run), char(10)),
+    group_concat(json_quote(run), char(10)) FILTER (WHERE is_made),
+    group_concat(json_array(tool, {_FATE}) || char(9)
+        || coalesce(json_extract(seen, '$.arguments'), '{{}}'), char(10))
+        FILTER (WHERE is_made AND state IN ({", ".join(f"'{one}'" for one in MAY_HAVE_HAPPENED)})
+        AND tool IN (SELECT value FROM json_each(?)) AND json_extract(seen, '$.own') IS NULL),
+    coalesce(sum(cost_microusd), 0)
+FROM ({_CALLS})
+"""  # noqa: S608
+_ROWS_AT_ONCE = 200_000  # of the record: some tens of megabytes
+_ENDS = "SELECT (SELECT min(seq) FROM event), (SELECT max(seq) FROM event)"
 
-_Kind = tuple[str | None, ...]  # names, then effect, decision, reason and state
 
-
-def figures(reader: sqlite3.Connection, chosen: Filter, moving: Iterable[str] = ()) -> Figures:
-    """Of the calls that a filter lets through; `moving` are the tools of `Figures.moved`. Raises
-    LedgerUnavailable."""
-    found, kinds = Figures(), Counter[_Kind]()
+def figures(
+    reader: sqlite3.Connection,
+    chosen: Filter,
+    moving: Iterable[str] = (),
+    undone: Iterable[str] = (),
+) -> Figures:
+    """Of the calls that a filter lets through; `moving` are the tools of `Figures.moved`, `undone`
+    the writes that are known to have been undone. Raises LedgerUnavailable."""
+    found, kinds, moved = Figures(), Counter[str](), Counter[str]()
+    runs, writers = Counter[str](), Counter[str]()
     where, values = within(reader, chosen)
+    undone, moving = json.dumps(list(undone)), json.dumps(list(moving))
     try:
-        calls_found = reader.execute(_CALLS % where, [json.dumps(list(moving)), *values])
-        for *kind, microusd, arguments in calls_found:
-            kinds[tuple(kind)] += 1
-            if microusd is not None:
-                found.microusd += microusd
-            if arguments is not None and kind[-1] in MAY_HAVE_HAPPENED:
-                found.moved[kind[2], arguments] += 1
+        first, last = reader.execute(_ENDS).fetchone()
+        for seq in range(first or 0, (last or 0) + 1, _ROWS_AT_ONCE):
+            given = (undone, undone, moving, *values, seq, seq + _ROWS_AT_ONCE - 1)
+            *lines, microusd = reader.execute(_LINES % where, given).fetchone()
+            found.microusd += microusd
+            for counts, text in zip((kinds, runs, writers, moved), lines, strict=True):
+                counts.update(text.split("\n") if text else ())
     except sqlite3.Error as error:
         raise unavailable(error, database(reader)) from error
-    for each, count in kinds.items():
-        _add(found, each, count)
+    for kind, count in kinds.items():
+        _add(found, orjson.loads(kind), count)
+    for run, count in runs.items():
+        _add_name(found, "run", orjson.loads(run), count, writers[run])
+    for line, count in moved.items():
+        whose, _, arguments = line.partition("\t")
+        tool, fate = orjson.loads(whose)
+        found.moved[Moved(tool, arguments, fate is None)] += count
     return found
 
 
-def _add(found: Figures, kind: _Kind, count: int) -> None:
-    effect, decision, reason, state = kind[len(NAMED) :]
-    found.effects[str(effect)] += count
+def _add(found: Figures, kind: list[Any], count: int) -> None:
+    *names, effect, decision, reason, state, fate = kind
     is_made = effect == Effect.WRITE and decision == Action.ALLOW
-    names = dict(zip(NAMED, kind, strict=False))
-    for column, name in names.items():
-        if name is not None:
-            found.named[column][name] += count
-            found.named_writes[column][name] += count if is_made else 0
+    for column, name in zip(NAMED, names, strict=False):
+        _add_name(found, column, name, count, count if is_made else 0)
+    tenant, tool, *_ = names
+    found.effects[str(effect)] += count
     if effect == Effect.WRITE:
-        found.writes[str(names["tool"]), str(state)] += count
+        found.writes[str(tool), str(state)] += count
+    if fate is not None:
+        found.fates[str(tool), fate] += count
+    if is_made and tenant is not None and state in _ON_THE_WAY and fate != DECLINING:
+        found.reached[tenant] += count
     if decision in (Action.REFUSE, Action.REPLAY):
         found.prevented[str(reason)] += count
+
+
+_ON_THE_WAY = (*MAY_HAVE_HAPPENED, CallState.PENDING)
+
+
+def _add_name(found: Figures, column: str, name: str | None, count: int, writes: int) -> None:
+    if name is None:
+        found.unnamed[column] += count
+        return
+    found.named[column][name] += count
+    found.named_writes[column][name] += writes
 
 
 class FirstBad(NamedTuple):
@@ -135,24 +192,3 @@ def first_bad_call(reader: sqlite3.Connection, incident: Incident) -> Row | None
     """All of that call; None where it was pruned."""
     found = first_bad(reader, incident)
     return found and next(calls(reader, Filter("id = ?", (found.call_id,)), 1), None)
-
-
-class FirstCord(NamedTuple):
-    """The cord that was pulled first over an incident, whoever pulled it, and between which rows of
-    the record it stood as it was; `until_seq` is None while it does."""
-
-    pull: Pull
-    seq: int
-    until_seq: int | None
-
-
-def first_cord(reader: sqlite3.Connection, incident: Incident) -> FirstCord | None:
-    """A throttle only where nothing else was pulled: it lets some pass."""
-    cords = incident_reads.pulled_over(reader, incident)
-    stopping = [one for one in cords if not one.rule.startswith(f"{Level.THROTTLE}:")]
-    found = next(iter(stopping or cords), None)
-    if found is None:
-        return None
-    level, scope, *subject = found.rule.split(":", 2)
-    pull = Pull(Level(level), Scope(scope), "".join(subject), "", found.actor, found.at_us)
-    return FirstCord(pull, found.seq, found.until_seq)

@@ -5,9 +5,10 @@ version made, which knows less of them, or has none.
 from dataclasses import dataclass
 
 from ledger import open_incidents
+from ledger.cords import IS_WHOLE
 from ledger.filters import Filter
 from ledger.incident_scope import from_us
-from ledger.open_incidents import COLUMNS, Incident, Key
+from ledger.open_incidents import COLUMNS, EVERYBODY, Incident, Key
 from ledger.pieces import has
 from ledger.queries import CALL_COLUMNS, QueryError, Row, calls, rows
 from ledger.sqlite import sqlite3
@@ -88,8 +89,9 @@ _THERE = "SELECT name FROM pragma_table_info('incident')"
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """A pull of a cord, by whom, and how it went on: narrowed to a release that may pass, released;
-    None for what was not. `is_own`: it was pulled for this incident. UTC microseconds."""
+    """A pull of a cord, by whom, and how it went on: narrowed to a release, or to some runs of one,
+    that may pass; to the whole of one; released; None for what was not. `is_own`: it was pulled for
+    this incident. UTC microseconds."""
 
     rule: str
     actor: str
@@ -98,6 +100,7 @@ class Pulled:
     at_us: int
     narrowed_seq: int | None
     narrowed_us: int | None
+    whole_us: int | None
     released_seq: int | None
     released_us: int | None
 
@@ -116,14 +119,19 @@ class Pulled:
 
     @property
     def resumed_us(self) -> int | None:
-        """When calls could pass it again, if only those of one release."""
-        return self.released_us if self.narrowed_us is None else self.narrowed_us
+        """When calls could pass it again, if only those of one release; not when some runs of it
+        went first."""
+        return self.released_us if self.whole_us is None else self.whole_us
 
 
 # What was pulled for it, and what was pulled over it since it began, also for another one.
 _PULLED = f"""
 SELECT p.rule, p.actor, p.incident IS :id AS is_own, p.seq, p.at_us,
-    n.seq AS narrowed_seq, n.at_us AS narrowed_us, r.seq AS released_seq, r.at_us AS released_us
+    n.seq AS narrowed_seq, n.at_us AS narrowed_us, (
+        SELECT min(at_us) FROM event
+        WHERE actor IS NOT NULL AND type = 'cord.narrowed' AND rule = p.rule AND seq >= n.seq
+        AND seq < coalesce(r.seq, {2**62}) AND {IS_WHOLE}
+    ) AS whole_us, r.seq AS released_seq, r.at_us AS released_us
 FROM event p INDEXED BY event_act
 LEFT JOIN event r ON r.seq = (
     SELECT min(seq) FROM event
@@ -215,6 +223,9 @@ def subject(
         return next((Subject(_tree(row), row["at_us"]) for row in found), None)
     if kind is Scope.TOOL:
         return _of_tool(reader, name, tenant, since_us)
+    if kind is Scope.GLOBAL:
+        newest = rows(reader, _LAST_OF.format("1", _NEWEST), ())
+        return next((Subject(Key(kind.value, "", EVERYBODY), row["at_us"]) for row in newest), None)
     query = _LAST_OF.format(f"{kind.value} = ?", _NEWEST)
     key = Key(kind.value, name if kind is Scope.TENANT else "", name)
     return next((Subject(key, row["at_us"]) for row in rows(reader, query, (name,))), None)

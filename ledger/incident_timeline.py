@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ledger import incident_figures, queries
+from ledger import incident_cords, incident_figures, queries
 from ledger.filters import parse
+from ledger.incident_calls import DECISIONS
 from ledger.incident_reads import Pulled, pulled_over
 from ledger.incident_scope import from_us, terms
 from ledger.open_incidents import Incident
@@ -49,12 +50,14 @@ class Milestones:
 
     `first_bad_us`: the first call that belongs to it, where it is known since when it went wrong;
     else the one that first convinced a detector.
-    `contained_us`: its first cord was pulled; `recovered_us`: the last of its cords was released,
-    or let a release pass. Where one did, a release that stays stopped does not count.
+    `first_cord_us`: its first cord was pulled; `contained_us`: the one behind which nothing of it
+    was let through any more (incident_cords.py); `recovered_us`: the last of its cords was
+    released, or let a release pass. Where one did, a release that stays stopped does not count.
     """
 
     first_bad_us: int | None
     detected_us: int | None
+    first_cord_us: int | None
     contained_us: int | None
     recovered_us: int | None
     closed_us: int | None
@@ -64,10 +67,13 @@ def milestones(reader: sqlite3.Connection, incident: Incident) -> Milestones:
     """Raises LedgerUnavailable."""
     cords = pulled_over(reader, incident)
     first_bad = incident_figures.first_bad(reader, incident)
+    stood = incident_cords.stood(cords)
+    contained = incident_cords.containment(reader, incident, stood)
     return Milestones(
         first_bad_us=first_bad.at_us if first_bad else None,
         detected_us=_detected_us(reader, incident),
-        contained_us=min((one.at_us for one in cords), default=None),
+        first_cord_us=stood[0].pull.at_us if stood else None,
+        contained_us=contained.cord.pull.at_us if contained and contained.is_whole else None,
         recovered_us=_recovered_us(cords),
         closed_us=incident.closed_us,
     )
@@ -145,21 +151,13 @@ def _refusals(reader: sqlite3.Connection, incident: Incident) -> Iterator[Row]:
     where, values = _within(reader, incident, "decision:refuse")
     query = (
         "SELECT reason, count(*) AS calls, min(seq) AS first, max(at_us) AS last_us "  # noqa: S608
-        f"FROM ({_DECISIONS}) WHERE {where} GROUP BY reason"
+        f"FROM ({DECISIONS}) WHERE {where} GROUP BY reason"
     )
     for one in list(rows(reader, query, values)):
         for row in rows(reader, f"{_EVENT} WHERE seq = ?", (one["first"],)):
             until = f" until {_moment(one['last_us'])}" if one["calls"] > 1 else ""
             detail = f"{one['calls']} refused, {one['reason']}{until}"
             yield {**row, "actor": None, "detail": detail}
-
-
-# As the view `calls` has them, without what only an outcome tells.
-_DECISIONS = (
-    "SELECT seq, at_us, call_id AS id, tenant, run, parent, root, agent, release, tool, method, "
-    "host, path, effect, decision, reason, rule, state, status, key, replay_of, NULL AS policy "
-    "FROM event"
-)
 
 
 def _cords(reader: sqlite3.Connection, cords: Sequence[Pulled]) -> Iterator[Row]:

@@ -265,7 +265,7 @@ def _led_to_it(batch: Batch, one: Found, at_us: int) -> str:
 
 def about_words(incident: Incident) -> str:
     """What it is about, for people."""
-    of = f" of tenant {incident.tenant}" if incident.tenant else ""
+    of = f" of tenant {incident.tenant}" if incident.tenant and not incident.is_wide else ""
     return f"{incident.kind} {incident.name}{of}"
 
 

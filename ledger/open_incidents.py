@@ -27,6 +27,7 @@ TRIPS_SECONDS = 60  # and so many that pull a cord, in this time
 TRIPS_OF_TENANT_MAX = 10
 TRIPS_MAX = 30
 MANY_RUNS = "*"  # in `runs`: anybody's; no run has such a name
+EVERYBODY = "all tenants"  # the name of an incident over everything
 OPEN = "open"
 CLOSED = "closed"
 
@@ -98,6 +99,13 @@ class Incident:
     def is_many(self) -> bool:
         """It holds that, and nothing else: no person has opened it over a tenant."""
         return self.is_wide and not self.opened_by
+
+    @property
+    def mixed(self) -> str:
+        """Why healthy runs are in it as well, since nobody has said of whom it is; else empty."""
+        if self.is_many:
+            return "only counts what was too much to have an incident each"
+        return "is over everything" if self.kind == Scope.GLOBAL else ""
 
 
 COLUMNS = tuple(column.name for column in fields(Incident))
@@ -180,7 +188,7 @@ class OpenIncidents:
         ]
         if lately.count(tenant) >= of_tenant_max:
             return Key(Scope.TENANT, tenant, tenant)
-        return Key(Scope.GLOBAL, "", "all tenants") if len(lately) >= all_max else None
+        return Key(Scope.GLOBAL, "", EVERYBODY) if len(lately) >= all_max else None
 
     def opened(self, conn: sqlite3.Connection, one: Incident, tenant: str, *, pulls: bool) -> None:
         """`tenant` is whose call opened it."""
@@ -284,7 +292,8 @@ AND kind = 'run' AND detector = :detector AND (release = :release OR tool = :too
 ORDER BY opened_us LIMIT :limit
 """
 QUIET = f"""
-{SELECT} WHERE state = 'open' AND severity = 'alert' AND updated_us < ? ORDER BY updated_us LIMIT ?
+{SELECT} WHERE state = 'open' AND severity = 'alert' AND updated_us < ? AND opened_by = ''
+ORDER BY updated_us LIMIT ?
 """
 
 

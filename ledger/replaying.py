@@ -349,8 +349,9 @@ def pull_of(row: Row) -> Pull | None:
     except ValueError:
         return None
     detail, narrowed = row[_DETAIL] or "", row[_TYPE] == EventType.NARROWED
-    releases = cords.narrowed_to(detail) if narrowed else ()
-    return Pull(*known, subject, detail, row[_ACTOR] or "", row[_AT], but_releases=releases)
+    releases, trial = cords.narrowed_to(detail) if narrowed else ((), None)
+    who = row[_ACTOR] or ""
+    return Pull(*known, subject, detail, who, row[_AT], but_releases=releases, trial=trial)
 
 
 _OUTCOME = EventType.OUTCOME.value

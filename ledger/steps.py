@@ -12,6 +12,7 @@ reads the record can guess what it was. Where there is none, the record's own di
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -40,8 +41,9 @@ class Forgotten(NamedTuple):
 Told = Step | Forgotten
 
 
+@lru_cache(maxsize=4)
 def keyed(digest: bytes, key: bytes) -> bytes:
-    """A digest as the record has it; empty stays empty."""
+    """A digest as the record has it; empty stays empty. Its row and its step both ask for it."""
     if not digest:
         return b""
     return hashlib.blake2b(digest, key=key, digest_size=KEYED_BYTES).digest()
@@ -111,10 +113,10 @@ def asked(ask: Ask, who: Identity, key: bytes, *, replayed: bool = False) -> Ste
         redact_host(ask.request.host, key),
         keyed(traits.recipient, key),
         keyed(traits.action, key) or call.fingerprint[:KEYED_BYTES],
-        human=keyed(traits.human, key),
-        mark=traits.mark,
-        is_write=call.effect is Effect.WRITE,
-        replayed=replayed,
+        call.effect is Effect.WRITE,
+        replayed,
+        keyed(traits.human, key),
+        traits.mark,
     )
 
 
@@ -170,7 +172,7 @@ _ACTS: Mapping[str, Kind] = {
 TYPES: tuple[str, ...] = (
     *(EventType.INTENT.value, EventType.OUTCOME.value, EventType.REPLAYED.value),
     *(str(kind) for kind in _ACTS),
-    *(EventType.RELEASED.value, EventType.INCIDENT_CLOSED.value),
+    *(EventType.RELEASED.value, EventType.NARROWED.value, EventType.INCIDENT_CLOSED.value),
 )
 """The rows that tell the detectors something; `of_rows` passes over all others."""
 
@@ -273,7 +275,6 @@ def _of_call(asking: Row, ending: Row | None) -> Step:
     ]
     told = _seen(asking)
     action = told.get("action")
-    result, is_ok, cost, tokens, ended_us = _NO_OUTCOME if ending is None else _outcome(ending)
     run, root = run or "", root or ""
     return Step(
         at_us,
@@ -289,15 +290,11 @@ def _of_call(asking: Row, ending: Row | None) -> Step:
         host or "",
         bytes.fromhex(told.get("recipient", "")),
         bytes.fromhex(action) if action else (asking[14] or b"")[:KEYED_BYTES],
-        result,
         effect == _WRITE,
-        is_ok,
         kind == _REPLAYED,
         bytes.fromhex(told.get("human", "")),
         told.get("mark", 0),
-        cost,
-        tokens,
-        ended_us,
+        *(_NO_OUTCOME if ending is None else _outcome(ending)),
     )
 
 

@@ -16,6 +16,7 @@ from ledger import (
     incidents,
     operators,
     reservations,
+    trials,
     windows,
     workers,
 )
@@ -24,7 +25,6 @@ from ledger.batch import Batch
 from ledger.compensation import Undoing
 from ledger.errors import LedgerBusy, LedgerError, LedgerUnavailable
 from ledger.events import PROGRAM, is_detectors
-from ledger.incident_acts import IncidentActs
 from ledger.records import (
     Answer,
     Ask,
@@ -43,11 +43,13 @@ from ledger.states import CallState, EventType, may_be_replayed
 from ledger.steps import Forgotten
 from ledger.tokens import Grant, Token
 from ledger.transactions import PROOF
+from ledger.trials import TrialActs
 from ledger.windows import MESSAGES, PARTS
 from policies import bounds, ceilings
 from policies.call import Facts, ToolCall
 from policies.ceilings import Count
 from policies.policy import Policy, subjects
+from policies.standing import lets_pass
 from policies.verdict import Action, Level, Pull, Reason, Scope, Verdict
 
 # The words that come with the store, so that the gate has one place to take them from.
@@ -75,7 +77,7 @@ __all__ = [
 SWEEP_SECONDS = 60  # how often files of answers that are kept no more are looked for
 
 
-class Store(IncidentActs):
+class Store(TrialActs):
     """Made by `open`. Every change happens inside `transaction`, or in one of its own.
 
     LedgerError (but not LedgerUnavailable) is raised before anything is written: the transaction
@@ -218,11 +220,10 @@ class Store(IncidentActs):
             over = {(scope, subject) for scope, subject in subjects(identity, "") if subject}
             over.add((Scope.GLOBAL, ""))
             runs = {identity.run, *identity.ancestors}
-            good = {identity.release} & policy.known_good
             pulls = [
                 pull
                 for pull in (*policy.pulls.values(), *batch.pulls.values())
-                if good.isdisjoint(pull.but_releases)
+                if not lets_pass(pull, policy, identity)
             ]
             own = tuple(bounds.own(policy, identity))
             return OwnState(
@@ -283,7 +284,9 @@ class Store(IncidentActs):
             if narrowed != standing:
                 batch.put_pull(narrowed)
                 why = cords.told_narrowed(releases, reason)
-                self._moved(batch, EventType.NARROWED, narrowed, actor, why, at_us)
+                # Where some of it went first, the detectors have begun anew already.
+                anew = standing.trial is None or standing.trial.release not in releases
+                trials.narrow(batch, narrowed, actor, why, at_us, anew=anew)
             return narrowed
 
     def expire(self, at_us: int) -> list[Pull]:

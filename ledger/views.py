@@ -1,7 +1,7 @@
 """The views that people read, as step 0005 makes them. Never edited: a later step brings its own.
 
 `calls` has one row per call, `runs` one per run, `effects` one per write that the world has seen,
-may have seen, or is about to see. README describes them.
+may have seen, or is about to see. docs/ledger.md describes them.
 """
 
 from sqlite_utils.db import Database

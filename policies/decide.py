@@ -1,7 +1,7 @@
 """decide(policy, call, facts) -> Verdict: the first line of ORDER that applies wins.
 
 Pure. It is called inside the admission transaction, so what it sees is what is true when the
-intent is written. The order is a product decision and README states it.
+intent is written. The order is a product decision and docs/policy.md states it.
 """
 
 from collections.abc import Callable, Iterator

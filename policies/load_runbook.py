@@ -16,6 +16,7 @@ from policies.runbook import (
     FLAGS,
     PLACE,
     PLACES,
+    SAID,
     TEXT,
     WORDS,
     Asked,
@@ -124,7 +125,9 @@ class _Compiler:
     def asked(self, group: Mapping[str, object], here: Location) -> Iterator[Asked]:
         for fact, value in group.items():
             place = (*here, fact)
-            if fact not in FACTS:
+            if fact == SAID and here[2:3] == ("until",):
+                yield self.values(fact, value, place)
+            elif fact not in FACTS:
                 hint = suggestion(fact, list(FACTS)) or f"; there is {', '.join(FACTS)}"
                 self.wrong(place, f"there is no fact {fact!r}{hint}", of_key=True)
             elif fact in COUNTS:
@@ -133,9 +136,10 @@ class _Compiler:
                 yield self.values(fact, value, place)
 
     def values(self, fact: str, stated: object, here: Location) -> Asked:
-        known: tuple[Value, ...] = (True, False) if fact in FLAGS else WORDS[fact]
+        is_flag = fact in FLAGS or fact == SAID
+        known: tuple[Value, ...] = (True, False) if is_flag else WORDS[fact]
         found: list[Any] = stated if isinstance(stated, list) else [stated]
-        if fact in FLAGS:
+        if is_flag:
             wanted, right = "true or false", all(isinstance(value, bool) for value in found)
         else:
             wanted, right = f"one of {', '.join(WORDS[fact])}", all(v in known for v in found)

@@ -22,12 +22,15 @@ WORDS: Mapping[str, tuple[str, ...]] = {
 COUNTS = (
     *("cords_standing", "effects_after_pull", "calls", "writes", "unknown_writes"),
     *("reversible_writes", "compensable_writes", "irreversible_writes", "undeclared_writes"),
-    *("runs_affected", "tenants_affected"),
+    *("undone_writes", "left_to_undo", "runs_affected", "tenants_affected"),
+    *("told_tenants", "left_to_tell"),
 )
+"""Facts that are numbers. `left_to_undo` are compensable writes that are done and that nobody has
+undone, `left_to_tell` tenants that its writes reached and to which no message went."""
 FACTS = (*FLAGS, *WORDS, *COUNTS)
 EVIDENCE = (
     *("incident", "cords", "calls", "affected", "first_bad_call", "writes", "reversibility"),
-    *("value_at_risk", "prevented", "releases", "test"),
+    *("value_at_risk", "prevented", "undone", "told", "releases", "test"),
 )
 """What a step can show of the ledger."""
 TEXT = "text"
@@ -35,6 +38,8 @@ PLACES = ("incident", "run", "tool", "tenant", "release", "call", "unknown_call"
 """What can be filled into a command. `run` is the root of the tree; `call` the first bad call,
 `unknown_call` the oldest write of unknown outcome; `text` is asked for when it is run."""
 SKIPPED = "skipped"
+SAID = "said"
+"""Not of the incident, but of the step itself, in `until`: somebody says that it is done."""
 
 PLACE = re.compile(r"\{([^{}]*)\}")
 
@@ -203,8 +208,9 @@ def _taken(book: Book, branches: tuple[Branch, ...], facts: Facts) -> Step | Non
 
 def _walked(step: Step, facts: Facts, told: Told | None) -> Walked:
     wanted = step.when.holds(facts)
-    reached = None if step.until is None else step.until.holds(facts)
     skipped = told is not None and told.is_skip
+    facts = {**facts, SAID: told is not None and not skipped}
+    reached = None if step.until is None else step.until.holds(facts)
     if reached or (told is not None and not skipped and (step.until is None or wanted is False)):
         state = State.DONE if told is not None or wanted is not False else State.NOT_NEEDED
         return Walked(step, state, told, is_certain=True)

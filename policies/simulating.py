@@ -273,7 +273,7 @@ class Simulation:
             return
         ours = pull.actor.partition(":")[0] in _OURS
         over_running = pull.actor in self._ceilings and call_id != self._refused
-        if ours and self._begun and not over_running and not pull.but_releases:
+        if ours and self._begun and not over_running and not pull.lets_some_pass:
             return
         self._put(pull)
 
@@ -297,7 +297,7 @@ class Simulation:
             return False
         name = (pull.level, pull.scope, pull.subject)
         standing = self._pulls.get(name)
-        if standing is not None and not standing.but_releases:
+        if standing is not None and not standing.lets_some_pass:
             return False
         self._put(pull)
         self._own[pull.rule] = pull

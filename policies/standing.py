@@ -22,15 +22,35 @@ def standing(
     for scope, subject in subjects(identity, tool):
         key = (level, scope, subject)
         for pull in (pulls.get(key), policy.pulls.get(key)):
-            if pull is not None and not _lets_pass(pull, policy, identity.release):
+            if pull is not None and not lets_pass(pull, policy, identity):
                 return pull
     return None
 
 
-def _lets_pass(pull: Pull, policy: Policy, release: str) -> bool:
-    """Whether a narrowed resume holds for a release. The policy has the last word on which are
-    good: a release that is taken off its list is stopped again by every cord that let it pass."""
-    return bool(release) and release in pull.but_releases and release in policy.known_good
+def lets_pass(pull: Pull, policy: Policy, identity: Identity) -> bool:
+    """Whether a narrowed resume holds for a caller: for all of its release, or for its run or one
+    above it. The policy has the last word on which releases are good: one that is taken off its
+    list is stopped again by every cord that let it pass."""
+    release = identity.release
+    if not release or not pull.lets_some_pass or release not in policy.known_good:
+        return False
+    trial = pull.trial
+    return release in pull.but_releases or (
+        trial is not None
+        and trial.release == release
+        and any(run in trial.runs for run in (identity.run, *identity.ancestors))
+    )
+
+
+def may_take_place(pull: Pull, policy: Policy, identity: Identity) -> bool:
+    """Whether a caller whom the cord stops may be one of the runs that go first past it."""
+    trial = pull.trial
+    return (
+        trial is not None
+        and trial.places > 0
+        and trial.release == identity.release
+        and identity.release in policy.known_good
+    )
 
 
 def throttled(

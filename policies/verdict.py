@@ -32,13 +32,29 @@ class Scope(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """The runs of one release that go first past a cord, with their descendants, before all of that
+    release may: those of `runs`, and the next `places` runs that come, which are then named here.
+
+    All cords of one `incident` hold the same one. `after_seq` is the row of the record behind which
+    it began.
+    """
+
+    incident: str
+    release: str
+    runs: tuple[str, ...]
+    places: int
+    after_seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pull:
     """One pulled cord: latched until a named person (or the policy line that made it) lifts it.
 
     `subject` is empty for the global scope, and may be `RUN/TOOL` for a tool (`tool_of`). `at_us`
     and `until_us` are UTC microseconds: the store ends a cord that has an `until_us`, judging never
-    looks at it. Calls of `but_releases` pass, for as long as the policy knows those releases as
-    good.
+    looks at it. Calls of `but_releases` pass, and those of the runs of a `trial`, for as long as
+    the policy knows those releases as good.
     """
 
     level: Level
@@ -49,6 +65,11 @@ class Pull:
     at_us: int
     until_us: int | None = None
     but_releases: tuple[str, ...] = ()
+    trial: Trial | None = None
+
+    @property
+    def lets_some_pass(self) -> bool:
+        return bool(self.but_releases) or self.trial is not None
 
     @property
     def rule(self) -> str:

@@ -7,7 +7,7 @@ stands in notices.py.
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -48,6 +48,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 class _Channel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
+    hears_acks: ClassVar[bool] = False  # what its API knows of them
     name: Name | None = None  # its kind, where it is the only one of it
 
     @property
@@ -58,6 +59,7 @@ class _Channel(BaseModel):
 class Webhook(_Channel):
     """`secret` names the entry with which what is sent is signed."""
 
+    hears_acks: ClassVar[bool] = True
     kind: Literal["webhook"]
     url: Url
     secret: Entry
@@ -73,6 +75,7 @@ class Slack(_Channel):
 class PagerDuty(_Channel):
     """`key` names the entry that holds an integration's routing key."""
 
+    hears_acks: ClassVar[bool] = True
     kind: Literal["pagerduty"]
     key: Entry
     url: Url = PAGERDUTY_URL

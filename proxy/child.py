@@ -56,6 +56,7 @@ def main(arguments: list[str]) -> int:
 
 async def _decide(settings: Settings, listening: str) -> None:
     from proxy.deciding import PolicyFile, deciding
+    from proxy.tracing import SOCKET, Tracing
     from proxy.upgrading import Upgrading
 
     clock = SystemClock()
@@ -66,10 +67,13 @@ async def _decide(settings: Settings, listening: str) -> None:
     policy = PolicyFile(settings.policy_file, settings.invalid_policy)
     async with deciding(settings, clock, policy, supervised=True, upgrading=upgrading) as service:
         service.listening = listening
+        told = (settings.trace, settings.data / SOCKET, settings.trace_body_bytes_max)
+        tracing = Tracing(clock, *told, service.decider.trace_lost)
         loop.add_signal_handler(signal.SIGUSR1, service.halt_all, "signal:SIGUSR1")
-        process.settle_heap()
-        _say(READY)
-        await stopping.wait()
+        async with tracing.going() as service.tracing:
+            process.settle_heap()
+            _say(READY)
+            await stopping.wait()
 
 
 async def _engine(settings: Settings, handle: int) -> None:

@@ -16,6 +16,7 @@ import structlog
 
 from ledger.compensation import Undoing
 from ledger.connection import open_reader
+from ledger.decoding import decoded
 from ledger.errors import LedgerError
 from ledger.open_incidents import Incident
 from ledger.records import Ask, Decision, Outcome
@@ -28,6 +29,7 @@ from policies.policy import UNDO_RUN, Policy
 from policies.verdict import MEANING, Action, Level, Pulls, Reason, Verdict
 from proxy import compensations, incidents, operations, operator_calls, verifying
 from proxy.authority import UPSTREAM_FILE
+from proxy.catching import Catch
 from proxy.clock import Clock, new_id
 from proxy.compensations import State, Step
 from proxy.compensations_shown import step_as_json
@@ -36,6 +38,7 @@ from proxy.operations import OperationError
 from proxy.operator_calls import Heard, Plan, Unheard
 from proxy.operator_plans import request_of
 from proxy.settings import Settings
+from proxy.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -53,6 +56,8 @@ class Service(Protocol):
     def clock(self) -> Clock: ...
     @property
     def listening(self) -> str | None: ...
+    @property
+    def tracing(self) -> Tracing | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,10 @@ async def compensated(service: Service, wish: Wish) -> Answer:
         decided_by=verdict.reason.value,
     )
     if verdict.action is Action.ALLOW:
-        state = await _made(service, policy, one.plan, one.taken.dialect, call_id)
+        catch = None
+        if service.tracing is not None:
+            catch = service.tracing.asked(ask, identity, policy, is_let_through=True)
+        state = await _made(service, policy, one.plan, one.taken.dialect, call_id, catch)
         log.info("incident.compensated", incident=looked.incident.id, call=call_id, state=state)
     refused = "" if verdict.action is Action.ALLOW else _sentence(verdict)
     return await asyncio.to_thread(_told, service, policy, wish, refused)
@@ -188,9 +196,15 @@ class _Wire:
 
 
 async def _made(
-    service: Service, policy: Policy, plan: Plan, dialect: Dialect, call_id: str
+    service: Service,
+    policy: Policy,
+    plan: Plan,
+    dialect: Dialect,
+    call_id: str,
+    catch: Catch | None,
 ) -> CallState:
-    """Make an admitted call, and settle it; how it ended."""
+    """Make an admitted call, and settle it; how it ended. `catch` takes its answer for the
+    trace."""
     decider, clock, wire = service.decider, service.clock, _Wire()
 
     def stops(tool: str) -> str:
@@ -211,6 +225,8 @@ async def _made(
         log.exception("incident.compensation_failed", call=call_id)
         error = type(failure).__name__
     latency_us = round((clock.monotonic_seconds() - began) * 1e6)
+    if catch is not None:
+        _caught(catch, plan, heard)
     if heard is not None:
         error = _uncertain(heard, dialect)
     outcome = outcome_after(call_id, clock.now_us(), wire.sent, heard, error, latency_us)
@@ -219,6 +235,20 @@ async def _made(
     except LedgerError as failure:  # it is owed, and its claim holds
         log.error("outcome.owed", call=call_id, error=str(failure))
     return outcome.state
+
+
+def _caught(catch: Catch, plan: Plan, heard: Heard | None) -> None:
+    """The answer, without the credential should the upstream send it back: it is no agent's, so
+    nothing in it tells the trace what to mask."""
+    if heard is not None:
+        found = decoded(heard.body, heard.coding)
+        body = b"" if found is None else found.body
+        for secret in plan.credential.secrets if plan.credential else ():
+            for spelling in sorted(verifying.spelled(secret), key=len, reverse=True):
+                body = body.replace(spelling.encode(), b"[redacted]")
+        catch.headed(heard.status, (("content-type", heard.media_type),))
+        catch.add(body)
+    catch.settled(None, (), is_first=True, is_over=True)
 
 
 def _uncertain(heard: Heard, dialect: Dialect) -> str:

@@ -9,12 +9,12 @@ import functools
 import hashlib
 import hmac
 import itertools
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from ledger import compensation, incident_scope, queries
 from ledger.compensation import is_declined, undid
@@ -115,23 +115,41 @@ def on(data: Path, reader: sqlite3.Connection, policy: Policy) -> Iterator[Groun
 # ---------------------------------------------------------------------------------- contained
 
 
+def check_whose(incident: Incident) -> None:
+    """Raises OperationError for an incident that healthy runs are in, too."""
+    if incident.mixed:
+        raise OperationError(
+            f"incident {incident.id} {incident.mixed}, so healthy runs are in it, too; undo by the "
+            "run: pullcord incident open --run RUN"
+        )
+
+
+class Uncontained(NamedTuple):
+    """Why an incident may go on, and the command that stops it."""
+
+    why: str
+    command: str
+
+
+def uncontained(incident: Incident, policy: Policy, pulls: Pulls) -> Uncontained | None:
+    """None where all of it is stopped, or somebody has closed it."""
+    if incident.state != OPEN or runbook.covering(incident, pulls.values(), policy):
+        return None
+    kind = Scope(incident.kind)
+    return Uncontained(
+        f"incident {incident.id} is not contained: what stands does not stop "
+        f"{operations.named(kind, incident.name)}, so what is undone may be done again",
+        operations.halt_command(kind, "" if kind is Scope.GLOBAL else incident.name),
+    )
+
+
 def check_contained(incident: Incident, policy: Policy, pulls: Pulls) -> None:
     """Raises OperationError while the incident may go on: what is undone might be done again. And
-    for one that only counts what was too much: healthy runs are in it, too."""
-    if incident.is_many:
-        raise OperationError(
-            f"incident {incident.id} only counts what was too much to have an incident each, so "
-            "healthy runs are in it, too; undo by the run: pullcord incident open --run RUN"
-        )
-    if incident.state != OPEN or runbook.covering(incident, pulls.values(), policy):
-        return
-    kind = Scope(incident.kind)
-    words = [kind.value, *([] if kind is Scope.GLOBAL else [incident.name])]
-    raise OperationError(
-        f"incident {incident.id} is not contained: what stands does not stop "
-        f"{operations.named(kind, incident.name)}, so what is undone may be done again; "
-        f"first type: pullcord {shlex.join(['halt', *words])}"
-    )
+    for one that healthy runs are in, too."""
+    check_whose(incident)
+    found = uncontained(incident, policy, pulls)
+    if found is not None:
+        raise OperationError(f"{found.why}; first type: {found.command}")
 
 
 # ---------------------------------------------------------------------------------- the steps

@@ -9,7 +9,7 @@ from ledger.open_incidents import Incident
 from ledger.redact import mask
 from ledger.states import CallState
 from proxy import incidents
-from proxy.compensations import Ground, State, Step, Steps
+from proxy.compensations import Ground, State, Step, Steps, Uncontained
 from proxy.operator_calls import Plan
 
 BODY_SHOWN_MAX = 2_000  # characters of a body, for people
@@ -18,15 +18,18 @@ Answer = dict[str, Any]
 _BY = ("id", "at", "tool", "state", "status")
 
 
-def as_json(ground: Ground, incident: Incident, found: Steps) -> Answer:
-    """The plan, with what to type next."""
+def as_json(
+    ground: Ground, incident: Incident, found: Steps, uncontained: Uncontained | None = None
+) -> Answer:
+    """The plan, with what to type next: to contain it, where it may go on."""
     told = [step_as_json(ground, one) for one in found.listed]
     return {
         "incident": incidents.as_json(incident),
         "steps": told,
         "totals": {state.value: count for state, count in found.totals.items()},
         "is_cut": found.is_cut,
-        "next": _next(incident, told),
+        "uncontained": uncontained and uncontained.why,
+        "next": uncontained.command if uncontained else _next(incident, told),
     }
 
 

@@ -27,6 +27,7 @@ from proxy import (
     control_holds,
     control_incidents,
     control_pruning,
+    control_recovery,
     control_signals,
     control_tokens,
     operations,
@@ -237,6 +238,7 @@ ROUTES = (
     *control_holds.ROUTES,
     *control_incidents.ROUTES,
     *control_pruning.ROUTES,
+    *control_recovery.ROUTES,
     *control_signals.ROUTES,
     *control_tokens.ROUTES,
 )

@@ -31,12 +31,15 @@ class ShowBody(Body):
 
 
 class OpenBody(Body):
-    """`since` is a time, or how long ago; `tenant` tells whose tool, or whose run, is meant."""
+    """`since` is a time, or how long ago; `tenant` tells whose tool, or whose run, is meant.
+    `global` takes no name. `severity` is that of a new one, `trip` if left out; it makes an alert
+    that is open a trip."""
 
-    kind: Literal["run", "tenant", "tool", "release"]
-    name: str
+    kind: Literal["run", "tenant", "tool", "release", "global"]
+    name: str = ""
     tenant: str = ""
     since: str | None = None
+    severity: Literal["alert", "trip"] | None = None
     reason: str
 
 
@@ -126,7 +129,7 @@ async def _open(request: web.Request) -> web.Response:
     answer = await act(
         service,
         lambda store: incident_acts.opened(
-            store, wanted, reason=body.reason, actor=who, at_us=now_us
+            *(store, wanted), reason=body.reason, severity=body.severity, actor=who, at_us=now_us
         ),
     )
     if answer["new"]:
@@ -202,10 +205,16 @@ async def _notified(request: web.Request) -> web.Response:
 async def _close(request: web.Request) -> web.Response:
     body = await read(request, CloseBody)
 
+    def notes(reader: sqlite3.Connection) -> list[str]:
+        return incident_acts.closing(reader, incidents.named(reader, body.incident))
+
+    told = await _read(request.app[SERVICE], notes)
+
     def does(store: Store, one: str, who: str, at_us: int) -> dict[str, Any]:
-        return incident_acts.closed(
+        found = incident_acts.closed(
             store, one, reason=body.reason, waived=body.waive, actor=who, at_us=at_us
         )
+        return {**found, "notes": told}
 
     return await _acted(request, body, "incident.closed", does, reason=body.reason)
 

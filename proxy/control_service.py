@@ -17,6 +17,7 @@ from proxy.drilling import Drilling
 from proxy.metrics import Metrics
 from proxy.notifying import Notifying
 from proxy.sealing import Sealing
+from proxy.tracing import Tracing
 
 BODY_BYTES_MAX = 64 * 1024  # the longest request is a reason and a list of tools
 BODY_SECONDS = 5.0  # a body comes at once from this machine
@@ -33,6 +34,8 @@ class Service(pulling.Service, Protocol):
     def notifying(self) -> Notifying: ...
     @property
     def metrics(self) -> Metrics: ...
+    @property
+    def tracing(self) -> Tracing | None: ...
 
     def standing(self, cord: Pull) -> AbstractAsyncContextManager[None]:
         """A cord that stands while it is being stored, and on when that fails."""

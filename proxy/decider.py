@@ -110,7 +110,7 @@ class Decider(Questions):
         stored, waiting = self._store.pulls, self._waiting_pulls
         if not waiting:
             return stored
-        plain = {name: c for name, c in stored.items() if not (c.but_releases or c.until_us)}
+        plain = {name: c for name, c in stored.items() if not (c.lets_some_pass or c.until_us)}
         return {**stored, **waiting, **plain}  # the stricter of two
 
     @property

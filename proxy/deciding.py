@@ -37,6 +37,7 @@ from proxy.operations import CordName, cord_name, vault_key
 from proxy.sealing import Sealing
 from proxy.settings import Settings
 from proxy.signals import Counts
+from proxy.tracing import Tracing
 from proxy.upgrading import Upgrading
 
 log = structlog.get_logger()
@@ -109,6 +110,7 @@ class Service:
         self.notifying = Notifying(settings.notify, settings.data, trust, clock)
         self.counts: Counts = store
         self.metrics = Metrics()
+        self.tracing: Tracing | None = None  # of what people have made, such as undoing a write
         self.decider = Decider.start(
             store,
             policy.good,

@@ -2,16 +2,18 @@
 it pulls or lifts a cord. How incidents are looked at is in incidents.py.
 """
 
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from ledger import incident_reads
+from ledger import incident_reads, incident_scope, queries
 from ledger.events import DETECTOR
-from ledger.filters import moment
-from ledger.incident_acts import OVER, SINCE_SECONDS
+from ledger.filters import moment, parse
+from ledger.incident_acts import SINCE_SECONDS
 from ledger.open_incidents import Incident
 from ledger.sqlite import sqlite3
 from ledger.store import Store
+from policies.detectors.step import Severity
 from policies.verdict import Scope
 from proxy import operations
 from proxy.incidents import as_json
@@ -34,30 +36,38 @@ class Wanted:
 def wanted(
     reader: sqlite3.Connection, kind: str, name: str, tenant: str, since: str | None, now_us: int
 ) -> Wanted:
-    """What a person means by a name; `since` is a time, or how long ago: `2h`. Raises NotFound,
-    OperationError, and LedgerError for no time and where several are meant."""
+    """What a person means by a name; `since` is a time, or how long ago: `2h`. `global` takes no
+    name, and a time. Raises NotFound, OperationError, and LedgerError for no time and where several
+    are meant."""
     scope = Scope(kind)
-    if scope not in OVER:
-        raise operations.OperationError(f"no incident is opened over {kind}")
+    if scope is Scope.GLOBAL and (name or tenant):
+        raise operations.OperationError("an incident over everything takes no name")
+    if scope is not Scope.GLOBAL and not name:
+        raise operations.OperationError(f"name the {kind}")
+    if scope is Scope.GLOBAL and since is None:
+        raise operations.OperationError("say since when everything is in it: --since 10m")
     operations.check_name(f"the {kind}", name)
     operations.check_name("the tenant", tenant)
     since_us = now_us - SINCE_SECONDS * 1_000_000 if since is None else moment(since, now_us)
     if since_us > now_us:
         raise operations.OperationError(f"--since {since} is in the future")
     found = incident_reads.subject(reader, scope, name, tenant, since_us)
+    who = f"{kind} {name}" if name else "anybody"
     if found is None:
         of = f" of tenant {tenant}" if tenant else ""
-        raise operations.NotFound(f"the record has no call of {kind} {name}{of}")
+        raise operations.NotFound(f"the record has no call of {who}{of}")
     if found.last_us < since_us:
         last = operations.timestamp(found.last_us)
         raise operations.OperationError(
-            f"{kind} {name} made its last call at {last}; say since when it goes wrong: "
+            f"the last call of {who} was made at {last}; say since when it goes wrong: "
             f"--since {operations.timestamp(found.last_us - SINCE_SECONDS * 1_000_000)}"
         )
     return Wanted(scope, found.key.name, found.key.tenant, since_us, _notes(found, name, since))
 
 
 def _notes(found: incident_reads.Subject, name: str, since: str | None) -> tuple[str, ...]:
+    if found.key.kind == Scope.GLOBAL:
+        return (_OF_EVERYTHING,)
     notes = []
     if found.key.name != name:
         notes.append(f"run {name} was started below {found.key.name}: it is about that whole tree")
@@ -66,13 +76,34 @@ def _notes(found: incident_reads.Subject, name: str, since: str | None) -> tuple
     return tuple(notes)
 
 
-def opened(store: Store, asked: Wanted, *, reason: str, actor: str, at_us: int) -> Answer:
-    """Open one; `new` is False where it is open already. Raises OperationError."""
+_OF_EVERYTHING = (
+    "it is over every call since then, of healthy runs, too: incident compensate and incident "
+    "export-test refuse it; for those open one over the run, tool, release or tenant that went "
+    "wrong"
+)
+
+
+def opened(
+    store: Store,
+    asked: Wanted,
+    *,
+    reason: str,
+    severity: str | None = None,
+    actor: str,
+    at_us: int,
+) -> Answer:
+    """Open one; `new` is False where it is open already: then the reason is a note. Raises
+    OperationError."""
     _check("the reason", reason, "opening needs a reason that can be read: --reason TEXT")
+    wanted = None if severity is None else Severity(severity)
     found, is_new = store.open_incident(
-        asked.kind, asked.name, asked.tenant, asked.since_us, reason, actor, at_us
+        *(asked.kind, asked.name, asked.tenant, asked.since_us, reason, actor, at_us),
+        severity=wanted,
     )
-    return {**as_json(found), "new": is_new, "notes": list(asked.notes) if is_new else []}
+    notes = list(asked.notes) if is_new else ["what you said is a note of it"]
+    if not is_new and wanted is not None and wanted != found.severity:
+        notes.append(f"it stays a {found.severity}: what was told is not taken back")
+    return {**as_json(found), "new": is_new, "notes": notes}
 
 
 def acked(store: Store, incident_id: str, *, owner: str, actor: str, at_us: int) -> Answer:
@@ -137,6 +168,22 @@ def notified(
         tenant=tenant, contact=contact, digest=digest, to=to, actor=actor, at_us=at_us,
     )  # fmt: skip
     return _known(incident_id, found)
+
+
+def closing(reader: sqlite3.Connection, incident: Incident) -> list[str]:
+    """What whoever closes it should know. Raises LedgerUnavailable."""
+    notes = []
+    if incident.severity == Severity.TRIP and not incident_reads.cords_of(reader, incident):
+        notes.append("nothing was ever pulled over it, so nothing shows that it was stopped")
+    unknown = (*incident_scope.terms(incident), "effect:write", "state:unknown")
+    count = sum(row["calls"] for row in queries.totals(reader, parse(unknown, 0)))
+    if count:
+        whether = "1 write of it is" if count == 1 else f"{count} writes of it are"
+        notes.append(
+            f"{whether} unknown, which nobody has looked after: "
+            f"pullcord {shlex.join(['ledger', 'query', *unknown])}"
+        )
+    return notes
 
 
 def closed(

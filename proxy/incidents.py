@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ledger import incident_reads, incident_scope, queries
-from ledger.incident_acts import PUBLIC
+from ledger.incident_acts import PUBLIC, wants_proof
 from ledger.incident_timeline import Milestones, milestones, timeline
 from ledger.open_incidents import OPEN, Incident
 from ledger.queries import Row
@@ -100,10 +100,12 @@ def turned(when: Milestones) -> Answer:
     return {
         "first_bad": _moment(when.first_bad_us),
         "detected": _moment(when.detected_us),
+        "first_cord": _moment(when.first_cord_us),
         "contained": _moment(when.contained_us),
         "recovered": _moment(when.recovered_us),
         "closed": _moment(when.closed_us),
         "detect_seconds": seconds(when.detected_us),
+        "first_cord_seconds": seconds(when.first_cord_us),
         "contain_seconds": seconds(when.contained_us),
         "recover_seconds": seconds(when.recovered_us),
     }
@@ -159,6 +161,9 @@ def _next(incident: Incident, standing: list[Pull], action: Answer | None) -> li
     calls = shlex.join(["ledger", "query", *incident_scope.terms(incident)])
     steps.append(("its calls", f"pullcord {calls}"))
     steps += [("when it is mended", operations.undo_command(cord)) for cord in standing]
-    if incident.state == OPEN:
+    if incident.state == OPEN and wants_proof(incident):
+        test = f"pullcord incident export-test {incident.id} --out tests/incidents/NAME --prove"
+        steps.append(("so that it can be closed", test))
+    elif incident.state == OPEN:
         steps.append(("when it is over", f'pullcord incident close {incident.id} --reason "..."'))
     return [{"what": what, "command": command} for what, command in steps]

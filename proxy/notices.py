@@ -30,8 +30,10 @@ TEST = "test"
 _TYPES = {
     Event.ALERT: "incident.opened",
     Event.TRIP: "incident.tripped",
+    Event.ACKED: "incident.acknowledged",
     Event.CLOSED: "incident.closed",
 }
+_ENDS = {Event.CLOSED: "resolve", Event.ACKED: "acknowledge"}  # in PagerDuty's words
 _AM_SEVERITY = {Event.ALERT: "warning", Event.TRIP: "critical"}
 
 
@@ -58,6 +60,8 @@ def summary(due: Due) -> str:
         return f"Test of pullcord's alerts: {why}"
     if due.event is Event.CLOSED:
         return f"Closed: the incident with {what}"
+    if due.event is Event.ACKED:
+        return f"{plain(one.owner) or 'Somebody'} sees to the incident with {what}"
     done = _pulled(one.cord) if one.cord else "nothing is stopped"
     by = f" ({plain(one.detector)})" if one.detector else ""  # none where a person opened it
     return f"{what}: {why}{by}; {done}"
@@ -102,8 +106,15 @@ def moment(at_us: int) -> str:
     return text.replace("+00:00", "Z")
 
 
+def messages(target: Target, due: Due, now_us: int) -> list[Message]:
+    """What to send to a channel of any kind, in this order."""
+    if isinstance(target.channel, PagerDuty) and due.event is Event.CLOSED:
+        return [message(target, replace(due, acks=each), now_us) for each in due.threads]
+    return [message(target, due, now_us)]
+
+
 def message(target: Target, due: Due, now_us: int) -> Message:
-    """What to send to a channel of any kind."""
+    """One of them."""
     headers = target.headers
     channel = target.channel
     body: Any
@@ -143,6 +154,8 @@ def _webhook(due: Due, now_us: int) -> dict[str, Any]:
         **_details(due),
         "opened_at": moment(one.opened_us),
         "raised_at": None if one.raised_us is None else moment(one.raised_us),
+        "acked_at": None if one.acked_us is None else moment(one.acked_us),
+        "owner": plain(one.owner) or None,
         "closed_at": None if one.closed_us is None else moment(one.closed_us),
     }
 
@@ -182,13 +195,14 @@ def slack_text(text: str) -> str:
 
 
 def _pagerduty(key: str, due: Due) -> dict[str, Any]:
-    """Events API v2."""
+    """Events API v2. Of what is acknowledged nobody is told there until it is resolved, so that
+    what gets worse afterwards has a key of its own."""
     one = due.incident
-    event: dict[str, Any] = {"routing_key": key, "dedup_key": f"pullcord-{one.id}"}
-    if one.id != TEST:
-        event["dedup_key"] = one.id
-    if due.event is Event.CLOSED:
-        return {**event, "event_action": "resolve"}
+    name = f"pullcord-{one.id}" if one.id == TEST else one.id
+    again = f"-{due.acks}" if due.acks else ""
+    event: dict[str, Any] = {"routing_key": key, "dedup_key": f"{name}{again}"}
+    if due.event in _ENDS:
+        return {**event, "event_action": _ENDS[due.event]}
     severity = "critical" if due.event is Event.TRIP else "warning"
     return {
         **event,
@@ -222,10 +236,10 @@ def trial(target: Target, title: str, now_us: int) -> list[Message]:
     return found
 
 
-def standing(target: Target, incidents: Sequence[Incident], now_us: int) -> Message:
+def standing(target: Target, incidents: Sequence[Incident], now_us: int) -> list[Message]:
     """Alerts that stand on: Alertmanager resolves by itself what it does not hear of again."""
     body = [_alert(one, Event(one.severity), now_us) for one in incidents]
-    return Message(target.url, orjson.dumps(body), target.headers, target.secrets)
+    return [Message(target.url, orjson.dumps(body), target.headers, target.secrets)]
 
 
 def _alerts(due: Due, now_us: int) -> list[dict[str, Any]]:

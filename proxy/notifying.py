@@ -210,7 +210,7 @@ class Notifying:
         if each.target is None:
             return
         due = replace(due, writes=await self._writes(due))
-        heard = await self._posted(partial(notices.message, each.target, due))
+        heard = await self._posted(partial(notices.messages, each.target, due))
         tries = each.later.get(due.key, (0, 0.0))[0] + 1
         at_us = self._clock.now_us()
         error = "" if heard.is_sent else heard.said
@@ -243,9 +243,15 @@ class Notifying:
                 each.standing_seconds = 0.0  # again, as soon as the channel is free
                 return
 
-    async def _posted(self, made: Callable[[int], Message]) -> Heard:
+    async def _posted(self, made: Callable[[int], Sequence[Message]]) -> Heard:
+        """Each of these in turn; the first that is not taken ends it."""
+        heard = Heard(None, "there was nothing to send")
         try:
-            return await self._sender.post(made(self._clock.now_us()))
+            for message in made(self._clock.now_us()):
+                heard = await self._sender.post(message)
+                if not heard.is_sent:
+                    break
+            return heard
         except Exception as failure:  # a bug of ours; the message waits like one that met a failure
             log.exception("notify.failed")
             return Heard(None, f"pullcord failed at it: {type(failure).__name__}")
@@ -285,7 +291,8 @@ class Notifying:
                 now_us = self._clock.now_us()
                 looks_at_all = each.all_seconds <= now_seconds
                 from_us = 0 if looks_at_all else each.from_us
-                due = deliveries.due(self._reader, each.name, now_us, from_us)
+                hears = each.channel.hears_acks
+                due = deliveries.due(self._reader, each.name, now_us, from_us, acks=hears)
                 each.from_us = deliveries.look_from(due, now_us)
                 if looks_at_all:
                     each.all_seconds = now_seconds + LOOK_ALL_SECONDS

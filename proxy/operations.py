@@ -8,9 +8,10 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unicodedata import category
@@ -106,11 +107,8 @@ def release(
         raise OperationError("a release needs a reason that can be read: --reason TEXT")
     _check_releases(policy, level, scope, releases)
     levels = (level, Level.THROTTLE) if level is Level.FREEZE else (level,)
-    lifted = [
-        store.release(each, scope, subject, reason=reason, actor=actor, at_us=at_us,
-                      releases=releases)
-        for each in levels
-    ]  # fmt: skip
+    lift = partial(store.release, reason=reason, actor=actor, at_us=at_us, releases=releases)
+    lifted = [lift(each, scope, subject) for each in levels]
     released = next((cord for cord in lifted if cord is not None), None)
     if released is not None:
         return released
@@ -137,8 +135,16 @@ def described(cord: Pull) -> str:
 
 def undo_command(cord: Pull) -> str:
     """What a person types to release a cord."""
-    words = [RELEASING[cord.level], cord.scope, *filter(None, [cord.subject])]
-    return f'pullcord {shlex.join(words)} --reason "..."'
+    words = [RELEASING[cord.level], cord.scope]
+    if cord.subject.startswith("-"):  # else the shell's program takes it for an option
+        return f'pullcord {shlex.join(words)} --reason "..." -- {shlex.quote(cord.subject)}'
+    return f'pullcord {shlex.join([*words, *filter(None, [cord.subject])])} --reason "..."'
+
+
+def halt_command(scope: Scope, subject: str) -> str:
+    """What a person types to stop this."""
+    words = ["halt", scope.value, *(["--"] if subject.startswith("-") else [])]
+    return f"pullcord {shlex.join([*words, *filter(None, [subject])])}"
 
 
 def _check_subject(scope: Scope, subject: str) -> None:
@@ -276,11 +282,12 @@ def pull_as_json(cord: Pull) -> dict[str, Any]:
         "rule": cord.rule,
         "until": None if cord.until_us is None else timestamp(cord.until_us),
         "but_releases": list(cord.but_releases),
+        **({"trial": asdict(cord.trial)} if cord.trial else {}),
     }
 
 
 def pull_from_json(cord: Mapping[str, Any]) -> Pull:
-    """What `pull_as_json` made, to the millisecond."""
+    """What `pull_as_json` made, to the millisecond; not which runs go first."""
     return Pull(
         level=Level(cord["level"]),
         scope=Scope(cord["scope"]),

@@ -1,7 +1,7 @@
 """Recovering from an incident: what would be let flow again, on which release, and what stays shut.
 
-Nothing is changed here but by the rollback command, which is the operator's own. What is pulled and
-released goes the way of every cord (pulling.py).
+Nothing is changed here but by the rollback command, which is the operator's own. In which order it
+is done is in recovery.py.
 """
 
 import contextlib
@@ -11,15 +11,16 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ledger import incident_reads, queries
+from ledger import incident_reads, queries, trials
 from ledger.incident_stamps import Stamp, stamps
 from ledger.open_incidents import CLOSED, Incident
 from ledger.sqlite import sqlite3
+from ledger.states import EventType
 from policies.policy import Policy
-from policies.verdict import Level, Pull, Scope
+from policies.verdict import Level, Pull, Scope, Trial
 from proxy import operations
 from proxy.runbook import covering
 
@@ -35,7 +36,8 @@ Answer = dict[str, Any]
 class Plan:
     """`did` is the release that did it, empty where several may have; `bad` the same, where the
     policy (`source`) does not know it as good, and `stands` whether it is halted. `resumes` are the
-    cords that calls of `release` pass from then on, `stays` those that a person lifts by hand."""
+    cords that calls of `release` pass from then on, `stays` those that a person lifts by hand.
+    `trial` are the runs that go first past them already; `is_done`: it was recovered so before."""
 
     incident: Incident
     release: str
@@ -48,6 +50,18 @@ class Plan:
     stamps: tuple[Stamp, ...]
     rollback: tuple[str, ...]
     source: str
+    trial: Trial | None
+    is_done: bool
+
+    @property
+    def waits(self) -> tuple[Pull, ...]:
+        """Those past which not all of the release goes yet."""
+        return tuple(cord for cord in self.resumes if self.release not in cord.but_releases)
+
+    @property
+    def past(self) -> tuple[Pull, ...]:
+        """Those past which some runs may go first. A throttle lets a few calls pass as it is."""
+        return tuple(cord for cord in self.waits if cord.level is not Level.THROTTLE)
 
 
 def plan(
@@ -86,19 +100,42 @@ def plan(
     over_it = {one.rule for one in pulled}
     own = {one.rule for one in pulled if one.is_own}
     over = [cord for cord in cords if cord in covers or cord.rule in over_it]
-    return Plan(
+    resumes = tuple(cord for cord in over if _resumes(incident, cord, own))
+    trial = next((each.trial for each in trials.of(standing, incident.id)), None)
+    made = Plan(
         incident=incident,
         release=good,
         did=did,
         known_good=tuple(sorted(policy.known_good)),
         bad=bad,
         stands=bad in halts,
-        resumes=tuple(cord for cord in over if _resumes(incident, cord, own)),
+        resumes=resumes,
         stays=tuple(cord for cord in over if not _resumes(incident, cord, own)),
         stamps=stamped,
         rollback=rollback,
         source=policy.source,
+        trial=trial,
+        is_done=False,
     )
+    return replace(made, is_done=_is_done(reader, made))
+
+
+def _is_done(reader: sqlite3.Connection, found: Plan) -> bool:
+    """Whether nothing is left to do of it, and the record says that it was done."""
+    if found.waits or found.trial is not None or (found.bad and not found.stands):
+        return False
+    said = told_as(found.release)
+    return any(
+        row["type"] == EventType.INCIDENT_STEP
+        and row["rule"] == STEP
+        and (row["detail"] or "").startswith(said)
+        for row in incident_reads.rows_of(reader, found.incident)
+    )
+
+
+def told_as(release: str) -> str:
+    """How the row of a recovery begins."""
+    return f"resumed for {release} alone: "
 
 
 _HALTED = (Level.HALT, Scope.RELEASE)
@@ -150,6 +187,8 @@ def as_json(found: Plan) -> Answer:
         "rollback": list(found.rollback) or None,
         "resumes": [operations.pull_as_json(cord) for cord in found.resumes],
         "stays": [operations.pull_as_json(cord) for cord in found.stays],
+        "goes_first": asdict(found.trial) if found.trial else None,
+        "recovered_before": found.is_done,
         "runs": [
             {
                 "run": stamp.run,

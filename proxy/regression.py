@@ -121,11 +121,11 @@ def policy_before(case: Case) -> Policy:
 
 
 def expected_of(reached: Reached) -> Expected:
-    """What a test may ask for: all that this policy reaches; one call fewer than happened where it
-    contains nothing, so that the test fails until one does."""
+    """What a test may ask for: all that this policy reaches, dollars where any were spent; one call
+    fewer than happened where it contains nothing, so that the test fails until one does."""
     if not reached.contained:
         return Expected(calls=max(reached.calls - 1, 0))
-    return Expected(reached.calls, reached.microusd, reached.us)
+    return Expected(reached.calls, reached.microusd or None, reached.us)
 
 
 # ---------------------------------------------------------------------------------- judging
@@ -390,11 +390,10 @@ RUNS_SHOWN_MAX = 20
 
 
 def _how(reached: Reached) -> str:
-    far = f"{reached.calls} of {reached.asked} calls, ${usd(reached.microusd)}"
+    spent = f", ${usd(reached.microusd)}" if reached.microusd else ""
+    far = f"{reached.calls} of {reached.asked} calls{spent}"
+    rule = f"{reached.rule} ({reached.reason})"
     if reached.contained:
-        return (
-            f"contained  after {far}, {reached.us / 1e6:g} s after the first bad call, by "
-            f"{reached.rule} ({reached.reason})"
-        )
-    slowed = f"; only slowed down by {reached.rule} ({reached.reason})" if reached.rule else ""
+        return f"contained  after {far}, {reached.us / 1e6:g} s after the first bad call, by {rule}"
+    slowed = f"; only slowed down by {rule}" if reached.rule else ""
     return f"contained  never: {far} passed{slowed}"

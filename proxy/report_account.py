@@ -21,7 +21,8 @@ def summary(facts: Facts) -> Iterator[Said]:
     """The whole of it in a paragraph."""
     incident, scope, times = facts["incident"], facts["scope"], facts["times"]
     about = f"{incident['kind']} {incident['name']}"
-    of = f" of tenant {incident['tenant']}" if incident["tenant"] else ""
+    is_of = incident["tenant"] and incident["kind"] != "tenant"
+    of = f" of tenant {incident['tenant']}" if is_of else ""
     who = incident["opened_by"] or f"the detector {incident['detector']}"
     yield Said(
         f"At {incident['opened']} {who} found that something was wrong with the {about}{of}: "
@@ -69,20 +70,29 @@ _WRITTEN = {
 
 
 def _after(facts: Facts) -> Iterator[Said]:
-    after = facts["scope"]["after_cord"]
+    after, whole = facts["scope"]["after_cord"], facts["scope"]["after_all"]
     if after is None:
         yield Said("No cord was pulled for it.", show_command(facts))
         return
     yield Said(
-        f"{after['cord']} was pulled at {after['pulled_at']}; after it "
+        f"{after['cord']} was the first to be pulled, at {after['pulled_at']}; after it "
         f"{counted(after['admitted'], 'write')} that it covers were let through.",
         after["command"],
+    )
+    if whole is None:
+        yield Said("Nothing stopped it: a throttle lets some pass.", show_command(facts))
+        return
+    how = "stopped all of it" if whole["contained"] else "was the last and did not stop all of it"
+    yield Said(
+        f"{whole['cord']}, pulled at {whole['pulled_at']}, {how}: after it "
+        f"{counted(whole['admitted'], 'write')} of the whole incident were let through.",
+        whole["command"],
     )
 
 
 def at_a_glance(facts: Facts) -> Iterator[Part]:
     """Severity, owner, times, what stands."""
-    incident, times, after = facts["incident"], facts["times"], facts["scope"]["after_cord"]
+    incident, times, scope = facts["incident"], facts["times"], facts["scope"]
     cords = ", ".join(
         f"{one['level']} {one['scope']} {one['subject']}" for one in facts["standing"]
     )
@@ -97,13 +107,11 @@ def at_a_glance(facts: Facts) -> Iterator[Part]:
         ("time to recover", _took(times["recover_seconds"]), None),
         ("first bad call", times["first_bad"], _first(facts)),
         ("detected", times["detected"], None),
+        ("first cord pulled", times["first_cord"] or "none", None),
         ("contained", times["contained"] or "not yet", None),
         ("recovered", times["recovered"] or "not yet", None),
-        (
-            "writes let through after the pull",
-            "no cord was pulled" if after is None else str(after["admitted"]),
-            None if after is None else Command(after["command"]),
-        ),
+        _let_through("writes that passed the first cord over them", scope["after_cord"]),
+        _let_through("writes of all of it after it was contained", scope["after_all"]),
         ("cords that stand", cords or "none", Command("pullcord status")),
         ("regression test", _proof(incident), None),
     ]
@@ -111,6 +119,17 @@ def at_a_glance(facts: Facts) -> Iterator[Part]:
         "The record shows it, each time counted from the first bad call.", show_command(facts)
     )
     yield Table("Facts of the incident", ("what", "value", "shown by"), tuple(rows))
+
+
+def _let_through(what: str, after: Facts | None) -> tuple[Cell, ...]:
+    if after is None:
+        return what, "nothing was stopped", None
+    kept = after.get("contained", True)
+    return (
+        what,
+        str(after["admitted"]) if kept else f"not contained: {after['admitted']} after the last",
+        Command(after["command"]),
+    )
 
 
 def _first(facts: Facts) -> Cell:

@@ -30,8 +30,8 @@ _STOPS = {"run": "halt", "tenant": "halt", "release": "halt", "tool": "freeze"}
 
 def _contained(facts: Facts) -> Iterator[tuple[str, str]]:
     incident, after = facts["incident"], facts["scope"]["after_cord"]
-    is_open = incident["state"] == OPEN
-    if is_open and not facts["standing"] and not facts["times"]["contained"]:
+    whole, is_open = facts["scope"]["after_all"], incident["state"] == OPEN
+    if is_open and not facts["standing"] and not facts["times"]["first_cord"]:
         about = f"{incident['kind']} {incident['name']}"
         command = "pullcord status"
         if incident["kind"] in _STOPS:
@@ -42,6 +42,12 @@ def _contained(facts: Facts) -> Iterator[tuple[str, str]]:
             f"Find out why {counted(after['admitted'], 'write')} passed after {after['cord']} was "
             "pulled: the promise is none.",
             after["command"],
+        )
+    if whole is not None and not whole["contained"]:
+        yield (
+            f"Stop the rest of it, or say why not: {counted(whole['admitted'], 'write')} passed "
+            f"after its last cord, {whole['cord']}.",
+            whole["command"],
         )
     if is_open and not incident["owner"]:
         command = f"pullcord incident ack {incident['id']}"
@@ -62,13 +68,8 @@ def _settled(facts: Facts) -> Iterator[tuple[str, str]]:
         yield f"Wait for {count} on the way, or halt what makes them.", pending["command"]
     done = states.get(CallState.DONE)
     undone = {row["undoes"] for row in facts["undo"] if row["undoes"] and undid(row)}
-    can = [
-        one
-        for one in facts["scope"]["writes"]["by_reversibility"]
-        if one["reversibility"] == "compensable"
-    ]
-    left = sum(one["done"] for one in can) - len(undone)
-    if left > 0:
+    left = facts["scope"]["undo"]["left"]
+    if left:
         yield (
             f"Undo {counted(left, 'write')} that the policy says how to undo, or say why not.",
             f"pullcord incident compensate {facts['incident']['id']} --plan",
@@ -77,7 +78,7 @@ def _settled(facts: Facts) -> Iterator[tuple[str, str]]:
         done
         and done["count"]
         and any(
-            one["reversibility"] == "unknown" and one["done"]
+            one["reversibility"] == "unknown" and one["left"]
             for one in facts["scope"]["writes"]["by_reversibility"]
         )
     ):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from proxy.report_parts import Command, Part, Said, Table
+from proxy.report_parts import Command, Part, Said, Table, counted
 
 NAMES_SHOWN_MAX = 12  # the command behind them names all
 
@@ -24,10 +24,12 @@ def scope_parts(scope: dict[str, Any]) -> Iterator[Part]:
     yield _written(scope)
     if scope["writes"]["by_reversibility"]:
         yield _undoable(scope)
+        yield from _taken_care_of(scope)
     else:
         yield Said("No write was made that could be undone.", scope["command"])
     yield Said(f"It spent {scope['spend_usd']} USD.", scope["calls"]["command"])
     yield _risk(scope)
+    yield from _passed(scope)
     yield _prevented(scope)
 
 
@@ -38,6 +40,10 @@ def _reached(scope: dict[str, Any]) -> Table:
         shown = found["names"][:NAMES_SHOWN_MAX]
         more = found["count"] - len(shown)
         rest = f" and {more:,} more" if more else ""
+        if found["unnamed"]:
+            rest += f"; {counted(found['unnamed'], 'call')} without one"
+        if name == "runs" and scope["silent_root"]:
+            rest += f"; its root {scope['silent_root']} made no call"
         rows.append((name, found["count"], ", ".join(shown) + rest, Command(found["command"])))
     return Table("What it reached", ("what", "how many", "which", "shown by"), tuple(rows))
 
@@ -58,13 +64,46 @@ def _undoable(scope: dict[str, Any]) -> Table:
             _UNDO.get(one["reversibility"], ""),
             one["done"],
             one["unknown"],
+            one["declined"],
+            one["undone"],
+            one["left"],
             ", ".join(one["tools"][:NAMES_SHOWN_MAX]),
             Command(one["command"]),
         )
         for one in scope["writes"]["by_reversibility"]
     ]
-    titles = ("kind", "which means", "done", "may be done", "tools", "shown by")
+    titles = (
+        *("kind", "which means", "done", "may be done", "of these declined", "undone", "left"),
+        *("tools", "shown by"),
+    )
     return Table("Writes by whether they can be undone", titles, tuple(rows))
+
+
+def _taken_care_of(scope: dict[str, Any]) -> Iterator[Said]:
+    """What was undone and who was told, and what is left of both."""
+    undo, told = scope["undo"], scope["told"]
+    left = "how many are left nobody knows" if undo["left"] is None else f"{undo['left']:,} left"
+    yield Said(f"{counted(undo['undone'], 'write')} undone, {left}.", undo["command"])
+    yield Said(
+        f"{counted(told['tenants'], 'tenant')} told of it, {told['left']:,} left to tell.",
+        told["command"],
+    )
+
+
+def _passed(scope: dict[str, Any]) -> Iterator[Table]:
+    """What came behind each of its cords."""
+    rows = [
+        (one["cord"], one["pulled_at"], "what it covers", one["admitted"], Command(one["command"]))
+        for one in scope["cords"]
+    ]
+    whole = scope["after_all"]
+    if whole is not None:
+        which = "all of the incident" if whole["contained"] else "all of it: not contained"
+        command = Command(whole["command"])
+        rows.append((whole["cord"], whole["pulled_at"], which, whole["admitted"], command))
+    if rows:
+        titles = ("cord", "pulled at", "of", "writes let through after it", "shown by")
+        yield Table("What passed its cords", titles, tuple(rows))
 
 
 def _risk(scope: dict[str, Any]) -> Part:
@@ -80,11 +119,16 @@ def _risk(scope: dict[str, Any]) -> Part:
             one["amount"],
             one["writes"],
             one["unreadable"],
+            one["left_amount"],
+            one["left_writes"],
             Command(one["command"]),
         )
         for one in found
     ]
-    titles = ("currency", "amount", "writes", "of them unreadable", "shown by")
+    titles = (
+        *("currency", "amount", "writes", "of them unreadable", "amount left", "writes left"),
+        "shown by",
+    )
     return Table("Value at risk", titles, tuple(rows))
 
 

@@ -15,7 +15,7 @@ from ledger.sqlite import sqlite3
 from ledger.states import EventType
 from policies import load_runbook, runbook
 from policies.document import MistakenFileError
-from policies.load import text_of
+from policies.load import PolicyError, load_file, text_of
 from policies.load_runbook import Checked
 from policies.policy import Policy
 from policies.runbook import Book, Told, Value
@@ -35,12 +35,12 @@ def book(config: Path | None, checked: Checked = lambda _: "") -> Book:
     return load_runbook.load(text_of(path), str(path), checked)
 
 
-def usable(config: Path | None) -> tuple[Book, str]:
+def usable(config: Path | None, checked: Checked = lambda _: "") -> tuple[Book, str]:
     """The one beside the policy, else the shipped one and what is wrong with the other."""
     try:
-        return book(config), ""
+        return book(config, checked), ""
     except MistakenFileError as error:
-        return book(None), str(error)
+        return book(None, checked), str(error)
 
 
 def told(rows: Iterable[Row]) -> dict[str, Told]:
@@ -174,15 +174,27 @@ def next_action(
     """The first step that is not done: `what` it is, and the `command` to type. What hangs on its
     calls is for `pullcord runbook` to tell. None when the runbook is at its end."""
     found, wrong = usable(config)
-    known = facts(incident, standing_over(reader, incident), None)
+    cords = standing_over(reader, incident)
+    if not cords:  # what the policy stops, stands too
+        cords = standing_over(reader, incident, _policy(config))
+    known = facts(incident, cords, None)
     recorded = told(incident_reads.rows_of(reader, incident))
     step = runbook.to_do(runbook.walk(found, known, recorded))
-    walk = f"pullcord runbook {incident.id}"
-    if wrong:
-        source = wrong.partition(":")[0]
-        return {"what": f"{source} cannot be used, so the shipped one counts", "command": walk}
     if step is None:
         return None
+    ours = (
+        f" ({wrong.partition(':')[0]} cannot be used, so the shipped one counts)" if wrong else ""
+    )
     if not step.is_certain or not step.step.run:
-        return {"what": "go on with the runbook", "command": walk}
-    return {"what": step.step.title, "command": runbook.command(step.step.run, places(incident))}
+        what, command = "go on with the runbook", f"pullcord runbook {incident.id}"
+    else:
+        what, command = step.step.title, runbook.command(step.step.run, places(incident))
+    return {"what": f"{what}{ours}", "command": command}
+
+
+def _policy(config: Path | None) -> Policy | None:
+    """The one that the runbook lies beside; None where that cannot be used."""
+    try:
+        return None if config is None else load_file(config / "policy.yaml")
+    except PolicyError:
+        return None

@@ -9,10 +9,13 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
 
-from ledger import incident_figures, seen
+from ledger import incident_calls, incident_cords, incident_figures, incident_notices, seen
+from ledger.compensation import undone_calls
 from ledger.containment import snapshot
 from ledger.filters import exactly, parse
-from ledger.incident_figures import Figures, FirstCord
+from ledger.incident_cords import Stood
+from ledger.incident_figures import DECLINING, UNDONE, Figures
+from ledger.incident_reads import pulled_over
 from ledger.incident_scope import from_us, terms
 from ledger.open_incidents import Incident
 from ledger.sqlite import sqlite3
@@ -26,6 +29,7 @@ from proxy.incidents import as_json
 from proxy.operations import timestamp
 
 NAMES_MAX = 50  # of runs, tools and so on that are named; the command behind them names all
+CORDS_MAX = 10  # that are told with what passed them: the first ones
 
 _EXACT = Context(prec=100)  # more digits than sums of amounts have
 
@@ -63,7 +67,9 @@ def scope(reader: sqlite3.Connection, incident: Incident, policy: Policy | None)
 def _scope(reader: sqlite3.Connection, incident: Incident, policy: Policy | None) -> Answer:
     own = terms(incident)
     values = _values(policy)
-    found = incident_figures.figures(reader, parse(own, 0), values)
+    undone = undone_calls(reader, from_us(incident))
+    found = incident_figures.figures(reader, parse(own, 0), values, undone)
+    by_reversibility = _by_reversibility(found, own, policy)
     return {
         "incident": as_json(incident),
         "filter": list(own),
@@ -71,6 +77,7 @@ def _scope(reader: sqlite3.Connection, incident: Incident, policy: Policy | None
         "from": timestamp(from_us(incident)),
         "until": None if incident.closed_us is None else timestamp(incident.closed_us),
         **{name: _named(found, column, own) for name, column in _NAMED.items()},
+        "silent_root": _silent_root(incident, found),
         "calls": {
             "count": found.effects.total(),
             "reads": found.effects[Effect.READ],
@@ -80,8 +87,10 @@ def _scope(reader: sqlite3.Connection, incident: Incident, policy: Policy | None
         },
         "writes": {
             "by_state": _by_state(found, own),
-            "by_reversibility": _by_reversibility(found, own, policy),
+            "by_reversibility": by_reversibility,
         },
+        "undo": _undo(incident, by_reversibility, policy),
+        "told": _told(reader, incident, found),
         "spend_usd": f"{Decimal(found.microusd) / MICRO:.6f}",
         "value_at_risk": _value_at_risk(found, own, values),
         "first_bad_call": incident_figures.first_bad_call(reader, incident),
@@ -93,7 +102,7 @@ def _scope(reader: sqlite3.Connection, incident: Incident, policy: Policy | None
             }
             for reason, count in sorted(found.prevented.items(), key=lambda one: (-one[1], one[0]))
         ],
-        "after_cord": _after_cord(reader, incident, own),
+        **_after(reader, incident, own),
     }
 
 
@@ -108,7 +117,19 @@ def query(filters: Sequence[str], by: str = "", lines: int = 0) -> str:
 def _named(found: Figures, column: str, own: Sequence[str]) -> Answer:
     names = found.names(column)
     told = query(own, by=column, lines=len(names) + 1)  # and one line for calls without a name
-    return {"count": len(names), "names": names[:NAMES_MAX], "command": told}
+    return {
+        "count": len(names),
+        "names": names[:NAMES_MAX],
+        "unnamed": found.unnamed[column],
+        "command": told,
+    }
+
+
+def _silent_root(incident: Incident, found: Figures) -> str | None:
+    """The root of its runs, where that made no call itself."""
+    runs = found.named["run"]
+    is_silent = incident.kind == Scope.RUN and runs and incident.name not in runs
+    return incident.name if is_silent else None
 
 
 def _by_state(found: Figures, own: Sequence[str]) -> list[Answer]:
@@ -126,25 +147,56 @@ def _by_state(found: Figures, own: Sequence[str]) -> list[Answer]:
 
 
 def _by_reversibility(found: Figures, own: Sequence[str], policy: Policy | None) -> list[Answer]:
-    """Of the writes that were done or may have been."""
+    """Of the writes that were done or may have been. `left` are those done that nobody has undone,
+    and that the tool did not decline."""
+    kinds: dict[Reversibility, Counter[str]] = {kind: Counter() for kind in Reversibility}
     tools: dict[Reversibility, Counter[str]] = {kind: Counter() for kind in Reversibility}
-    states: dict[Reversibility, Counter[str]] = {kind: Counter() for kind in Reversibility}
     for (tool, state), count in found.writes.items():
         if state in incident_figures.MAY_HAVE_HAPPENED:
             kind = policy.tool(tool).reversibility if policy else Reversibility.UNKNOWN
             tools[kind][tool] += count
-            states[kind][state] += count
+            kinds[kind][state] += count
+    for kind, named in tools.items():
+        for fate in (UNDONE, DECLINING):
+            kinds[kind][fate] = sum(found.fates[tool, fate] for tool in named)
     return [
         {
             "reversibility": kind.value,
-            "done": states[kind][CallState.DONE],
-            "unknown": states[kind][CallState.UNKNOWN],
+            "done": count[CallState.DONE],
+            "unknown": count[CallState.UNKNOWN],
+            "undone": count[UNDONE],
+            "declined": count[DECLINING],
+            "left": count[CallState.DONE] - count[UNDONE] - count[DECLINING],
             "tools": sorted(tools[kind], key=lambda tool: (-tools[kind][tool], tool)),
             "command": query(_made(own, sorted(tools[kind]))),
         }
-        for kind in Reversibility
+        for kind, count in kinds.items()
         if tools[kind]
     ]
+
+
+def _undo(incident: Incident, kinds: Sequence[Answer], policy: Policy | None) -> Answer:
+    """How far the undoing is. What is left to undo are the writes that the policy says how to undo;
+    without a policy nobody knows."""
+    can = [one for one in kinds if one["reversibility"] == Reversibility.COMPENSABLE]
+    return {
+        "undone": sum(one["undone"] for one in kinds),
+        "declined": sum(one["declined"] for one in kinds),
+        "left": sum(one["left"] for one in can) if policy else None,
+        "command": f"pullcord incident compensate {incident.id} --plan",
+    }
+
+
+def _told(reader: sqlite3.Connection, incident: Incident, found: Figures) -> Answer:
+    """To which of the tenants that its writes reached a message went."""
+    sent = {row["tenant"] for row in incident_notices.sent(reader, incident.id)}
+    left = sorted(found.reached.keys() - sent)
+    return {
+        "tenants": len(found.reached.keys() & sent),
+        "left": len(left),
+        "names_left": left[:NAMES_MAX],
+        "command": f"pullcord incident notify {incident.id} --plan",
+    }
 
 
 def _made(own: Sequence[str], tools: Iterable[str]) -> tuple[str, ...]:
@@ -161,23 +213,29 @@ def _values(policy: Policy | None) -> dict[str, ToolValue]:
 def _value_at_risk(
     found: Figures, own: Sequence[str], values: Mapping[str, ToolValue]
 ) -> list[Answer]:
-    """What writes moved that were done or may have been, by currency. Those that tell no amount are
-    counted under the currency of their tool where that is always the same, else under none."""
-    sums: dict[str, Fraction] = {}
-    writes, unreadable = Counter[str](), Counter[str]()
+    """What writes moved that were done or may have been, by currency; and what of it is left, which
+    nobody has undone and the tool did not decline. Those that tell no amount are counted under the
+    currency of their tool where that is always the same, else under none."""
+    sums, left = dict[str, Fraction](), dict[str, Fraction]()
+    writes, unreadable, writes_left = Counter[str](), Counter[str](), Counter[str]()
     tools: dict[str, set[str]] = {}
-    for (tool, arguments), count in found.moved.items():
-        currency, amount = values[tool].of(seen.arguments(arguments))
+    for moved, count in found.moved.items():
+        currency, amount = values[moved.tool].of(seen.arguments(moved.arguments))
+        tools.setdefault(currency, set()).add(moved.tool)
         sums[currency] = sums.get(currency, Fraction(0)) + (amount or 0) * count
-        tools.setdefault(currency, set()).add(tool)
         writes[currency] += count
         unreadable[currency] += count if amount is None else 0
+        if moved.is_left:
+            left[currency] = left.get(currency, Fraction(0)) + (amount or 0) * count
+            writes_left[currency] += count
     return [
         {
             "currency": currency or None,
             "amount": _plain(sums[currency]),
             "writes": writes[currency],
             "unreadable": unreadable[currency],
+            "left_amount": _plain(left.get(currency, Fraction(0))),
+            "left_writes": writes_left[currency],
             "command": query(_made(own, sorted(tools[currency]))),
         }
         for currency in sorted(sums, key=lambda name: (not name, -writes[name], name))
@@ -190,27 +248,39 @@ def _plain(amount: Fraction) -> str:
     return f"{_EXACT.normalize(exact):f}"
 
 
-def _after_cord(
-    reader: sqlite3.Connection, incident: Incident, own: Sequence[str]
-) -> Answer | None:
-    """The writes that were let through after the first cord of the incident had been pulled, of
-    those that it stands over, until a person changed it. None where nothing was pulled for it."""
-    cord = incident_figures.first_cord(reader, incident)
-    if cord is None:
-        return None
-    if Scope.RUN in cord.pull.names:  # it is over one of the incident's runs, not over all of them
-        own = [term for term in own if not term.startswith(f"{_COVERS[Scope.RUN]}:")]
-    filters = (*own, *_covered(cord, own), *_standing(cord), "effect:write", "decision:allow")
-    found = incident_figures.figures(reader, parse(filters, 0))
+def _after(reader: sqlite3.Connection, incident: Incident, own: Sequence[str]) -> Answer:
+    """The writes that were let through after cords had been pulled. `after_cord` is the first cord,
+    `cords` the first ones, each with those that it stands over, until a person changed it;
+    `after_all` those of the whole incident after the cord that contained it, or where none did,
+    after the last one. None where nothing was pulled for it."""
+    cords = incident_cords.stood(pulled_over(reader, incident))
+    each = [_passed(reader, cord, _covering(cord, own)) for cord in cords[:CORDS_MAX]]
+    found = incident_cords.containment(reader, incident, cords)
+    whole = None
+    if found is not None:
+        own_until = found.cord._replace(until_seq=found.until_seq)
+        whole = {"contained": found.is_whole, **_passed(reader, own_until, own)}
+    return {"after_cord": next(iter(each), None), "cords": each, "after_all": whole}
+
+
+def _passed(reader: sqlite3.Connection, cord: Stood, over: Sequence[str]) -> Answer:
+    filters = (*over, *_standing(cord), "effect:write", "decision:allow")
     return {
         "cord": cord.pull.rule,
         "pulled_at": timestamp(cord.pull.at_us),
-        "admitted": found.effects.total(),
+        "admitted": incident_calls.count(reader, parse(filters, 0)),
         "command": query(filters),
     }
 
 
-def _covered(cord: FirstCord, own: Sequence[str]) -> list[str]:
+def _covering(cord: Stood, own: Sequence[str]) -> list[str]:
+    """Those calls of the incident that a cord is over."""
+    if Scope.RUN in cord.pull.names:  # it is over one of the incident's runs, not over all of them
+        own = [term for term in own if not term.startswith(f"{_COVERS[Scope.RUN]}:")]
+    return [*own, *_covered(cord, own)]
+
+
+def _covered(cord: Stood, own: Sequence[str]) -> list[str]:
     """What the cord is over, where the incident is over more."""
     fields = {term.partition(":")[0] for term in own}
     named = ((_COVERS[kind], name) for kind, name in cord.pull.names.items())
@@ -221,6 +291,6 @@ def _covered(cord: FirstCord, own: Sequence[str]) -> list[str]:
     ]
 
 
-def _standing(cord: FirstCord) -> tuple[str]:
+def _standing(cord: Stood) -> tuple[str]:
     last = "" if cord.until_seq is None else str(cord.until_seq - 1)
     return (f"seq:{cord.seq + 1}..{last}",)

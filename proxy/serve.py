@@ -64,12 +64,11 @@ async def tracing_running(
     """
     path = settings.data / SOCKET
     tracing = Tracing(clock, settings.trace, path, settings.trace_body_bytes_max, tell)
-    tracing.start()
     keeping = asyncio.create_task(_kept(tracer, tracing.first)) if tracer is not None else None
     try:
-        yield tracing
+        async with tracing.going():
+            yield tracing
     finally:
-        await tracing.close()
         if tracer is not None and keeping is not None:
             keeping.cancel()
             await asyncio.wait({keeping})
@@ -102,6 +101,7 @@ async def running(
         )
         tell, tracer = service.decider.trace_lost, supervisor.tracer(settings)
         tracing = await closing.enter_async_context(tracing_running(settings, clock, tell, tracer))
+        service.tracing = tracing
         gate = Gate(service.decider, clock, settings.identity, tracing=tracing)
         pid = os.getpid()
         here = Worker(new_id(clock.now_us()), pid, process.started(pid), clock.now_us())

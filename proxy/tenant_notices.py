@@ -5,6 +5,7 @@ is told of its own calls alone.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -165,7 +166,7 @@ def _filled(template: str, places: Mapping[str, str]) -> str:
     """Each line of it is plain text; what is filled in cannot add a place."""
     text = PLACE.sub(lambda found: places[found[1]], template)
     lines = [plain(line, TEXT_CHARACTERS_MAX) if line.strip() else "" for line in text.split("\n")]
-    return "\n".join(lines).strip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
 def _digest(*parts: str) -> str:

@@ -8,11 +8,11 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import structlog
 
@@ -238,6 +238,15 @@ class Tracing:
             log.error("trace.failed", exc_info=failure)
 
     # On its way
+
+    @contextlib.asynccontextmanager
+    async def going(self) -> AsyncIterator[Self]:
+        """From its start to its end."""
+        self.start()
+        try:
+            yield self
+        finally:
+            await self.close()
 
     def start(self) -> None:
         self._running = asyncio.get_running_loop().create_task(self._run())

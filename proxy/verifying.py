@@ -282,10 +282,10 @@ def _laid_out(text: str) -> tuple[str, str, bool]:
 def _tail_characters(plan: Plan) -> int:
     """How long the beginning of a secret may be that stands where a text was cut."""
     secrets = plan.credential.secrets if plan.credential else ()
-    return max([_TAIL_CHARACTERS, *(len(spelled) for it in secrets for spelled in _spelled(it))])
+    return max([_TAIL_CHARACTERS, *(len(each) for it in secrets for each in spelled(it))])
 
 
-def _spelled(secret: str) -> set[str]:
+def spelled(secret: str) -> set[str]:
     """As it is, and as JSON and URLs would spell it."""
     return {secret, json.dumps(secret, ensure_ascii=False)[1:-1], quote(secret, safe="")}
 
@@ -294,6 +294,6 @@ def _masked(text: str, plan: Plan, key: bytes) -> str:
     """Without what looks like a secret, and without the credential that the call carried, also as
     JSON and URLs would spell it."""
     for secret in plan.credential.secrets if plan.credential else ():
-        for spelling in sorted(_spelled(secret), key=len, reverse=True):
+        for spelling in sorted(spelled(secret), key=len, reverse=True):
             text = text.replace(spelling, mark(secret, key))
     return mask(text, key)

@@ -15,7 +15,7 @@ from ledger.states import CallState
 from policies import runbook
 from policies.policy import Policy
 from policies.runbook import Book, Value, Walked
-from policies.verdict import Level, Pull
+from policies.verdict import Pull
 from proxy import operations, scoping
 from proxy.runbook import facts, places, release_word, standing_over, told
 
@@ -115,25 +115,32 @@ def _counted(
         for row in scope["writes"]["by_reversibility"]
     }
     may_have = (CallState.DONE, CallState.UNKNOWN, CallState.PENDING)
-    after = scope["after_cord"]
-    passed: int | None = 0
-    if after is not None and not after["cord"].startswith(f"{Level.THROTTLE}:"):
-        passed = after["admitted"]  # a throttle lets some pass
-    elif cords:
-        passed = None  # since when it stands is not in the record
     found: dict[str, Value | None] = {
-        "effects_after_pull": passed,
+        "effects_after_pull": _passed(scope, cords),
         "calls": scope["calls"]["count"],
         "writes": sum(states.get(state, 0) for state in may_have),
         "unknown_writes": states.get(CallState.UNKNOWN, 0),
         "runs_affected": scope["runs"]["count"],
         "tenants_affected": scope["tenants"]["count"],
+        "undone_writes": scope["undo"]["undone"],
+        "left_to_undo": scope["undo"]["left"],
+        "told_tenants": scope["told"]["tenants"],
+        "left_to_tell": scope["told"]["left"],
         "release": None if policy is None else _release(scope, policy),
     }
     words = ("reversible", "compensable", "irreversible")
     for word, kind in (*zip(words, words, strict=True), ("undeclared", "unknown")):
         found[f"{word}_writes"] = None if policy is None else kinds.get(kind, 0)
     return found
+
+
+def _passed(scope: Answer, cords: Sequence[Pull]) -> int | None:
+    """The writes that passed a cord over them, or came after all of its cords. A throttle lets some
+    pass."""
+    whole = scope["after_all"]
+    if whole is not None:
+        return max(int(one["admitted"]) for one in (*scope["cords"], whole))
+    return None if cords else 0  # since when a cord of the policy stands is not in the record
 
 
 def _release(scope: Answer, policy: Policy) -> str:
@@ -181,10 +188,14 @@ def _cords(case: _Case) -> Iterator[Shown]:
         but = f", but for {', '.join(cord.but_releases)}" if cord.but_releases else ""
         said = f"{operations.described(cord)} stands, by {cord.actor}{but}"
         yield Shown("cords", said, operations.undo_command(cord))
-    after = case.scope["after_cord"]
-    if after is not None:
+    for after in case.scope["cords"]:
         said = f"{_many(after['admitted'], 'write')} let through after {after['cord']} was pulled"
-        yield Shown("cords", said, after["command"])
+        yield Shown("cords", f"{said}, of what it covers", after["command"])
+    whole = case.scope["after_all"]
+    if whole is not None:
+        how = "all of it was contained by" if whole["contained"] else "it went on after"
+        said = f"{how} {whole['cord']}; {_many(whole['admitted'], 'write')} let through after that"
+        yield Shown("cords", said, whole["command"])
 
 
 def _made(case: _Case) -> Iterator[Shown]:
@@ -250,6 +261,7 @@ def _value_at_risk(case: _Case) -> Iterator[Shown]:
         unread = f", {row['unreadable']} without an amount" if row["unreadable"] else ""
         currency = row["currency"] or "(no currency told)"
         said = f"at risk: {row['amount']} {currency} in {_many(row['writes'], 'write')}{unread}"
+        said += f"; left: {row['left_amount']} in {_many(row['left_writes'], 'write')}"
         yield Shown("value_at_risk", said, row.get("command", ""))
 
 
@@ -257,6 +269,22 @@ def _prevented(case: _Case) -> Iterator[Shown]:
     for row in case.scope["prevented"]:
         said = f"prevented: {_many(row['count'], 'call')}, {row['reason']}"
         yield Shown("prevented", said, row["command"])
+
+
+def _undone(case: _Case) -> Iterator[Shown]:
+    undo = case.scope["undo"]
+    left = "nobody knows how many are left" if undo["left"] is None else f"{undo['left']} left"
+    declined = f"; {undo['declined']} did nothing: the tool declined" if undo["declined"] else ""
+    said = f"undone: {_many(undo['undone'], 'write')}, {left}{declined}"
+    yield Shown("undone", said, undo["command"])
+
+
+def _messages(case: _Case) -> Iterator[Shown]:
+    sent = case.scope["told"]
+    names = ", ".join(sent["names_left"][:NAMES_SHOWN_MAX])
+    more = ", ..." if sent["left"] > NAMES_SHOWN_MAX else ""
+    left = f"{sent['left']} left" + (f": {names}{more}" if names else "")
+    yield Shown("told", f"told: {_many(sent['tenants'], 'tenant')}, {left}", sent["command"])
 
 
 def _releases(case: _Case) -> Iterator[Shown]:
@@ -291,6 +319,8 @@ _EVIDENCE: dict[str, Callable[[_Case], Iterator[Shown]]] = {
     "reversibility": _reversibility,
     "value_at_risk": _value_at_risk,
     "prevented": _prevented,
+    "undone": _undone,
+    "told": _messages,
     "releases": _releases,
     "test": _test,
 }

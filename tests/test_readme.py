@@ -1,4 +1,4 @@
-"""README and CHANGELOG say what is so: every command, setting, reason code, number and example."""
+"""README, docs/ and CHANGELOG say what is so: each command, setting, reason code and example."""
 
 import re
 import shlex
@@ -29,9 +29,8 @@ from proxy.cli.main import cli
 from proxy.control import ROUTES
 from proxy.control_client import SOCKET
 from proxy.settings import NAMES, PREFIX, Settings
+from tests.manual import MANUAL, PAGES, README, ROOT, anchors, blocks, code, section, table
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text("utf-8")
 POLICY = (ROOT / "config" / "policy.yaml").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
@@ -40,29 +39,7 @@ MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 MINOR_TARGETS = {"help", "format-check", "lint", "types", "contracts"}
 
 
-# ---------------------------------------------------------------------------- reading README
-
-
-def section(title: str) -> str:
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.M | re.S)
-    assert found, f"README has no section {title!r}"
-    return found[1]
-
-
-def blocks(language: str, text: str = README) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
-
-
-def table(title: str) -> list[list[str]]:
-    """The cells of a section's table, without its titles."""
-    rows = [line for line in section(title).splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
-
-
-def code(text: str) -> list[str]:
-    """What stands in backticks within lines."""
-    outside = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
-    return re.findall(r"`([^`\n]+)`", outside)
+# ---------------------------------------------------------------------------- reading the manual
 
 
 def transcript(block: str) -> Iterator[tuple[str, list[str]]]:
@@ -78,12 +55,12 @@ def typed_lines() -> Iterator[str]:
         yield from block.splitlines()
     for block in blocks("console"):
         yield from (typed for typed, _ in transcript(block))
-    yield from code(README)
+    yield from code(MANUAL)
 
 
 @cache
 def commands() -> tuple[tuple[str, ...], ...]:
-    """The words behind each `pullcord` that README types, also those inside `$(...)`."""
+    """The words behind each `pullcord` that the manual types, also those inside `$(...)`."""
     found = []
     for line in typed_lines():
         inner = re.search(r"\$\((pullcord [^)]*)\)", line)
@@ -134,12 +111,12 @@ def test_a_command_can_be_typed_as_it_stands(words: tuple[str, ...]) -> None:
     filters.parse(params.get("filters", ()), 0)
 
 
-def test_every_command_is_in_readme() -> None:
+def test_every_command_is_in_the_manual() -> None:
     missing = set(leaves()) - {parsed(words)[0] for words in commands()}
     assert not missing
 
 
-def test_every_scope_is_in_readme() -> None:
+def test_every_scope_is_in_the_manual() -> None:
     scopes = {words.split()[0] for words in code(section("Commands")) if words.split()[0] in Scope}
     assert scopes == set(Scope)
 
@@ -161,7 +138,7 @@ def test_exit_codes_are_those_of_the_program() -> None:
 
 
 def test_the_formats_of_env_are_all_there() -> None:
-    line = next(line for line in README.splitlines() if "`--format`" in line)
+    line = next(line for line in MANUAL.splitlines() if "`--format`" in line)
     assert set(environment.FORMATS) <= set(code(line))
 
 
@@ -172,8 +149,23 @@ def test_the_agents_own_view_and_the_probes_are_where_it_says() -> None:
     assert f"/{SOCKET} http://localhost/readyz" in section("Commands")
 
 
+def test_each_page_is_listed_in_readme_and_each_link_leads_somewhere() -> None:
+    linked = set()
+    for page, text in PAGES.items():
+        for place, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text):
+            target = (page.parent / place).resolve() if place else page
+            assert target.exists(), (page, place)
+            assert not anchor or anchor in anchors(PAGES[target]), (page, place, anchor)
+            linked |= {target} if page == README else set()
+    assert set(PAGES) - {README} <= linked
+
+
+def test_readme_is_for_newcomers() -> None:
+    assert len(PAGES[README].split()) < 3_000
+
+
 def test_the_files_it_names_are_there() -> None:
-    places = {word for word in code(README) if re.fullmatch(r"(\.ci|config)/[a-z./-]*", word)}
+    places = {word for word in code(MANUAL) if re.fullmatch(r"(\.ci|config)/[a-z./-]*", word)}
     assert {".ci/find-python", ".ci/run", "config/policy.yaml"} <= places
     assert not {place for place in places if not (ROOT / place).exists()}
 
@@ -298,12 +290,12 @@ def test_the_demo_excerpt_names_the_ceilings_of_the_demo() -> None:
     assert set(re.findall(r"ceiling:([0-9a-f]+)", section("The demo"))) == ids
 
 
-def test_every_word_of_the_runbook_is_in_readme() -> None:
+def test_every_word_of_the_runbook_is_in_the_manual() -> None:
     text = section("The runbook")
     words = {word.strip("{}") for span in code(text) for word in span.split()}
     assert words >= {*runbook.FACTS, *runbook.EVIDENCE, *runbook.PLACES}
     (example,) = blocks("yaml", text)
-    load_runbook.load(example, "README.md")
+    load_runbook.load(example, "docs/incidents.md")
 
 
 # ---------------------------------------------------------------------------- the ledger

@@ -18,7 +18,8 @@ from policies.call import Effect
 from policies.verdict import Action, Reason
 from proxy import environment
 from proxy.cli.main import cli
-from tests.test_readme import ROOT, blocks, section, transcript
+from tests.manual import ROOT, blocks, section
+from tests.test_readme import transcript
 
 PROGRAM = (sys.executable, "-c", "from proxy.cli.main import main; main()")
 START_SECONDS = 30.0

@@ -1,4 +1,4 @@
-"""README lists every wait, queue and buffer of the code, each with its number."""
+"""docs/limits.md lists every wait, queue and buffer of the code, each with its number."""
 
 import ast
 import dataclasses
@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from proxy.settings import Settings
-from tests.test_readme import ROOT, code, table
+from tests.manual import ROOT, code, table
 
 UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "s": 1, "characters": 1, "commits": 1}
 LIMIT_NAME = re.compile(r"[A-Z][A-Z_]*(_MAX|_SECONDS|_THREADS|_BATCHES|_ATTEMPTS)")
@@ -33,8 +33,9 @@ NO_LIMITS = {
     "policies.amounts.MOVED_MAX",  # what is an amount at all
     # How much of a text is shown or told.
     *("proxy.regression.RUNS_SHOWN_MAX", "proxy.regression_serving.ENDPOINTS_SHOWN_MAX"),
-    *("proxy.scoping.NAMES_MAX", "proxy.cli.incident_scope.NAMES_SHOWN_MAX"),
-    *("ledger.body_checks.FOUND_MAX", "ledger.checks.FOUND_MAX"),
+    *("proxy.scoping.NAMES_MAX", "proxy.scoping.CORDS_MAX"),
+    "proxy.cli.incident_scope.NAMES_SHOWN_MAX",
+    *("ledger.body_checks.FOUND_MAX", "ledger.checks.FOUND_MAX", "ledger.trial_reads.FOUND_MAX"),
     "ledger.seen.TEXT_CHARS_MAX",
     *("policies.match.HOST_CHARACTERS_MAX", "policies.match.OPERATION_CHARACTERS_MAX"),
     *("proxy.sentences.TEXT_CHARACTERS_MAX", "proxy.cli.records.POLL_SECONDS"),
@@ -43,7 +44,7 @@ NO_LIMITS = {
     "proxy.cli.status.LIMITS_SHOWN_MAX",
     *("proxy.incidents.SHOWN_MAX", "proxy.cli.incidents.EVENTS_SHOWN_MAX"),
     *("policies.schema_runbook.STEPS_MAX", "proxy.walking.NAMES_SHOWN_MAX"),
-    *("proxy.cli.incident_recover.RUNS_SHOWN_MAX", "ledger.incident_stamps.COMPARED_MAX"),
+    *("proxy.cli.recovered.RUNS_SHOWN_MAX", "ledger.incident_stamps.COMPARED_MAX"),
     *("ledger.incidents.LED_TO_IT_MAX", "ledger.incident_acts.SINCE_SECONDS"),
     *("proxy.notices.NAME_CHARACTERS_MAX", "proxy.notices.WHY_CHARACTERS_MAX"),
     *("proxy.notices.SUMMARY_CHARACTERS_MAX", "proxy.notices.CALLS_MAX"),
@@ -72,7 +73,7 @@ NO_LIMITS = {
 
 def limits() -> Iterator[tuple[str, float]]:
     """Each name of the table with its number."""
-    for what, told, named, why in table("Limits"):
+    for what, told, named, why in table("Waits, queues and buffers"):
         names = code(named)
         numbers = [number for part in re.split(r", | x ", told) for number in [measured(part)]]
         assert len(names) == len(numbers), what

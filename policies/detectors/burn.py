@@ -35,8 +35,7 @@ class Burn:
     """One run's."""
 
     limits: Limits = LIMITS
-    _short: Sums = field(default_factory=lambda: Sums(SHORT_US, 60))
-    _long: Sums = field(default_factory=lambda: Sums(LONG_US, 24))
+    _spent: tuple[Sums, Sums] | None = None  # by the short bucket, and by the long
     _credits: Sums = field(default_factory=lambda: Sums(SHORT_US, 60))
     _written_us: int | None = None
 
@@ -48,8 +47,11 @@ class Burn:
         self._credits.add(at_us, progress.credit)
         if not step.spend_microusd and not step.tokens:
             return None
-        self._short.add(at_us, step.spend_microusd)
-        self._long.add(at_us, step.spend_microusd)
+        if self._spent is None:
+            self._spent = Sums(SHORT_US, 60), Sums(LONG_US, 24)
+        short, long = self._spent
+        short.add(at_us, step.spend_microusd)
+        long.add(at_us, step.spend_microusd)
         since = progress.unearned
         if since.calls + since.model_calls >= limits.trip_calls:
             if since.spend_microusd >= limits.trip_microusd:
@@ -59,9 +61,9 @@ class Burn:
                 why = f"{since.tokens} tokens since progress"
                 return _found(step, Severity.TRIP, why, since.at_us + 1)
         least = min(limits.fast_alert_microusd, limits.fast_trip_microusd)
-        if self._short.at_most < least and self._long.at_most < limits.idle_alert_microusd:
+        if not short.may_reach(least) and not long.may_reach(limits.idle_alert_microusd):
             return None
-        five, one = self._short.within(at_us, 60), self._short.within(at_us, 12)
+        five, one = short.within(at_us, 60), short.within(at_us, 12)
         earned = self._credits.within(at_us, 60)
         steady = one * 5 >= five // 2
         if five >= limits.fast_trip_microusd and steady and earned * 1000 < five:
@@ -70,7 +72,7 @@ class Burn:
         if five >= limits.fast_alert_microusd and steady:
             return _found(step, Severity.ALERT, f"{_usd(five)} in 5 minutes", at_us - LONG_US)
         idle_us = at_us - self._written_us
-        hours, quarter = self._long.within(at_us, 24), self._long.within(at_us, 3)
+        hours, quarter = long.within(at_us, 24), long.within(at_us, 3)
         if idle_us >= 24 * LONG_US and hours >= limits.idle_alert_microusd and quarter * 8 >= hours:
             why = f"{_usd(hours)} in 2 hours without a write"
             return _found(step, Severity.ALERT, why, self._written_us + 1)

@@ -32,11 +32,12 @@ LIMITS = Limits()
 
 @dataclass(slots=True)
 class Met:
-    """A recipient: when it was first written to, by which roots, with which calls and tool."""
+    """A recipient: when it was first written to, by which roots, with which calls and tool; of the
+    releases whether there is one, and no other."""
 
     at_us: int
-    runs: frozenset[str] = frozenset()
-    releases: frozenset[str] = frozenset()
+    runs: tuple[str, ...] = ()
+    releases: tuple[str, ...] = ()
     calls: tuple[str, ...] = ()
     tool: str = ""
 
@@ -60,9 +61,9 @@ class FirstSeen:
             return None
         met.tool = step.tool
         met.calls = (*met.calls, step.call_id)[-CALLS_MAX:]
-        if len(met.releases) < 2:  # whether there is one, and no other
-            met.releases |= {step.release}
-        runs = met.runs | {root}
+        if step.release not in met.releases:
+            met.releases = (*met.releases, step.release)[:2]
+        runs = (*met.runs, root)
         if len(runs) <= limits.trip_runs:
             met.runs = runs
         if len(runs) < min(limits.alert_runs, limits.trip_runs):
@@ -71,7 +72,7 @@ class FirstSeen:
         some = f"{len(runs)} runs" if runs is met.runs else f"more than {limits.trip_runs} runs"
         within = spelled(limits.within_us)
         why = f"{some} wrote to a recipient within {within} of the first write to it"
-        release = step.release if met.releases == {step.release} else ""
+        release = step.release if met.releases == (step.release,) else ""
         return Finding(
             *(NAME, severity, Subject.TOOL, step.tool, why, met.calls, step.tool, release),
             since_us=met.at_us,

@@ -15,11 +15,10 @@ from policies.detectors.progress import RESULT_BYTES, Progress
 from policies.detectors.step import Finding, Kind, Severity, Step, Subject
 
 NAME = "loop"
-ACTIONS_MAX = 256
 TOOLS_MAX = 64
 AT_ONCE_US = 100_000
 EVIDENCE_MAX = 8
-EPOCH_BYTES = 8
+EPOCH_BYTES = 4
 TOLD_BYTES = RESULT_BYTES + EPOCH_BYTES
 
 
@@ -57,30 +56,36 @@ class Bucket:
         return self.until_us - at_us > self.burst * self.every_us
 
 
+class Repeats:
+    """What is remembered of a run in which something repeats: buckets, and what they took lately,
+    each by its tool and call."""
+
+    __slots__ = ("alert", "evidence", "fast", "same_alert", "same_trip", "since_us", "trip")
+
+    def __init__(self, limits: Limits) -> None:
+        self.alert = Bucket(limits.alert_every_us, limits.alert_burst)
+        self.fast = Bucket(limits.fast_every_us, limits.fast_burst)
+        self.trip = Bucket(limits.trip_every_us, limits.trip_burst)
+        self.same_alert = Bucket(limits.same_result_every_us, limits.same_result_alert)
+        self.same_trip = Bucket(limits.same_result_every_us, limits.same_result_trip)
+        self.evidence: list[tuple[str, str]] = []
+        self.since_us = 0
+
+    def note(self, step: Step) -> None:
+        if step.at_us > max(self.alert.until_us, self.same_alert.until_us):
+            self.evidence, self.since_us = [], step.at_us  # what was repeated before is over
+        self.evidence = [*self.evidence, (step.tool, step.call_id)][-EVIDENCE_MAX:]
+
+
 @dataclass(slots=True)
 class Loop:
     """One run's."""
 
     limits: Limits = LIMITS
-    _last: Newest = field(default_factory=lambda: Newest(ACTIONS_MAX, TOLD_BYTES))
     _of_tool: Newest = field(default_factory=lambda: Newest(TOOLS_MAX, TOLD_BYTES))
     _batch: int = 0
     _counted: tuple[int, int] = (-1, 0)
-    _alert: Bucket = field(init=False)
-    _fast: Bucket = field(init=False)
-    _trip: Bucket = field(init=False)
-    _same_alert: Bucket = field(init=False)
-    _same_trip: Bucket = field(init=False)
-    _evidence: list[tuple[str, str]] = field(default_factory=list)
-    _since_us: int = 0
-
-    def __post_init__(self) -> None:
-        limits = self.limits
-        self._alert = Bucket(limits.alert_every_us, limits.alert_burst)
-        self._fast = Bucket(limits.fast_every_us, limits.fast_burst)
-        self._trip = Bucket(limits.trip_every_us, limits.trip_burst)
-        self._same_alert = Bucket(limits.same_result_every_us, limits.same_result_alert)
-        self._same_trip = Bucket(limits.same_result_every_us, limits.same_result_trip)
+    _repeats: Repeats | None = None
 
     def feed(self, step: Step, progress: Progress) -> Finding | None:
         """`progress` has seen the step already."""
@@ -89,35 +94,39 @@ class Loop:
         if step.kind is not Kind.TOOL or not step.action:
             return None
         told = packed(step.result, RESULT_BYTES) + progress.epoch.to_bytes(EPOCH_BYTES)
-        stale = self._last.put(step.action, told) == told
         alike = self._of_tool.put(step.tool, told) == told
+        stale = progress.is_stale
+        if not (stale or alike):
+            return None
         batch, counted_us = self._counted
-        at_once = batch == self._batch and step.at_us - counted_us < AT_ONCE_US
-        if not (stale or alike) or at_once:
+        if batch == self._batch and step.at_us - counted_us < AT_ONCE_US:
             return None
         self._counted = (self._batch, step.at_us)
-        if step.at_us > max(self._alert.until_us, self._same_alert.until_us):
-            self._evidence, self._since_us = [], step.at_us  # what was repeated before is over
-        self._evidence = [*self._evidence, (step.tool, step.call_id)][-EVIDENCE_MAX:]
-        return self._repeated(step, progress) if stale else self._varied(step)
+        repeats = self._repeats
+        if repeats is None:
+            repeats = self._repeats = Repeats(self.limits)
+        repeats.note(step)
+        return self._repeated(step, repeats, progress) if stale else _varied(step, repeats)
 
-    def _repeated(self, step: Step, progress: Progress) -> Finding | None:
-        alerts, fast = self._alert.take(step.at_us), self._fast.take(step.at_us)
-        slow = self._trip.take(step.at_us)
+    def _repeated(self, step: Step, repeats: Repeats, progress: Progress) -> Finding | None:
+        alerts, fast = repeats.alert.take(step.at_us), repeats.fast.take(step.at_us)
+        slow = repeats.trip.take(step.at_us)
         dear = progress.unmoved.spend_microusd >= self.limits.trip_microusd
         why = "the same call brought the same result again and again, with no write between"
-        return self._found(step, alerts, fast or (slow and dear), why)
+        return _found(step, repeats, alerts, fast or (slow and dear), why)
 
-    def _varied(self, step: Step) -> Finding | None:
-        alerts, trips = self._same_alert.take(step.at_us), self._same_trip.take(step.at_us)
-        why = "one tool gave the same result to ever new arguments, with no write between"
-        return self._found(step, alerts, trips, why)
 
-    def _found(self, step: Step, alerts: bool, trips: bool, why: str) -> Finding | None:
-        if not alerts and not trips:
-            return None
-        severity = Severity.TRIP if trips else Severity.ALERT
-        evidence = tuple(call_id for _, call_id in self._evidence)
-        tool = step.tool if {tool for tool, _ in self._evidence} == {step.tool} else ""
-        about = (NAME, severity, Subject.RUN, step.run, why, evidence, tool)
-        return Finding(*about, since_us=self._since_us)
+def _varied(step: Step, repeats: Repeats) -> Finding | None:
+    alerts, trips = repeats.same_alert.take(step.at_us), repeats.same_trip.take(step.at_us)
+    why = "one tool gave the same result to ever new arguments, with no write between"
+    return _found(step, repeats, alerts, trips, why)
+
+
+def _found(step: Step, repeats: Repeats, alerts: bool, trips: bool, why: str) -> Finding | None:
+    if not alerts and not trips:
+        return None
+    severity = Severity.TRIP if trips else Severity.ALERT
+    evidence = tuple(call_id for _, call_id in repeats.evidence)
+    tool = step.tool if {tool for tool, _ in repeats.evidence} == {step.tool} else ""
+    about = (NAME, severity, Subject.RUN, step.run, why, evidence, tool)
+    return Finding(*about, since_us=repeats.since_us)

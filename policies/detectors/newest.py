@@ -5,7 +5,7 @@ Keys and values of the record are short hashes already; what has another length 
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 KEY_BYTES = 8
@@ -17,39 +17,34 @@ class Newest:
 
     size_max: int
     value_bytes: int = 0
-    _keys: bytearray = field(default_factory=bytearray)
-    _values: bytearray = field(default_factory=bytearray)
+    _keys: bytes = b""  # copied by each `put`, which is cheaper than room for more in each run
+    _values: bytes = b""
 
     def __len__(self) -> int:
         return len(self._keys) // KEY_BYTES
 
     def put(self, key: bytes | str, value: bytes = b"") -> bytes | None:
         """What stood under the key before, as `packed`; None where it was not known."""
-        short = packed(key, KEY_BYTES) if len(key) != KEY_BYTES or isinstance(key, str) else key
-        width, keys = self.value_bytes, self._keys
+        short = packed(key, KEY_BYTES)
+        width, keys, values = self.value_bytes, self._keys, self._values
         if width and len(value) != width:
             value = packed(value, width)
         found = keys.find(short)
         while found % KEY_BYTES and found > 0:  # found across two keys is not found
             found = keys.find(short, found + 1)
-        before = None
-        if found >= 0:
-            before = self._dropped(found // KEY_BYTES)
-        elif len(keys) >= self.size_max * KEY_BYTES:
-            self._dropped(0)
-        keys += short
-        if width:
-            self._values += value
-        return before
-
-    def _dropped(self, at: int) -> bytes:
-        width = self.value_bytes
-        del self._keys[at * KEY_BYTES : (at + 1) * KEY_BYTES]
+        if found < 0:
+            over = 1 if len(keys) >= self.size_max * KEY_BYTES else 0
+            self._keys = keys[over * KEY_BYTES :] + short
+            if width:
+                self._values = values[over * width :] + value
+            return None
+        self._keys = keys[:found] + keys[found + KEY_BYTES :] + short
         if not width:
             return b""
-        value = bytes(self._values[at * width : (at + 1) * width])
-        del self._values[at * width : (at + 1) * width]
-        return value
+        begin = found // KEY_BYTES * width
+        end = begin + width
+        self._values = values[:begin] + values[end:] + value
+        return values[begin:end]
 
 
 def packed(value: bytes | str, width: int) -> bytes:

@@ -1,6 +1,7 @@
 """D6, the collapse of progress against cost: of the last calls hardly one brought anything new."""
 
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, field
 
 from policies.detectors.progress import Progress
 from policies.detectors.step import Finding, Kind, Severity, Step, Subject
@@ -26,32 +27,33 @@ LIMITS = Limits()
 
 @dataclass(slots=True)
 class Novelty:
-    """One run's: the newest calls, each whether it was new, and when it was."""
+    """One run's: when the newest calls were, doubled, and one more where it was new."""
 
     limits: Limits = LIMITS
-    _last: tuple[tuple[bool, int], ...] = ()
+    _last: array[int] = field(default_factory=lambda: array("q"))
     _new: int = 0  # of these
 
     def feed(self, step: Step, progress: Progress) -> Finding | None:
         """`progress` has seen the step already."""
-        limits = self.limits
+        limits, last = self.limits, self._last
         if progress.is_told:
-            self._last, self._new = (), 0
+            del last[:]
+            self._new = 0
         if step.kind is not Kind.TOOL or not step.action:
             return None
-        if len(self._last) >= limits.calls_max:
-            self._new -= self._last[0][0]
-            self._last = self._last[1:]
-        self._last = (*self._last, (progress.is_new, step.at_us))
+        if len(last) >= limits.calls_max:
+            self._new -= last.pop(0) & 1
+        last.append(2 * step.at_us + progress.is_new)
         self._new += progress.is_new
-        count, new = len(self._last), self._new
+        count, new = len(last), self._new
         if count < limits.calls_min or 100 * new > limits.alert_percent * count:
             return None
-        every_us = (self._last[-1][1] - self._last[0][1]) // (count - 1)
+        since_us = last[0] // 2
+        every_us = (step.at_us - since_us) // (count - 1)
         if every_us > limits.alert_every_us:
             return None
         trips = 100 * new <= limits.trip_percent * count and every_us <= limits.trip_every_us
         why = f"of its last {count} calls {new} brought something new"
         severity = Severity.TRIP if trips else Severity.ALERT
         about = (NAME, severity, Subject.RUN, step.run, why, (step.call_id,))
-        return Finding(*about, since_us=self._last[0][1])
+        return Finding(*about, since_us=since_us)

@@ -10,6 +10,7 @@ bounded: what is forgotten counts as new again (notes/detection.md, section 4).
 from dataclasses import dataclass, field
 
 from policies.detectors.newest import Newest, packed
+from policies.detectors.rate import Sums
 from policies.detectors.step import Kind, Step
 
 WRITE, MARK, DESTINATION, INFORMATION = 1000, 1000, 500, 200
@@ -21,12 +22,15 @@ HUMANS_MAX = 100  # words of people that count without a write between them: the
 HUMANS_KNOWN_MAX = 64
 ACTIONS_MAX = 256
 DESTINATIONS_MAX = 256
+SECOND_US = 1_000_000
 RESULT_BYTES = 8
+MARK_BYTES = 4  # of the epoch in which an answer came, doubled, and one more of a replay
+_NONE = bytes(RESULT_BYTES)  # in place of the result of what was only replayed
 
 
 @dataclass(slots=True)
 class Since:
-    """What a run did since it last got on."""
+    """What a run did since it last got on; counts of one run that begin at once are one object."""
 
     at_us: int
     calls: int = 0
@@ -49,10 +53,11 @@ class Progress:
 
     `is_new`: the last call was none that this run has made already with the same result; `credit`
     is what it earned; `is_written`: it was a write that succeeded and that the run had not made;
-    `is_told`: a person said to its model what was not said before. `unmoved`
+    `is_told`: a person said to its model what was not said before; `is_stale`: the call was made
+    already, was answered alike, and nothing was written since. `unmoved`
     counts since something was new, `unearned` since something earned, `unwritten` since a write, a
     mark or a human's word, and `repeats` how many calls since then asked what was asked before.
-    `epoch` counts distinct writes.
+    `epoch` counts distinct writes, and `writes` those of the last minute, by the second.
     """
 
     unmoved: Since
@@ -60,12 +65,14 @@ class Progress:
     unwritten: Since
     repeats: int = 0
     is_new: bool = False
+    is_stale: bool = False
     is_told: bool = False
     is_written: bool = False
     credit: int = 0
     epoch: int = 0
-    _results: Newest = field(default_factory=lambda: Newest(ACTIONS_MAX, RESULT_BYTES))
-    _writes: Newest = field(default_factory=lambda: Newest(ACTIONS_MAX))
+    writes: Sums | None = None
+    _answers: Newest = field(default_factory=lambda: Newest(ACTIONS_MAX, RESULT_BYTES + MARK_BYTES))
+    _written: Newest = field(default_factory=lambda: Newest(ACTIONS_MAX))
     _destinations: Newest = field(default_factory=lambda: Newest(DESTINATIONS_MAX))
     _said: Newest = field(default_factory=lambda: Newest(HUMANS_KNOWN_MAX))
     _told: int = 0
@@ -75,52 +82,75 @@ class Progress:
 
     @classmethod
     def begun(cls, at_us: int) -> "Progress":
-        return cls(Since(at_us), Since(at_us), Since(at_us))
+        since = Since(at_us)
+        return cls(since, since, since)
 
     def feed(self, step: Step) -> None:
-        for since in (self.unmoved, self.unearned, self.unwritten):
-            since.count(step)
-        self.is_told = self._is_told(step)
+        self.unmoved.count(step)
+        if self.unearned is not self.unmoved:
+            self.unearned.count(step)
+        if self.unwritten is not self.unearned:
+            self.unwritten.count(step)
+        self.is_told = bool(step.human) and self._is_told(step)
         if self.is_told:
             self._marks = 0
-        self.is_new = False
-        self.is_written = False
-        self.credit = self._earned(step)
+        self.is_new = self.is_stale = self.is_written = False
+        self.credit = self._earned(step) if step.kind is Kind.TOOL and step.action else 0
         if step.mark:
             self.credit = max(self.credit, self._marked(step))
         moved = self.is_told or self.credit >= WRITE
-        if self.is_new or moved:
-            self.unmoved = Since(step.at_us)
-        if self.credit or moved:
-            self.unearned = Since(step.at_us)
+        if not (moved or self.is_new):
+            return
+        self.unmoved = Since(step.at_us)
+        if moved or self.credit:
+            self.unearned = self.unmoved
         if moved:
-            self.unwritten = Since(step.at_us)
+            self.unwritten = self.unmoved
             self.repeats = 0
 
     def _is_told(self, step: Step) -> bool:
-        if not step.human or self._said.put(step.human) is not None:
+        if self._said.put(step.human) is not None:
             return False
         self._told += 1
         return self._told <= HUMANS_MAX
 
     def _earned(self, step: Step) -> int:
-        if step.kind is not Kind.TOOL or step.replayed or not step.action:
+        if step.replayed:
+            self._replayed(step)
             return 0
-        written = step.is_write and step.is_ok and self._writes.put(step.action) is None
-        before = self._results.put(step.action, step.result)
-        self.repeats += before is not None
-        self.is_new = before != packed(step.result, RESULT_BYTES) or written
-        self.is_written = written
-        if written:
-            self.epoch += 1
-            self._marks = self._told = 0
+        if step.is_write and step.is_ok and self._written.put(step.action) is None:
+            self._write(step)
+        told = packed(step.result, RESULT_BYTES) + (2 * self.epoch).to_bytes(MARK_BYTES)
+        before = self._answers.put(step.action, told)
+        self.is_stale = before == told
+        result = before[:RESULT_BYTES] if before is not None else _NONE
+        self.repeats += result != _NONE
+        if self.is_written:
+            self.is_new = True
             return WRITE
+        self.is_new = result != told[:RESULT_BYTES]
         known = not step.destination or self._destinations.put(step.destination) is not None
         carried = self.unwritten
         over = carried.calls > CARRIED_CALLS or carried.spend_microusd > CARRIED_MICROUSD
         if not self.is_new or over:
             return 0
         return INFORMATION if known else DESTINATION
+
+    def _write(self, step: Step) -> None:
+        self.is_written = True
+        self.epoch += 1
+        self._marks = self._told = 0
+        if self.writes is None:
+            self.writes = Sums(SECOND_US, 60)
+        self.writes.add(step.at_us, 1)
+
+    def _replayed(self, step: Step) -> None:
+        """It has no result of its own, and is stale where it comes after a replay."""
+        mark = (2 * self.epoch + 1).to_bytes(MARK_BYTES)
+        before = self._answers.put(step.action, _NONE + mark)
+        if before is not None:
+            self.is_stale = before[RESULT_BYTES:] == mark
+            self._answers.put(step.action, before[:RESULT_BYTES] + mark)
 
     def _marked(self, step: Step) -> int:
         is_early = step.at_us - self._marked_us < MARK_US

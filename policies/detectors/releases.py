@@ -58,8 +58,9 @@ class Releases:
         shares = self._shares(step)
         shares.calls += 1
         shares.failed += not step.is_ok
-        if len(shares.runs) < self.limits.runs:
-            shares.runs |= {step.root or step.run}  # what one tree does is no release's fault
+        root = step.root or step.run  # what one tree does is no release's fault
+        if len(shares.runs) < self.limits.runs and root not in shares.runs:
+            shares.runs |= {root}
         before = shares.before
         if before is None or before.calls < self.limits.calls:
             return None

@@ -103,6 +103,7 @@ class Tree:
 
 Used = dict[str, str | None]
 """Which tenant uses a tool or a release alone; None where several do."""
+_NOBODY = "/"  # in no tenant's name
 
 
 @dataclass(slots=True)
@@ -129,9 +130,9 @@ class Runs:
         tree = self._tree(step) if step.depth or step.root in self._trees else None
         if tree is not None:
             detectors += tree.detectors
-        if self._tools.get(step.tool) != step.tenant:
+        if self._tools.get(step.tool, _NOBODY) not in (step.tenant, None):
             _used(self._tools, step.tool, step.tenant)
-        if self._releases.get(step.release) != step.tenant:
+        if self._releases.get(step.release, _NOBODY) not in (step.tenant, None):
             _used(self._releases, step.release, step.tenant)
         found: list[Finding] = []
         at: Any = None
@@ -209,7 +210,8 @@ class Runs:
             self._runs[step.run] = run
             if len(self._runs) > RUNS_MAX:
                 self._runs.popitem(last=False)
-        self._runs.move_to_end(step.run)
+        else:
+            self._runs.move_to_end(step.run)
         return run
 
     def _tree(self, step: Step) -> Tree:

@@ -7,12 +7,12 @@ not heard of for longest are forgotten. One thread feeds; another may read witho
 then see a step in one number and not yet in the next.
 """
 
-from array import array
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import nlargest
 
+from policies.detectors.rate import MOST, Rows
 from policies.detectors.step import Kind, Step
 
 RUNS_MAX = 10_000
@@ -22,12 +22,11 @@ DESTINATIONS_MAX = 65_536
 MINUTE_US = 60_000_000
 FIVE_MINUTES_US = 300_000_000
 FINE_US = 5_000_000  # a bucket of a tenant's, and of all together
-MOST = 10**14  # of one call: a bucket's sum stays within 64 bits
 COARSE_US = 10_000_000  # a bucket of a run's: there are many runs
 
-TOOL_CALLS, WRITES, MODEL_CALLS, TOKENS, SPEND, DESTINATIONS, CREDIT = range(7)
-_FIELDS = 7
-_NOTHING = array("q", bytes(8 * _FIELDS))
+TOOL_CALLS, WRITES, MODEL_CALLS, TOKENS, SPEND, DESTINATIONS, CREDIT = range(1, 8)
+"""Where each stands in a row, after the number of its bucket."""
+FIELDS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class Gauges:
     def without(self, others: "Iterable[Gauges]") -> "Gauges":
         """What is left of it; none is less than nothing, though it was read a moment before."""
         parts = [[getattr(each, name) for name in _NAMES] for each in others]
-        sums = map(sum, zip(*parts, strict=True)) if parts else [0] * _FIELDS
+        sums = map(sum, zip(*parts, strict=True)) if parts else [0] * FIELDS
         left = (max(0, getattr(self, name) - sum_) for name, sum_ in zip(_NAMES, sums, strict=True))
         return Gauges(*left)
 
@@ -75,55 +74,23 @@ class Signal:
     steps: int = 0
 
 
-class Ring:
+class Ring(Rows):
     """Sums of each field in buckets of one length, over the last five minutes."""
 
-    __slots__ = ("_buckets", "_newest", "bucket_us", "cells", "run", "steps", "tenant")
+    __slots__ = ("run", "steps", "tenant")
 
     def __init__(self, bucket_us: int, tenant: str = "", run: str = "") -> None:
-        self.bucket_us = bucket_us
+        super().__init__(bucket_us, FIVE_MINUTES_US // bucket_us, FIELDS)
         self.tenant, self.run, self.steps = tenant, run, 0
-        self._buckets = FIVE_MINUTES_US // bucket_us
-        self._newest = 0
-        self.cells = array("q", bytes(8 * _FIELDS * self._buckets))
 
-    def at(self, at_us: int) -> int:
-        """Where the fields of that time's bucket begin; -1 for one that is over already."""
-        bucket = at_us // self.bucket_us
-        ahead = bucket - self._newest
-        if ahead > 0:
-            self._clear(bucket, min(ahead, self._buckets))
-        elif -ahead >= self._buckets:
-            return -1
-        return bucket % self._buckets * _FIELDS
-
-    def _clear(self, newest: int, count: int) -> None:
-        for bucket in range(newest - count + 1, newest + 1):
-            begin = bucket % self._buckets * _FIELDS
-            self.cells[begin : begin + _FIELDS] = _NOTHING
-        self._newest = newest
-
-    def is_active(self, now_us: int) -> bool:
-        return self._newest > now_us // self.bucket_us - self._buckets
-
-    def within(self, now_us: int, window_us: int) -> Gauges:
+    def gauges(self, now_us: int, window_us: int) -> Gauges:
         """The sums of the buckets of a window that ends now, the running one among them."""
-        rows = self._rows(now_us, window_us)
-        if not rows:
-            return Gauges()
-        cells = self.cells
-        return Gauges(*(sum(cells[row + name] for row in rows) for name in range(_FIELDS)))
+        return Gauges(*self.sums(now_us, window_us // self.bucket_us))
 
     def calls(self, now_us: int) -> int:
         """All calls of the last minute, to tools and to models."""
-        cells = self.cells
-        rows = self._rows(now_us, MINUTE_US)
-        return sum(cells[row + TOOL_CALLS] + cells[row + MODEL_CALLS] for row in rows)
-
-    def _rows(self, now_us: int, window_us: int) -> list[int]:
-        newest = self._newest
-        oldest = max(newest, now_us // self.bucket_us) - window_us // self.bucket_us + 1
-        return [bucket % self._buckets * _FIELDS for bucket in range(oldest, newest + 1)]
+        minute = self.gauges(now_us, MINUTE_US)
+        return minute.tool_calls + minute.model_calls
 
 
 @dataclass(slots=True)
@@ -234,14 +201,14 @@ class Signals:
         """The most model calls of one active run: of each tenant, and under None of all."""
         most: dict[str, int] = {}
         for run in list(self._runs.values()):
-            if run.is_active(now_us) and run.steps > most.get(run.tenant, 0):
+            if run.is_within(now_us) and run.steps > most.get(run.tenant, 0):
                 most[run.tenant] = run.steps
         return most
 
 
 def _busiest(rings: OrderedDict[str, Ring], now_us: int, at_most: int) -> list[Ring]:
     """By the calls of the last minute; of equal ones those first that were heard of last."""
-    active = [ring for ring in reversed(list(rings.values())) if ring.is_active(now_us)]
+    active = [ring for ring in reversed(list(rings.values())) if ring.is_within(now_us)]
     return nlargest(at_most, active, key=lambda ring: ring.calls(now_us))
 
 
@@ -251,8 +218,8 @@ def _read(ring: Ring, now_us: int, steps: dict[str, int] | None = None) -> Signa
     else:
         most = steps.get(ring.tenant, 0) if ring.tenant else max(steps.values(), default=0)
     return Signal(
-        ring.within(now_us, MINUTE_US),
-        ring.within(now_us, FIVE_MINUTES_US),
+        ring.gauges(now_us, MINUTE_US),
+        ring.gauges(now_us, FIVE_MINUTES_US),
         ring.tenant,
         ring.run,
         most,

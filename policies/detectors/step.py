@@ -33,15 +33,18 @@ class Severity(StrEnum):
     TRIP = "trip"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step:
-    """`action` is the hash of tool and arguments, `result` that of the answer, both without what
+    """Nobody changes one; it is not frozen since each call makes two, which takes a tenth so long.
+
+    `action` is the hash of tool and arguments, `result` that of the answer, both without what
     changes by itself (volatile.py). `human` is the hash of what a person last said to the model,
     empty where nobody did. A `replayed` write was answered from the record. `depth` is how many
     runs stand above this one; `root` is the topmost of them. `recipient` is the hash of whom a
     write is for, where its arguments say so. `mark` is the number of the progress that the run
     says it made, which only counts up; 0 where it says nothing. `at_us` is when it was asked for,
-    `ended_us` when it was settled; 0 of a step that is no settled call.
+    `ended_us` when it was settled; 0 of a step that is no settled call. What only the end of a call
+    tells stands last.
     """
 
     at_us: int
@@ -57,12 +60,12 @@ class Step:
     destination: str = ""
     recipient: bytes = b""
     action: bytes = b""
-    result: bytes = b""
     is_write: bool = False
-    is_ok: bool = True
     replayed: bool = False
     human: bytes = b""
     mark: int = 0
+    result: bytes = b""
+    is_ok: bool = True
     spend_microusd: int = 0
     tokens: int = 0
     ended_us: int = 0
@@ -85,12 +88,12 @@ class Step:
             self.destination,
             self.recipient,
             self.action,
-            result,
             self.is_write,
-            is_ok,
             self.replayed,
             self.human,
             self.mark,
+            result,
+            is_ok,
             spend_microusd,
             tokens,
             ended_us,

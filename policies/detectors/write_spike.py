@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 
 from policies.detectors.kept import kept
 from policies.detectors.progress import Progress
-from policies.detectors.rate import Sums
 from policies.detectors.step import Finding, Severity, Step, Subject
 
 NAME = "write_spike"
-KNOWN_MAX = 4_096  # of each: runs, tools
+KNOWN_MAX = 4_096  # tools
 SECOND_US = 1_000_000
 SPAN_US = 300_000_000
 USUAL_SPANS = 2_016  # spans of five minutes in seven days
@@ -38,8 +37,8 @@ LIMITS = Limits()
 
 @dataclass(slots=True)
 class Usual:
-    """Writes of one tool for a tenant: those of the span that runs and by which roots and releases,
-    and what a span usually has, in thousandths."""
+    """Writes of one tool for a tenant: those of the span that runs and by which roots and releases
+    (of these, whether there is one and no other), and what a span usually has, in thousandths."""
 
     span: int
     now: int = 0
@@ -49,15 +48,20 @@ class Usual:
 
     def count(self, step: Step, runs_max: int) -> None:
         span = step.at_us // SPAN_US
+        if span > self.span:
+            self._begin(span)
+        self.now += 1
+        root = step.root or step.run
+        if len(self.runs) < runs_max and root not in self.runs:
+            self.runs |= {root}
+        if step.release not in self.releases and len(self.releases) < 2:
+            self.releases |= {step.release}
+
+    def _begin(self, span: int) -> None:
         for _ in range(min(span - self.span, USUAL_SPANS)):
             self.usual_milli += (self.now * MILLI - self.usual_milli) // SHARE
-            self.now, self.runs, self.releases = 0, frozenset(), frozenset()
-        self.span = max(span, self.span)
-        self.now += 1
-        if len(self.runs) < runs_max:
-            self.runs |= {step.root or step.run}
-        if len(self.releases) < 2:  # whether there is one, and no other
-            self.releases |= {step.release}
+            self.now = 0
+        self.span, self.runs, self.releases = span, frozenset(), frozenset()
 
 
 @dataclass(slots=True)
@@ -65,31 +69,27 @@ class WriteSpike:
     """Of all runs. The keys that were not heard of for longest are forgotten."""
 
     limits: Limits = LIMITS
-    _of_runs: OrderedDict[str, Sums] = field(default_factory=OrderedDict)
     _of_tools: OrderedDict[tuple[str, str], Usual] = field(default_factory=OrderedDict)
 
     def feed(self, step: Step, progress: Progress) -> Finding | None:
         """`progress`, of the step's run, has seen the step already."""
         if not progress.is_written:
             return None
-        return self._of_run(step) or self._of_tool(step)
+        return self._of_run(step, progress) or self._of_tool(step)
 
     def forget(self, subject: Subject, name: str) -> None:
-        if subject is Subject.RUN:
-            self._of_runs.pop(name, None)
-        elif subject is Subject.TOOL:
+        if subject is Subject.TOOL:
             for usual in [usual for (_, tool), usual in self._of_tools.items() if tool == name]:
                 usual.now, usual.runs = 0, frozenset()
 
-    def _of_run(self, step: Step) -> Finding | None:
-        sums = kept(self._of_runs, step.run, lambda: Sums(SECOND_US, 60), KNOWN_MAX)
-        sums.add(step.at_us, 1)
-        if sums.at_most <= self.limits.run_writes:
+    def _of_run(self, step: Step, progress: Progress) -> Finding | None:
+        most, writes = self.limits.run_writes, progress.writes
+        if writes is None or not writes.may_reach(most + 1):
             return None
-        writes = sums.within(step.at_us, 60)
-        if writes <= self.limits.run_writes:
+        count = writes.within(step.at_us, 60)
+        if count <= most:
             return None
-        why = f"{writes} different writes within a minute"
+        why = f"{count} different writes within a minute"
         about = (NAME, Severity.TRIP, Subject.RUN, step.run, why, (step.call_id,))
         return Finding(*about, since_us=step.at_us - 60 * SECOND_US)
 
@@ -97,8 +97,10 @@ class WriteSpike:
         key = (step.tenant, step.tool)
         usual = kept(self._of_tools, key, lambda: Usual(step.at_us // SPAN_US), KNOWN_MAX)
         usual.count(step, self.limits.tool_runs)
-        most = max(self.limits.tool_writes, self.limits.tool_times * usual.usual_milli // MILLI)
-        if usual.now <= most or len(usual.runs) < self.limits.tool_runs:
+        limits = self.limits
+        if usual.now <= limits.tool_writes or len(usual.runs) < limits.tool_runs:
+            return None
+        if usual.now <= limits.tool_times * usual.usual_milli // MILLI:
             return None
         why = f"{usual.now} writes in 5 minutes, usual are {usual.usual_milli / MILLI:.1f}"
         release = step.release if usual.releases == {step.release} else ""

@@ -37,7 +37,9 @@ def test(channel: str, as_json: bool, data: str | None, config: str | None) -> N
     known = settings(data, config)
     chosen = [each for each in known.notify if channel in ("", each.title)]
     if not known.notify:
-        raise Failure("no channel is set; write `notify:` into pullcord.yaml (README, Alerts)", 2)
+        raise Failure(
+            "no channel is set; write `notify:` into pullcord.yaml (docs/incidents.md, Alerts)", 2
+        )
     if not chosen:
         there = ", ".join(each.title for each in known.notify)
         raise Failure(f"there is no channel {channel}; there are {there}", NOT_FOUND)

@@ -8,7 +8,7 @@ from proxy.cli.acting import act, act_alone
 from proxy.cli.incidents import about, id_argument, json_option
 from proxy.cli.places import data_directory, data_option
 from proxy.cli.reading import reader, told_cord
-from proxy.cli.terminal import escaped, say, say_json
+from proxy.cli.terminal import escaped, say, say_json, warn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,16 @@ reason_option = click.option("--reason", required=True, metavar="TEXT", help="Wh
 @click.option("--tenant", metavar="T", help="A tenant; or whose tool, or run, is meant.")
 @click.option("--tool", metavar="NAME", help="What one tenant does with a tool.")
 @click.option("--release", metavar="L", help="A release.")
-@click.option("--since", metavar="WHEN", help="Calls since then belong to it: 2h, or a time. [1h]")
+@click.option(
+    "--since",
+    metavar="WHEN",
+    help="Calls since then belong to it: 2h, or a time. [1h] With no other name: all calls.",
+)
+@click.option(
+    "--severity",
+    type=click.Choice(["alert", "trip"]),
+    help="How bad it is: a trip, if left out. One that is open becomes a trip by it.",
+)
 @reason_option
 @json_option
 @data_option
@@ -36,16 +45,19 @@ def open_incident(
     tool: str | None,
     release: str | None,
     since: str | None,
+    severity: str | None,
     reason: str,
     as_json: bool,
     data: str | None,
 ) -> None:
-    """Open an incident by hand: over a run, a tenant, a tool or a release. It stops nothing; halt
-    or freeze what runs first. One that is open over the same stays the one."""
-    kind, name = _over(run, tenant, tool, release)
+    """Open an incident by hand: over a run, a tenant, a tool or a release; or by --since alone over
+    every call since then. It stops nothing; halt or freeze what runs first. One that is open over
+    the same stays the one, and your reason is a note of it."""
+    kind, name = _over(run, tenant, tool, release, since)
     directory = data_directory(data)
     whose = "" if kind == "tenant" else tenant or ""
     body = {"kind": kind, "name": name, "tenant": whose, "since": since, "reason": reason}
+    body |= {"severity": severity} if severity else {}
     alone = _opening(directory, body)
     answer = act_alone(directory, "/v1/incidents/open", body, alone)
     if as_json:
@@ -53,22 +65,36 @@ def open_incident(
         return
     done = "opened" if answer["new"] else "is open already:"
     since = f", calls since {answer['since']} belong to it" if answer["since"] else ""
-    say(f"{done} {answer['id']}, {about(answer)}{since}")
+    say(f"{done} {answer['id']}, {answer['severity']}, {about(answer)}{since}")
     for note in answer["notes"]:
         say(escaped(note))
     say(f"look at it: pullcord incident show {answer['id']}")
 
 
 def _over(
-    run: str | None, tenant: str | None, tool: str | None, release: str | None
+    run: str | None,
+    tenant: str | None,
+    tool: str | None,
+    release: str | None,
+    since: str | None,
 ) -> tuple[str, str]:
     named = {"run": run, "tool": tool, "release": release}
     given = [(kind, name) for kind, name in named.items() if name is not None]
     if not given and tenant is not None:
         return "tenant", tenant
-    if len(given) != 1 or (release is not None and tenant is not None):
+    if not given and since is not None:
+        return "global", ""
+    if not given:
         raise click.UsageError(
-            "say what it is over: --run R, --tenant T, --tool NAME or --release L"
+            "say what it is over: --run R, --tenant T, --tool NAME or --release L; or --since WHEN "
+            "alone, which is over all calls since then"
+        )
+    if len(given) > 1:
+        several = " and ".join(f"--{kind}" for kind, _ in given)
+        raise click.UsageError(f"{several} were given, and an incident is over one thing")
+    if release is not None and tenant is not None:
+        raise click.UsageError(
+            "--release and --tenant were given, and an incident over a release is about everybody"
         )
     return given[0]
 
@@ -84,7 +110,8 @@ def _opening(directory: "Path", body: Told) -> Any:
                 connection, body["kind"], body["name"], body["tenant"], body["since"], now_us
             )
         with opened_store(directory, clock.now_us) as store:
-            return opened(store, asked, reason=body["reason"], actor=actor, at_us=now_us)
+            said = {"reason": body["reason"], "severity": body.get("severity")}
+            return opened(store, asked, **said, actor=actor, at_us=now_us)
 
     return alone
 
@@ -152,13 +179,20 @@ def note(incident_id: str, text: str, public: bool, as_json: bool, data: str | N
 def close(incident_id: str, reason: str, waive: str, as_json: bool, data: str | None) -> None:
     """Say that it is over. It takes a regression test that is proven, or a reason why there is
     none. Nothing that is pulled is lifted by it; what goes wrong again opens another incident."""
+    from proxy.incident_acts import closing
+    from proxy.incidents import named
+
     directory = data_directory(data)
-    whole = _whole(directory, incident_id)
+    with reader(directory) as connection:
+        incident = named(connection, incident_id)
+        notes = closing(connection, incident)
+    whole = incident.id
 
     def directly(store: "Store", actor: str, at_us: int) -> Told:
         from proxy.incident_acts import closed
 
-        return closed(store, whole, reason=reason, waived=waive, actor=actor, at_us=at_us)
+        found = closed(store, whole, reason=reason, waived=waive, actor=actor, at_us=at_us)
+        return {**found, "notes": notes}
 
     body = {"incident": whole, "reason": reason, **({"waive": waive} if waive else {})}
     answer = act(directory, "/v1/incidents/close", body, directly)
@@ -166,6 +200,8 @@ def close(incident_id: str, reason: str, waive: str, as_json: bool, data: str | 
         say_json(answer)
         return
     say(f"closed {whole}, {about(answer)}")
+    for told in answer["notes"]:
+        warn(told)
     for cord in answer["pulled"]:
         say(f"still pulled: {told_cord(cord)}")
     say(f"all of it: pullcord incident show {whole}")

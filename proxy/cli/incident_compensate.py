@@ -83,7 +83,8 @@ def compensate(
 
 
 def _planned(directory: Path, incident_id: str, policy: "Policy", wanted: str | None) -> Told:
-    """The plan; of a step that is named by its call's id, that step alone."""
+    """The plan; of a step that is named by its call's id, that step alone. It is shown also while
+    the incident may go on, since it helps to decide how much to stop; nothing is undone then."""
     from ledger.queries import pulls
     from proxy import compensations
     from proxy.compensations import Steps
@@ -94,10 +95,13 @@ def _planned(directory: Path, incident_id: str, policy: "Policy", wanted: str | 
     with reader(directory) as connection:
         incident = named(connection, incident_id)
         standing = {cord_name(cord): cord for cord in pulls(connection)}
-        compensations.check_contained(incident, policy, standing)
+        compensations.check_whose(incident)
+        if wanted is not None:
+            compensations.check_contained(incident, policy, standing)
         with compensations.on(directory, connection, policy) as ground:
             if wanted in (None, "all") or _is_number(wanted):
-                return as_json(ground, incident, compensations.steps(ground, incident))
+                goes_on = compensations.uncontained(incident, policy, standing)
+                return as_json(ground, incident, compensations.steps(ground, incident), goes_on)
             try:
                 one = compensations.named_step(ground, incident, wanted)
             except OperationError as error:
@@ -206,6 +210,9 @@ def _what(one: Told) -> str:
 def _say_plan(answer: Told) -> None:
     incident, totals = answer["incident"], answer["totals"]
     say(f"incident  {incident['id']}  {incident['state']}, about {about(incident)}")
+    if answer["uncontained"]:
+        say(f"{loud('first')}     {escaped(answer['uncontained'])};")
+        say("          until it is stopped nothing is undone, and this plan may change")
     told = [f"{count} {_WORDS[word]}" for word, count in totals.items() if count]
     say(f"writes    {', '.join(told) or 'none'}")
     if answer["is_cut"]:
@@ -226,7 +233,7 @@ def _say_plan(answer: Told) -> None:
     if max(len(first), len(later)) > STEPS_SHOWN_MAX:
         say(f"the newest {STEPS_SHOWN_MAX} are shown; --json has more")
     say()
-    say(f"next: {answer['next']}")
+    say(f"next: {escaped(answer['next'])}")
 
 
 def _row(one: Told) -> tuple[object, ...]:

@@ -101,7 +101,7 @@ def export_test(
     if as_json:
         say_json(_as_json(exported, case, found, proof))
     else:
-        _say(exported, case, found, proof)
+        _say(exported, incident, case, found, proof)
     if proof is not None and proof.why:
         raise click.exceptions.Exit(BROKEN)
 
@@ -224,7 +224,19 @@ def _as_json(exported: "Exported", case: "Case", found: "Judgement", proof: "Pro
     return told if proof is None else {**told, "proof": proof_as_json(proof)}
 
 
-def _say(exported: "Exported", case: "Case", found: "Judgement", proof: "Proof | None") -> None:
+def _after(incident: "Incident") -> str:
+    if incident.closed_us is not None:
+        return f"the incident was closed before: pullcord incident show {incident.id}"
+    return f'the incident can be closed:\npullcord incident close {incident.id} --reason "..."'
+
+
+def _say(
+    exported: "Exported",
+    incident: "Incident",
+    case: "Case",
+    found: "Judgement",
+    proof: "Proof | None",
+) -> None:
     from proxy.regression import as_lines
 
     where = escaped(str(case.folder))
@@ -242,8 +254,7 @@ def _say(exported: "Exported", case: "Case", found: "Judgement", proof: "Proof |
     if proof is not None:
         say_proof(proof)
         if not proof.why:
-            say("the proof is in the record; the incident can be closed:")
-            say(f'pullcord incident close {case.incident["id"]} --reason "..."')
+            say(f"the proof is in the record; {_after(incident)}")
         return
     for line in as_lines(found):
         say(escaped(line))

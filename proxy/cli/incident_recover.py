@@ -1,27 +1,27 @@
 """`incident recover`: let it flow again, on a release that is known to be good."""
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from proxy.cli import acting
+from proxy.cli import recovered
+from proxy.cli.hand import Hand
 from proxy.cli.incidents import id_argument, json_option
 from proxy.cli.places import config_option, data_directory, data_option, settings
 from proxy.cli.pulled import done, say_pulled, say_released
-from proxy.cli.reading import reader, told_cord
-from proxy.cli.terminal import Failure, counted, escaped, loud, say, say_json, say_table, warn
+from proxy.cli.recovered import First
+from proxy.cli.terminal import Failure, escaped, say, say_json
 
 if TYPE_CHECKING:
-    from ledger.store import Store
-    from policies.verdict import Pull
-    from proxy.clock import Clock
+    from ledger.trial_reads import Course
     from proxy.recovering import Plan, Ran
+    from proxy.recovery import Recovery, Watched
 
-FAILED = 3
-RUNS_SHOWN_MAX = 20
-TEXT_CHARACTERS = 1_000  # as proxy/operations.py bounds it
+USAGE, FAILED = 2, 3
+AT_CANARY = 10  # as `status --exit-code` has it: something is pulled
+WATCH_SECONDS = 300  # an agent makes some calls in it, and a detector its mind up
+WATCH_SECONDS_MAX = 3_600  # a longer watch is one more command
 
 Told = dict[str, Any]
 
@@ -30,6 +30,21 @@ Told = dict[str, Any]
 @id_argument
 @click.option("--release", metavar="L", help="Onto this one; it must be known to be good.")
 @click.option("--reason", default="", metavar="TEXT", help="Why it may flow again.")
+@click.option(
+    "--canary",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The next N runs of it that come go first, alone.",
+)
+@click.option("--canary-run", "runs", multiple=True, metavar="R", help="This run goes first.")
+@click.option(
+    "--watch",
+    type=click.FloatRange(0, WATCH_SECONDS_MAX),
+    default=WATCH_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="For so long those are watched that go first.",
+)
 @click.option("--dry-run", "-n", is_flag=True, help="Only show what would be done.")
 @json_option
 @config_option
@@ -38,6 +53,9 @@ def recover(
     incident_id: str,
     release: str | None,
     reason: str,
+    canary: int | None,
+    runs: tuple[str, ...],
+    watch: float,
     dry_run: bool,
     as_json: bool,
     config: str | None,
@@ -48,196 +66,169 @@ def recover(
     The release that did it is halted, the `rollback` command of pullcord.yaml is run and must end
     with 0, then the incident's cords are narrowed. Before that the runs are shown with the release
     and the models of each. All of it is in the record.
+
+    With --canary N or --canary-run R a few runs go first and are watched. Where a detector speaks
+    up, nobody goes first any more (exit code 3); where they fare well, the rest of the release
+    follows; where none has called, or anything is in doubt, it stays at that (exit code 10), and
+    so it does when this command is ended. Type it again to go on.
     """
+    from proxy.recovery import Recovery
+
     if not dry_run and not reason.strip():
         raise click.UsageError("say why it may flow again: --reason TEXT")
-    desk = _desk(incident_id, release, reason, data, config)
-    plan = desk.plan
+    hand = Hand(data_directory(data, config), config)
+    recovery = Recovery(hand, _plan(hand, incident_id, release, data), reason)
+    plan = recovery.plan
+    first = First(runs, canary or 0, watch) if canary or runs else None
+    _check_first(plan, first)
     if dry_run:
-        _say_plan(plan, as_json)
+        recovered.say_plan(plan, as_json, first)
+        return
+    if plan.is_done and not as_json:
+        recovered.say_done(plan)
         return
     if not as_json:
-        _say_plan(plan, as_json)
-    halted = desk.halt(as_json) if plan.bad and not plan.stands else None
-    ran = desk.roll_back(as_json)
-    released = [desk.resume(cord, as_json) for cord in plan.resumes]
-    desk.record(ran)
-    if as_json:
-        from proxy.recovering import as_json as told
-
-        rolled = ran and {"code": ran.code, "said": ran.said}
-        say_json({**told(plan), "halted": halted, "rolled_back": rolled, "released": released})
-    else:
-        say(f"recovered {plan.incident.id} onto {escaped(plan.release)}")
-        say(f"go on: pullcord runbook {plan.incident.id}")
+        recovered.say_plan(plan, as_json, first)
+    told = _Answer(recovery, as_json)
+    if plan.is_done:
+        told.say_json([])
+        return
+    told.prepare()
+    if first is None or told.go_first(first):
+        told.resume()
 
 
-def _desk(
-    start: str, release: str | None, reason: str, data: str | None, config: str | None
-) -> "_Desk":
+def _plan(hand: Hand, start: str, release: str | None, data: str | None) -> "Plan":
     from proxy.incidents import named
     from proxy.recovering import plan
 
-    directory = data_directory(data, config)
-    policy = acting.policy_or_none(config)
-    with reader(directory) as connection:
+    with hand.reader() as connection:
         incident = named(connection, start)
-        found = plan(connection, incident, policy, release, settings(data, config).rollback)
-    return _Desk(directory, config, reason, found)
+        rollback = settings(data, hand.config).rollback
+        return plan(connection, incident, hand.policy(), release, rollback)
 
 
-class _Desk:
-    """What a recovery is done with; each act goes through the proxy, or without one on its
-    ledger."""
+def _check_first(plan: "Plan", first: First | None) -> None:
+    """Raises Failure where others go first already, or none can."""
+    trial = plan.trial
+    if trial is None:
+        if first is not None and not plan.past and not plan.is_done:
+            raise Failure(
+                f"no cord of it keeps {plan.release} out past which a run could go first; leave "
+                "--canary out",
+                USAGE,
+            )
+        return
+    going = First(trial.runs, trial.places)
+    said = f"{going} of {trial.release} may go first already"
+    if trial.release != plan.release:
+        stop = recovered.stop_command(plan)
+        raise Failure(f"{said}; end that before, which stops all of it: {stop}", USAGE)
+    if first is None:
+        return
+    more = len(first.runs) + first.places > len(trial.runs) + trial.places
+    if more or not set(first.runs) <= set(trial.runs):
+        raise Failure(f"{said}; watch them: {recovered.again(plan, going)}", USAGE)
 
-    def __init__(self, data: Path, config: str | None, reason: str, plan: "Plan") -> None:
-        self.data = data
-        self.config = config
-        self.reason = reason
-        self.plan = plan
 
-    def halt(self, as_json: bool) -> Told:
-        """The release that did it. Nothing is written into a file of the policy."""
-        reason = f"incident {self.plan.incident.id}"
-        bad = self.plan.bad
+class _Answer:
+    """What is done, told as it is done; or with --json in one object at the end."""
 
-        def wanted(clock: "Clock", actor: str) -> "Pull":
-            from policies.verdict import Level, Pull, Scope
+    def __init__(self, recovery: "Recovery", as_json: bool) -> None:
+        self.recovery = recovery
+        self.plan = recovery.plan
+        self.as_json = as_json
+        self.halted: Told | None = None
+        self.ran: Ran | None = None
+        self.watched: Watched | None = None
 
-            return Pull(Level.HALT, Scope.RELEASE, bad, reason, actor, clock.now_us())
-
-        body = {"level": "halt", "scope": "release", "subject": bad, "reason": reason}
-        answer = acting.pull(self.data, body, wanted)
-        if not as_json:
-            with done("pulled"):
-                say_pulled(answer)
-        return answer
-
-    def roll_back(self, as_json: bool) -> "Ran | None":
-        """Raises Failure, and then nothing is resumed."""
-        from proxy.recovering import roll_back
-
+    def prepare(self) -> None:
+        """The bad release is halted, the rollback is run. Raises Failure where that fails, and then
+        nothing is resumed."""
         plan = self.plan
+        if plan.bad and not plan.stands:
+            self.halted = self.recovery.halt()
+            if not self.as_json:
+                with done("pulled"):
+                    say_pulled(self.halted)
+        if plan.trial is not None:
+            return  # it was run before they went first
         if not plan.rollback:
-            if not as_json:
+            if not self.as_json:
                 say("no rollback is configured (rollback in pullcord.yaml): what runs is as it was")
-            return None
-        command = shlex.join(plan.rollback)
-        self._note(f"recovery onto {plan.release}: runs {command}")
-        ran = roll_back(plan)
-        for line in [] if as_json else ran.said.splitlines():
+            return
+        self.ran = ran = self.recovery.roll_back()
+        for line in [] if self.as_json else ran.said.splitlines():
             say(f"  | {escaped(line)}")
         if ran.code != 0:
-            ended = "did not end" if ran.code is None else f"ended with {ran.code}"
-            self._note(f"the rollback {ended}; nothing was resumed")
+            from proxy.recovery import ended
+
             tail = f": {ran.said.splitlines()[-1]}" if ran.said.strip() else ""
             raise Failure(
-                f"the rollback {command} {ended}, so nothing was resumed{tail}; mend it, and type "
-                "the same again",
+                f"the rollback {shlex.join(plan.rollback)} {ended(ran)}, so nothing was "
+                f"resumed{tail}; mend it, and type the same again",
                 FAILED,
             )
-        return ran
 
-    def resume(self, cord: "Pull", as_json: bool) -> Told:
-        """Calls of the good release pass it from now on."""
-        level = "halt" if cord.level == "halt" else "freeze"  # which lifts a throttle, too
+    def go_first(self, first: First) -> bool:
+        """Whether the rest of the release may follow. Raises Exit where it may not."""
+        from proxy.clock import SystemClock
 
-        def alone(clock: "Clock", actor: str) -> Told:
-            from policies.verdict import Level
-            from proxy.pulling import release_on_store
+        plan = self.plan
+        try:
+            if plan.trial is None:
+                self.recovery.open(first.runs, first.places)
+            if not self.as_json:
+                say(f"canary of {escaped(plan.release)}: {escaped(str(first))}; it is watched")
+            watched = self.recovery.watch(first.watch_seconds, SystemClock(), self._say_course)
+        except KeyboardInterrupt:
+            words = f"it was not watched to its end; {recovered.goes_on(plan, first)}"
+            raise Failure(words, AT_CANARY) from None
+        self.watched = watched = self.recovery.conclude(watched)
+        if watched.widened:
+            return True
+        code = AT_CANARY if watched.stands else FAILED
+        why = recovered.stays if watched.stands else recovered.failed
+        words = why(plan, watched, first)
+        if self.as_json:
+            self.say_json([], words)
+            raise click.exceptions.Exit(code)
+        raise Failure(words, code)
 
-            name = Level(level), cord.scope, cord.subject
-            policy = acting.policy_or_none(self.config)
-            only = [self.plan.release]
-            return release_on_store(
-                self.data, name, policy, clock, reason=self.reason, actor=actor, releases=only
-            )
+    def _say_course(self, course: "Course") -> None:
+        if not self.as_json:
+            say(f"  | {recovered.told(course)}")
 
-        body = {"level": level, "scope": cord.scope, "subject": cord.subject}
-        more = {"reason": self.reason, "releases": [self.plan.release]}
-        answer = acting.act_alone(self.data, "/v1/release", {**body, **more}, alone)
-        if not as_json:
-            with done("released"):
-                say_released(answer)
-        return answer
+    def resume(self) -> None:
+        plan = self.plan
+        wide = {} if self.watched is None else {one["rule"]: one for one in self.watched.widened}
+        released = []
+        for cord in plan.waits:
+            if cord.rule in wide:
+                answer = {"released": wide[cord.rule], "narrowed_to": [plan.release], "still": None}
+            else:
+                answer = self.recovery.resume(cord)
+            released.append(answer)
+            if not self.as_json:
+                with done("released"):
+                    say_released(answer)
+        self.recovery.record(self.ran, after=self.watched.course if self.watched else None)
+        if self.as_json:
+            self.say_json(released)
+            return
+        say(f"recovered {plan.incident.id} onto {escaped(plan.release)}")
+        say(f"go on: pullcord runbook {plan.incident.id}")
 
-    def record(self, ran: "Ran | None") -> None:
-        """As the step of the runbook that it is."""
-        from proxy.recovering import STEP
+    def say_json(self, released: list[Told], why: str = "") -> None:
+        from proxy.going_first import as_json as course_as_json
+        from proxy.recovering import as_json as told
 
-        whole, plan = self.plan.incident.id, self.plan
-        rolled = f"{shlex.join(plan.rollback)} ended with 0; " if ran is not None else ""
-        halted = f"release {plan.bad} is halted; " if plan.bad else ""
-        text = f"resumed for {plan.release} alone: {self.reason} ({halted}{rolled}"
-        text = f"{text}{counted(len(plan.resumes), 'cord')})"[:TEXT_CHARACTERS]
-
-        def directly(store: "Store", actor: str, at_us: int) -> Told:
-            from proxy.incident_acts import stepped
-
-            return stepped(store, whole, STEP, text, actor=actor, at_us=at_us)
-
-        body = {"incident": whole, "step": STEP, "text": text}
-        acting.act(self.data, "/v1/incidents/step", body, directly)
-
-    def _note(self, text: str) -> None:
-        whole, text = self.plan.incident.id, text[:TEXT_CHARACTERS]
-
-        def directly(store: "Store", actor: str, at_us: int) -> Told:
-            from proxy.incident_acts import noted
-
-            return noted(store, whole, text, public=False, actor=actor, at_us=at_us)
-
-        body = {"incident": whole, "text": text, "public": False}
-        acting.act(self.data, "/v1/incidents/note", body, directly)
-
-
-def _say_plan(plan: "Plan", as_json: bool) -> None:
-    from proxy.operations import pull_as_json, undo_command
-    from proxy.recovering import as_json as told
-
-    if as_json:
-        say_json(told(plan))
-        return
-    say(f"incident  {plan.incident.id}")
-    say(f"onto      {escaped(plan.release)}, known to be good")
-    if plan.bad:
-        how = "halted already" if plan.stands else "to be halted"
-        say(f"off       {escaped(plan.bad)}, {how}")
-    elif plan.did:
-        did = f"{plan.did} did it, and {plan.source} lists it under known_good"
-        say(loud(f"off       nothing: {escaped(did)}; is it?"))
-    else:
-        say("off       nothing: no one release did it; see the runs: pullcord halt release L")
-    _say_stamps(plan)
-    say(f"rollback  {escaped(shlex.join(plan.rollback)) or 'none is configured'}")
-    for cord in plan.resumes:
-        say(f"resumes   {told_cord(pull_as_json(cord))}")
-    for cord in plan.stays:
-        say(f"stays     {told_cord(pull_as_json(cord))}")
-        if not cord.actor.startswith("policy:"):
-            say(f"          {escaped(undo_command(cord))}")
-    if not plan.resumes:
-        warn("no cord of this incident can be narrowed to a release; what stays is lifted by hand")
-
-
-def _say_stamps(plan: "Plan") -> None:
-    """What each run was started with, and where the record contradicts it."""
-    rows = [
-        (
-            stamp.run,
-            stamp.release or "none",
-            "yes" if stamp.release in plan.known_good else "no",
-            stamp.writes,
-            ", ".join(stamp.models) or "not recorded",
-        )
-        for stamp in plan.stamps[:RUNS_SHOWN_MAX]
-    ]
-    if rows:
-        say_table(("run", "release", "known good", "writes", "models asked"), rows)
-    if len(plan.stamps) > RUNS_SHOWN_MAX:
-        say(f"and {len(plan.stamps) - RUNS_SHOWN_MAX} more: --json has them all")
-    for stamp in plan.stamps:
-        if stamp.contradicts:
-            asked, usual = ", ".join(stamp.models), ", ".join(stamp.usual)
-            what = f"run {stamp.run} asked {asked}; most runs of {stamp.release} ask {usual}"
-            say(loud(f"contradicts its release: {escaped(what)}"))
+        plan, ran, watched = self.plan, self.ran, self.watched
+        answer = told(plan)
+        answer["bad_release_halted"] = plan.stands or self.halted is not None
+        answer |= {"halted": self.halted, "released": released}
+        answer["rolled_back"] = ran and {"code": ran.code, "said": ran.said}
+        if watched is not None:
+            state = "widened" if watched.widened else "stays" if watched.stands else "ended"
+            answer["canary"] = {**course_as_json(watched.course), "state": state}
+        say_json({**answer, **({"why": why} if why else {})})

@@ -17,16 +17,18 @@ Told = dict[str, Any]
 
 @click.command()
 @id_argument
-@click.option("--html", "form", flag_value="html", help="One page that needs nothing else.")
-@click.option("--md", "form", flag_value="md", default="md", help="Markdown; so if left out.")
-@click.option("--json", "form", flag_value="json", help="The facts of it, as one JSON object.")
+@click.option("--html", is_flag=True, help="One page that needs nothing else.")
+@click.option("--md", is_flag=True, help="Markdown; so if left out.")
+@click.option("--json", "as_json", is_flag=True, help="The facts of it, as one JSON object.")
 @click.option("--output", metavar="FILE", help="A new file, readable by you alone; else stdout.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @config_option
 @data_option
 def report(
     incident_id: str,
-    form: str,
+    html: bool,
+    md: bool,
+    as_json: bool,
     output: str | None,
     force: bool,
     config: str | None,
@@ -38,6 +40,7 @@ def report(
     It reads the ledger, whether a proxy runs or not, and says under each sentence what to type to
     see what it stands on. Secrets are masked. ID may be the start of one.
     """
+    form = _form(html=html, md=md, json=as_json)
     if output is None and force:
         raise click.UsageError("--force is for --output FILE")
     if output is None and form == "html" and sys.stdout.isatty():
@@ -53,6 +56,14 @@ def report(
     _write(text, Path(output).absolute(), force=force)
     say(f"wrote the report of {facts['incident']['id']} to {escaped(output)}", err=True)
     say(f"what is left to do: pullcord runbook {facts['incident']['id']}", err=True)
+
+
+def _form(**given: bool) -> str:
+    forms = [form for form, is_given in given.items() if is_given]
+    if len(forms) > 1:
+        several = " and ".join(f"--{form}" for form in forms)
+        raise click.UsageError(f"{several} were given; ask for one at a time")
+    return forms[0] if forms else "md"
 
 
 def _facts(incident_id: str, config: str | None, data: str | None) -> Told:

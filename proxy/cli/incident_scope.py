@@ -76,7 +76,7 @@ def _say(answer: Told, policy: "Policy | None") -> None:
     say(f"time      {answer['from']} to {answer['until'] or 'now'}")
     say()
     _say_reach(answer)
-    _say_writes(answer["writes"], policy)
+    _say_writes(answer, policy)
     _say_money(answer, policy)
     first = answer["first_bad_call"]
     if first is not None:
@@ -103,10 +103,15 @@ def _say_reach(answer: Told) -> None:
         shown = found["names"][:NAMES_SHOWN_MAX]
         more = found["count"] - len(shown)
         rest = f" and {more:,} more" if more else ""
+        if found["unnamed"]:
+            rest += f"; {counted(found['unnamed'], 'call')} without one"
+        if name == "runs" and answer["silent_root"]:
+            rest += f"; its root {answer['silent_root']} made no call"
         _figure(name, f"{found['count']:,}: {', '.join(shown) or 'none'}{rest}", found["command"])
 
 
-def _say_writes(writes: Told, policy: "Policy | None") -> None:
+def _say_writes(answer: Told, policy: "Policy | None") -> None:
+    writes = answer["writes"]
     say()
     say("its writes, by what became of them; `unknown`: they may have been made")
     for one in writes["by_state"]:
@@ -119,7 +124,14 @@ def _say_writes(writes: Told, policy: "Policy | None") -> None:
     say("those that were made or may have been, by whether they can be undone")
     for one in writes["by_reversibility"]:
         told = f"{one['done']:,} done, {one['unknown']:,} unknown: {', '.join(one['tools'])}"
+        if one["declined"]:
+            told += f"; {one['declined']:,} of them did nothing: the tool declined"
         _figure(one["reversibility"], told, one["command"])
+    undo, sent = answer["undo"], answer["told"]
+    left = "" if undo["left"] is None else f", {undo['left']:,} left to undo"
+    _figure("undone", f"{counted(undo['undone'], 'write')}{left}", undo["command"])
+    tenants = f"{counted(sent['tenants'], 'tenant')}, {sent['left']:,} left to tell"
+    _figure("told", tenants, sent["command"])
     if policy is None:
         say("no policy is at hand, so nobody knows what can be undone: name it by --policy FILE")
     elif any(one["reversibility"] == "unknown" for one in writes["by_reversibility"]):
@@ -135,6 +147,8 @@ def _say_money(answer: Told, policy: "Policy | None") -> None:
             told = f"unknown: {counted(one['unreadable'], 'write')} whose amount cannot be read"
         elif one["unreadable"]:
             told += f", and {one['unreadable']:,} of them tell no amount that can be read"
+        if one["left_writes"] < one["writes"]:
+            told += f"; left {one['left_amount']} by {counted(one['left_writes'], 'write')}"
         _figure("at risk", told, one["command"])
     if policy is not None and not answer["value_at_risk"]:
         say(f"{'at risk':<{_WIDTH}} not known: no tool that wrote says its `value` in the policy")
@@ -146,15 +160,27 @@ def _say_prevented(answer: Told) -> None:
         _figure("prevented", f"{one['count']:,} {one['reason']}", one["command"])
     if not answer["prevented"]:
         say(f"{'prevented':<{_WIDTH}} nothing: no call was refused or answered from the record")
-    after = answer["after_cord"]
-    if after is None:
+    _say_cords(answer)
+
+
+def _say_cords(answer: Told) -> None:
+    """What passed each of its cords, of what that stands over, and what came of all of it."""
+    if not answer["cords"]:
         say(f"{'after the cord':<{_WIDTH}} nothing was pulled for it")
-    else:
-        cord = f"{escaped(after['cord'])}, pulled {after['pulled_at']}"
-        count = counted(after["admitted"], "write")
-        told = loud(count) if after["admitted"] else count
-        say(f"{'after the cord':<{_WIDTH}} {told} let through after {cord}")
-        say(f"{'':<{_WIDTH}} {escaped(after['command'])}")
+    whole = answer["after_all"]
+    for one in answer["cords"]:
+        _say_passed("after the cord", one, " that it covers")
+    if whole is not None:
+        what = "contained" if whole["contained"] else "not contained"
+        _say_passed(what, whole, " of all of it")
+
+
+def _say_passed(name: str, one: Told, which: str) -> None:
+    count = counted(one["admitted"], "write")
+    told = loud(count) if one["admitted"] else count
+    cord = f"{escaped(one['cord'])}, pulled {one['pulled_at']}"
+    say(f"{name:<{_WIDTH}} {told}{which} let through after {cord}")
+    say(f"{'':<{_WIDTH}} {escaped(one['command'])}")
 
 
 def _say_next(answer: Told) -> None:

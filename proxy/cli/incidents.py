@@ -68,7 +68,7 @@ def show(incident_id: str, as_json: bool, data: str | None) -> None:
 
 def about(one: Told) -> str:
     """What an incident is about, made harmless for a terminal."""
-    of = f" of tenant {one['tenant']}" if one["tenant"] else ""
+    of = f" of tenant {one['tenant']}" if one["tenant"] and one["kind"] != "tenant" else ""
     return escaped(f"{one['kind']} {one['name']}{of}")
 
 
@@ -83,7 +83,7 @@ def in_one_line(one: Told) -> str:
 
 
 def _row(one: Told) -> tuple[object, ...]:
-    of = f" of {one['tenant']}" if one["tenant"] else ""
+    of = f" of {one['tenant']}" if one["tenant"] and one["kind"] != "tenant" else ""
     return (
         one["id"],
         one["state"],
@@ -124,6 +124,8 @@ def _say(answer: Told) -> None:
 
 def _owner(answer: Told) -> str:
     if not answer["acked"]:
+        if answer["closed"]:
+            return "nobody"
         return f"nobody yet: pullcord incident ack {answer['id']}"
     return escaped(
         f"{answer['owner']}, acknowledged {answer['acked']} by {answer['acked_by']}; "
@@ -136,13 +138,21 @@ def _turned(when: Told) -> str:
     if when["first_bad"] is None:
         return "no call of it is in the ledger"
     said = [f"first bad call {when['first_bad']}"]
-    for key, word in (("detect", "detected"), ("contain", "contained"), ("recover", "recovered")):
+    for key, word in _TURNS:
         seconds = when[f"{key}_seconds"]
+        if key == "first_cord" and seconds in (None, when["contain_seconds"]):
+            continue
         if seconds is None:
             said.append(f"not {word}")
         else:
             said.append(f"{word} {_length(abs(seconds))} {'later' if seconds >= 0 else 'before'}")
     return "; ".join(said)
+
+
+_TURNS = (
+    *(("detect", "detected"), ("first_cord", "first cord pulled"), ("contain", "contained")),
+    ("recover", "recovered"),
+)
 
 
 def _length(seconds: float) -> str:

@@ -75,8 +75,19 @@ def told_cord(cord: Cord) -> str:
     why = f'  "{escaped(cord["reason"])}"' if cord["reason"] else ""
     since = f" since {cord['at']}" if cord["at"] else ""
     until = f" until {cord['until']}" if cord["until"] else ""
-    but = f"  but for {escaped(', '.join(cord['but_releases']))}" if cord["but_releases"] else ""
+    passing = [*cord["but_releases"], *filter(None, [_first(cord.get("trial"))])]
+    but = f"  but for {escaped(', '.join(passing))}" if passing else ""
     return f"{name}{why}  by {escaped(cord['actor'])}{since}{until}{but}"
+
+
+def _first(trial: dict[str, Any] | None) -> str:
+    """Who goes first past a cord."""
+    if trial is None:
+        return ""
+    runs = [*(f"run {run}" for run in trial["runs"])]
+    left = trial["places"]
+    runs += [f"the next {left} runs that come" if left > 1 else "the next run that comes"][:left]
+    return f"{' and '.join(runs) or 'no run'} of {trial['release']}"
 
 
 def preview(data: Path, level: str, scope: str, subject: str) -> dict[str, Any]:

@@ -133,11 +133,14 @@ class _Desk:
 
 
 def _desk(root: click.Command, data: Path, config: str | None) -> _Desk:
-    from proxy.runbook import book
+    from proxy.runbook import usable
 
     named = config_or_none(config)
     place = named and named.absolute()
-    return _Desk(root, data, place, book(place, _checked(root)), policy_or_none(config))
+    book, wrong = usable(place, _checked(root))
+    if wrong:
+        warn(f"{wrong}\nso the shipped one counts")
+    return _Desk(root, data, place, book, policy_or_none(config))
 
 
 def _checked(root: click.Command) -> Callable[[Sequence[str]], str]:

@@ -186,6 +186,9 @@ def test_sigkill_in_the_middle_makes_no_refund_twice(proxy: Proxy, books: Books)
     assert states(proxy, incident) == ["compensated"] * CHARGES
     assert books.refunded == Counter(books.charged)
     assert books.balance == dict.fromkeys(books.charged, 0)
+    by = steps(proxy, incident)[0]["by"]["id"]  # whoever decides traces it, beside the engines
+    request, response = json.loads(proxy.cli("ledger", "show", by, "--json"))["trace"]
+    assert (f"charge={books.charged[0]}", response["start"]) == (request["text"], "200")
 
 
 def killed(proxy: Proxy) -> None:

@@ -22,11 +22,11 @@ USUAL_CALLS = 3
 SPAWNS = 70
 HOSTS = 512
 
-# Four tables of 256 keys of 8 bytes, with 8 or 16 more of a result, are some 12 KiB; two windows of
-# money and their credits some 11 more, one of writes 7; lists that grow take up to twice what is in
-# them. Twice that, and ten thousand runs are in 640 MiB; what is kept of a usual run is a tenth.
-RUN_BYTES_MAX = 64 * 1024
-USUAL_BYTES_MAX = 8 * 1024
+# Three tables of 256 keys of 8 bytes, of which one has 12 more of a result, are some 9 KiB; windows
+# of money, of credits and of writes some 4 more. Twice that, and ten thousand runs are in 320 MiB;
+# what is kept of a usual run is a tenth.
+RUN_BYTES_MAX = 32 * 1024
+USUAL_BYTES_MAX = 3 * 1024
 TREE_BYTES_MAX = 64 * 1024
 
 

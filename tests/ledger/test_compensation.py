@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from ledger import compensation, steps
-from ledger.compensation import Kept, Undoing, answer_of, attempts, undone_calls
+from ledger.compensation import (
+    DECLINED,
+    Kept,
+    Undoing,
+    answer_of,
+    attempts,
+    is_declined,
+    undone_calls,
+)
 from ledger.connection import open_reader
 from ledger.containment import proof
 from ledger.errors import LedgerError
@@ -117,15 +125,31 @@ def test_one_that_was_not_sent_or_was_declined_may_be_made_again(world: World) -
         }
         assert [row["state"] for row in tried["charge"]] == ["not_sent", "done", "pending"]
         assert attempts(reader, ["another"]) == {}
-        assert undone_calls(reader, INCIDENT) == set()
+        assert undone_calls(reader, 0) == set()
         world.settle("third")
-        assert (
-            undone_calls(reader, INCIDENT) == undone_calls(reader, INCIDENT, "acme") == {"charge"}
-        )
-        assert undone_calls(reader, INCIDENT, "other") == undone_calls(reader, "another") == set()
-        plan = reader.execute(f"EXPLAIN QUERY PLAN {compensation._ATTEMPTS}", ("[]",)).fetchall()
-        assert any("event_act (type=? AND rule=?)" in row[3] for row in plan)
-        assert not any(row[3].startswith("SCAN d") for row in plan)
+        assert undone_calls(reader, 0) == undone_calls(reader, world.now_us) == {"charge"}
+        assert undone_calls(reader, world.now_us + 61_000_000) == set()
+        for asked, values, by in (
+            (compensation._ATTEMPTS, ("[]",), "rule=?"),
+            (compensation._UNDOING, ("a", "a", 0), "rule>? AND rule<?"),
+        ):
+            plan = reader.execute(f"EXPLAIN QUERY PLAN {asked}", values).fetchall()
+            assert any(f"event_act (type=? AND {by})" in row[3] for row in plan), plan
+            assert not any(row[3].startswith("SCAN d") for row in plan)
+
+
+def test_what_was_declined_is_said_in_one_place(world: World) -> None:
+    """The condition for the database and the function say the same of every answer."""
+    for state in CallState:
+        for status in (None, 200, 399, 400, 404, 408, 409, 410, 499, 500):
+            asked = f"SELECT {DECLINED} FROM (SELECT ? AS state, ? AS status)"
+            (found,) = world.conn.execute(asked, (state.value, status)).fetchone()
+            row = {"state": state.value, "status": status}
+            assert (
+                bool(found)
+                is is_declined(row)
+                is (state == "done" and status in (400, 404, 408, 410, 499))
+            )
 
 
 def test_a_crash_leaves_it_unknown(world: World) -> None:

@@ -7,7 +7,14 @@ import pytest
 
 from ledger import deliveries
 from ledger.connection import open_reader
-from ledger.deliveries import GIVE_UP_SECONDS, LATE_SECONDS, TOGETHER_SECONDS, Delivery, Event
+from ledger.deliveries import (
+    GIVE_UP_SECONDS,
+    LATE_SECONDS,
+    TOGETHER_SECONDS,
+    Delivery,
+    Due,
+    Event,
+)
 from ledger.sqlite import sqlite3
 from tests.ledger.made_incidents import OPENED_US, an_incident, changed, ended, tripped
 from tests.ledger.world import World
@@ -182,6 +189,10 @@ def test_what_is_due_is_found_by_the_indexes(world: World) -> None:
         scans = [step for step in plan if step.startswith("SCAN") and step[:6] != "SCAN ("]
         assert scans in ([], ["SCAN i"])  # what the inner one has found
         assert (scans == []) == (query is deliveries._CLOSED)
+    plan = [row[3] for row in world.conn.execute(f"EXPLAIN QUERY PLAN {deliveries._ACKED}", given)]
+    assert plan[:1] == ["SEARCH i USING PRIMARY KEY (id=?)"]
+    assert "SEARCH event USING INDEX event_act (type=?)" in plan
+    assert not any(step.startswith("SCAN") for step in plan)
 
 
 # ---------------------------------------------------------------------------- told again
@@ -305,3 +316,77 @@ def test_who_was_told_hears_of_the_end_of_what_somebody_has_seen(
     changed(world.conn, "i1", acked_us=SOON_US)
     ended(world.conn, at_us=SOON_US)
     assert due(reader) == [("i1", "closed")]
+
+
+def acked(world: World, at_us: int, owner: str = "ann", name: str = "i1") -> None:
+    with world.store.transaction(durable=False):
+        world.store.ack_incident(name, owner=owner, actor="ann", at_us=at_us)
+
+
+def ack_due(reader: sqlite3.Connection, now_us: int = SOON_US, from_us: int = 0) -> list[Due]:
+    found = deliveries.due(reader, "slack", now_us, from_us, acks=True)
+    return [one for one in found if one.event is Event.ACKED]
+
+
+def test_who_was_told_and_can_hear_it_is_told_once_that_somebody_has_seen_it(
+    world: World, reader: sqlite3.Connection
+) -> None:
+    for name in ("i1", "untold"):
+        an_incident(world.conn, name)
+    delivered(world, Event.ALERT)
+    acked(world, SOON_US)
+    acked(world, SOON_US, name="untold")
+    assert due(reader) == []
+    (one,) = ack_due(reader)
+    assert one.key == ("i1", "acked", SOON_US)
+    assert (one.incident.owner, one.incident.acked_us) == ("ann", SOON_US)
+    assert (set(one.told), one.acks, one.threads) == ({"alert"}, 0, (0,))
+    assert ack_due(reader, from_us=SOON_US + 1) == []
+    row = delivered(world, Event.ACKED, since_us=SOON_US, at_us=SOON_US + 1)
+    assert deliveries.told(reader, "i1")[-1] == row
+    assert ack_due(reader) == []
+    acked(world, SOON_US + 2, "bob")
+    assert ack_due(reader) == []  # it is seen to already
+
+
+def test_what_got_worse_after_it_is_told_at_once_and_begins_a_thread(
+    world: World, reader: sqlite3.Connection
+) -> None:
+    an_incident(world.conn)
+    delivered(world, Event.ALERT)
+    acked(world, SOON_US)
+    delivered(world, Event.ACKED, since_us=SOON_US, at_us=SOON_US)
+    worse_us = SOON_US + 1
+    tripped(world.conn, at_us=worse_us)
+    (one,) = deliveries.due(reader, "slack", worse_us, acks=True)
+    assert (one.event, one.acks, one.threads) == (Event.TRIP, 1, (0,))
+    delivered(world, Event.TRIP, since_us=worse_us, at_us=worse_us)
+    acked(world, worse_us + 1)
+    (one,) = ack_due(reader)
+    assert (one.acks, one.threads) == (1, (0, 1))
+    delivered(world, Event.ACKED, since_us=worse_us + 1, at_us=worse_us + 1, sent=False)
+    assert ack_due(reader) == []
+    ended(world.conn, at_us=worse_us + 2)
+    (one,) = deliveries.due(reader, "slack", worse_us + 2, acks=True)
+    assert (one.event, one.threads) == (Event.CLOSED, (0, 1))
+
+
+def test_an_alert_for_which_a_cord_is_pulled_after_it_waits_for_nothing(
+    world: World, reader: sqlite3.Connection
+) -> None:
+    an_incident(world.conn)
+    delivered(world, Event.ALERT)
+    acked(world, SOON_US)
+    delivered(world, Event.ACKED, since_us=SOON_US, at_us=SOON_US + TOGETHER_SECONDS * 1_000_000)
+    later_us = SOON_US + TOGETHER_SECONDS * 1_000_000 + 1
+    changed(world.conn, "i1", raised_us=later_us, rule="freeze:tool:pay")
+    assert due(reader, later_us) == [("i1", "alert")]
+
+
+def test_an_acknowledgement_of_days_ago_is_no_news(
+    world: World, reader: sqlite3.Connection
+) -> None:
+    an_incident(world.conn)
+    delivered(world, Event.ALERT)
+    acked(world, SOON_US)
+    assert ack_due(reader, SOON_US + GIVE_UP_SECONDS * 1_000_000) == []

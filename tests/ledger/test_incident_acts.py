@@ -8,7 +8,8 @@ import pytest
 from ledger import incidents
 from ledger.errors import LedgerError
 from ledger.incident_acts import SINCE_SECONDS
-from ledger.open_incidents import ALERTS_OF_TENANT_MAX, Incident
+from ledger.incidents import QUIET_SECONDS
+from ledger.open_incidents import ALERTS_OF_TENANT_MAX, EVERYBODY, Incident
 from policies.detectors.rules import Mode
 from policies.verdict import Scope
 from tests.ledger.findings import ALERT, TOOL, TRIP, a_found, close, listed, the_one, told, types
@@ -67,6 +68,7 @@ def test_calls_belong_to_it_from_when_the_person_says(world: World) -> None:
         (Scope.TENANT, "acme", "acme", ("", "", "")),
         (Scope.TOOL, "pay", "acme", ("", "pay", "")),
         (Scope.RELEASE, "v7", "", ("", "", "v7")),
+        (Scope.GLOBAL, EVERYBODY, "", ("", "", "")),
     ],
 )
 def test_a_person_opens_one_over_anything_else(
@@ -76,23 +78,48 @@ def test_a_person_opens_one_over_anything_else(
     assert (one.kind, one.name, one.tenant) == (kind, name, tenant)
     assert (one.run, one.tool, one.release) == about
     assert not one.is_many
+    assert one.mixed == ("is over everything" if kind is Scope.GLOBAL else "")
 
 
-def test_one_that_is_open_is_not_opened_twice(world: World) -> None:
+def test_one_that_is_open_is_not_opened_twice_and_the_reason_is_a_note(world: World) -> None:
     told(world)
     before = the_one(world)
-    given: dict[str, Any] = {"since_us": None, "reason": "again", "actor": "ann"}
+    given: dict[str, Any] = {"since_us": None, "reason": f"again {SECRET}", "actor": "ann"}
     given["at_us"] = world.now_us
     assert world.store.open_incident(Scope.RUN, "r1", "acme", **given) == (before, False)
     assert the_one(world) == before
+    kind, actor, rule, detail, *_, incident = acts(world)[-1]
+    assert (kind, actor, rule, incident) == ("incident.noted", "ann", None, before.id)
+    assert detail.startswith("again [redacted:")
     close(world, before)
     after, is_new = world.store.open_incident(Scope.RUN, "r1", "acme", **given)
     assert (is_new, after.id != before.id, after.opened_by) == (True, True, "ann")
 
 
+def test_a_person_says_how_bad_it_is(world: World) -> None:
+    one = opened(world, severity=ALERT)
+    assert (one.severity, the_one(world).severity) == ("alert", "alert")
+    world.wait(1)
+    assert opened(world).severity == "alert"  # who says nothing of it changes nothing
+    assert the_one(world).raised_us is None
+    worse = opened(world, severity=TRIP, reason="it pays thrice")
+    assert worse == the_one(world)
+    assert (worse.id, worse.severity, worse.raised_us) == (one.id, "trip", world.now_us)
+    assert acts(world)[-1][3] == "a trip from now on: it pays thrice"
+    assert opened(world, severity=ALERT).severity == "trip"  # what was told is not taken back
+
+
+def test_what_a_person_opened_no_quiet_day_closes(world: World) -> None:
+    opened(world, severity=ALERT)
+    told(world, ALERT, run="quiet")
+    world.wait(QUIET_SECONDS + 1)
+    world.store.reap()
+    assert [one.name for one in listed(world)] == ["r1"]
+
+
 @pytest.mark.parametrize(
     "changes", [{"reason": " "}, {"actor": ""}, {"name": ""}, {"since_us": START_US + 1},
-                {"kind": Scope.GLOBAL}, {"reason": "caf\udce9"}]
+                {"reason": "caf\udce9"}]
 )  # fmt: skip
 def test_opening_takes_a_name_a_reason_and_a_past(world: World, changes: dict[str, Any]) -> None:
     with pytest.raises(LedgerError):

@@ -8,9 +8,10 @@ from ledger import incident_calls
 from ledger.connection import open_reader
 from ledger.filters import parse
 from ledger.incident_calls import Span
+from ledger.incident_figures import figures
 from ledger.sqlite import sqlite3
 from policies.call import Identity
-from tests.ledger.world import R1, START_US, World, a_pull
+from tests.ledger.world import R1, START_US, World, a_policy, a_pull
 
 OTHER = Identity("r2", "acme", agent="biller", release="v2")
 
@@ -53,6 +54,23 @@ def test_slots_hold_what_was_decided(world: World, reader: sqlite3.Connection) -
         (1, "write", "allow", "v2", 1, 0),
         (2, "write", "refuse", "2026-11-20.3", 1, 0),
     ]
+
+
+def test_a_call_that_was_held_and_then_decided_is_one(
+    held: World, reader: sqlite3.Connection
+) -> None:
+    """One that still waits is one, too; as in the figures of a scope."""
+    for name in ("decided", "waits"):
+        ask = held.ask(name, body=name, may_wait=True)
+        assert held.decided(ask).verdict.action == "hold"
+    held.policy = a_policy()
+    held.decided(held.asks["decided"])
+    everything = parse("", 0)
+    found = incident_calls.slots(reader, everything, START_US, 1_000_000, 2)
+    assert {row["decision"]: row["calls"] for row in found} == {"allow": 1, "hold": 1}
+    assert sorted(incident_calls.newest(reader, everything, 5)) == ["decided", "waits"]
+    assert incident_calls.count(reader, everything) == 2
+    assert figures(reader, everything).effects == {"write": 2}
 
 
 def test_calls_by_id_and_the_first_and_newest(world: World, reader: sqlite3.Connection) -> None:

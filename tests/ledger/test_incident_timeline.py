@@ -214,6 +214,7 @@ def test_an_incident_of_a_detector_turns_with_its_rows(
     assert milestones(reader, one) == Milestones(
         first_bad_us=START_US + second,
         detected_us=START_US + 2 * second,
+        first_cord_us=START_US + 5 * second,
         contained_us=START_US + 5 * second,
         recovered_us=START_US + 9 * second,
         closed_us=START_US + 11 * second,
@@ -243,7 +244,7 @@ def test_a_persons_turns_with_the_cords_over_what_it_is_about(
         world.store.pull(replace(a_pull(scope, subject), actor=actor, at_us=world.now_us))
     one = opened(world, since_us=START_US)
     assert milestones(reader, one) == Milestones(
-        START_US + 1_000_000, one.opened_us, None, None, None
+        START_US + 1_000_000, one.opened_us, None, None, None, None
     )
     world.wait(3)
     world.store.pull(replace(a_pull(subject="r1/pay", scope=Scope.TOOL), at_us=world.now_us))

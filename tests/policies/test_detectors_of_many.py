@@ -148,7 +148,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             a_step(
                 number, number, run=f"r{number % 70}", root=f"root{number % 60}", depth=1,
                 release=f"l{number}", is_write=True, recipient=b"%d" % number,
-                destination=f"h{number}",
+                destination=f"h{number}", tool=f"t{number}",
             )
         )  # fmt: skip
     assert len(fleet._runs) == 50
@@ -157,10 +157,10 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(spike, write_spike.WriteSpike)
     assert isinstance(met, first_seen.FirstSeen)
     assert isinstance(known, releases.Releases)
-    assert (len(spike._of_runs), len(met._recipients)) == (30, 25)
+    assert (len(spike._of_tools), len(met._recipients)) == (30, 25)
     assert len(known._known) == 20
     one = next(iter(fleet._runs.values())).progress
-    assert len(one._results) <= progress.ACTIONS_MAX
+    assert len(one._answers) <= progress.ACTIONS_MAX
     assert len(one._destinations) <= progress.DESTINATIONS_MAX
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from policies.detectors import signals
+from policies.detectors.rate import MOST
 from policies.detectors.signals import Gauges, Signals
 from policies.detectors.step import Kind, Step
 
@@ -144,7 +145,7 @@ def test_what_is_left_of_a_sum_is_never_less_than_nothing() -> None:
 def test_no_amount_is_too_much_to_add_up() -> None:
     dear = a_step(0, Kind.MODEL, spend_microusd=10**15, tokens=10**15)
     made = fed(*[dear] * 10_000)
-    assert made.fleet(after(1)).minute.spend_microusd == 10_000 * signals.MOST
+    assert made.fleet(after(1)).minute.spend_microusd == 10_000 * MOST
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

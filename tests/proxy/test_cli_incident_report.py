@@ -80,3 +80,10 @@ def test_mistakes_are_told(incident: str, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert "policy.yaml" in broken.stderr
     monkeypatch.setenv("PULLCORD_DATA", str(tmp_path / "nothing"))
     assert "there is no ledger" in typed(incident).stderr
+
+
+def test_two_forms_at_a_time_are_refused(incident: str) -> None:
+    for words in (("--html", "--md"), ("--md", "--json")):
+        result = typed(incident, *words)
+        assert result.exit_code == 2
+        assert f"{words[0]} and {words[1]} were given" in result.stderr

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def test_list_and_show_work_with_the_proxy_down(alone: Path) -> None:
         "not in the ledger any more: c1",
         "detector.tripped",
         'pullcord resume run r1 --reason "..."',
-        f"pullcord incident close {one['id']}",
+        f"pullcord incident export-test {one['id']}",
     ):
         assert word in out
     assert told("incident", "show", one["id"])["calls"] == ["c1"]
@@ -100,6 +101,7 @@ def test_close_works_with_the_proxy_down_and_lifts_nothing(alone: Path) -> None:
     over = ("--reason", "mended", "--waive", "known")
     out = said("incident", "close", one["id"][:12], *over)
     assert f"closed {one['id']}, run r1 of tenant acme" in out
+    assert "nothing was ever pulled" not in out
     assert "still pulled: HALT run r1" in out
     assert said("incident", "list") == "no incident is open\n"
     assert said("incident", "list", "--all").count("closed") == 1
@@ -172,11 +174,11 @@ def test_ack_and_note_work_with_the_proxy_down(alone: Path) -> None:
     said("incident", "note", one["id"], " ", code=2)
 
 
-def called_alone(data: Path, run: str, *ancestors: str) -> None:
-    """A read of a run, in the ledger of no proxy."""
+def called_alone(data: Path, run: str, *ancestors: str, effect: Effect = Effect.READ) -> None:
+    """A call of a run, in the ledger of no proxy."""
     clock = SystemClock()
     request = Request("GET", "https", "mail.example", 443, "/inbox")
-    call = ToolCall("read", Effect.READ, "GET /inbox", b"x" * 32)
+    call = ToolCall("read", effect, "GET /inbox", b"x" * 32)
     with operations.opened(data, clock.now_us) as store:
         name = new_id(clock.now_us())
         ask = Ask(name, clock.now_us(), Identity(run, "acme", ancestors), request, call)
@@ -205,15 +207,62 @@ def test_open_works_with_the_proxy_down(alone: Path) -> None:
     over = ("--tenant", "acme", "--since", "10m", "--reason", "x")
     assert "opened" in said("incident", "open", *over)
     assert "is open already" in said("incident", "open", *over)
+    assert "tenant acme of" not in said("incident", "list")
     assert told("incident", "open", *over)["new"] is False
+
+
+def test_since_alone_is_over_everything(alone: Path) -> None:
+    called_alone(alone, "r7")
+    out = said("incident", "open", "--since", "10m", "--reason", "what is this?")
+    assert ", trip, global all tenants, calls since 20" in out
+    assert "incident compensate and incident export-test refuse it" in out
+    one = json.loads(typed("incident", "list", "--json").stdout.splitlines()[0])
+    assert (one["kind"], one["name"], one["tenant"]) == ("global", "all tenants", None)
+    assert "read GET mail.example/inbox" in said("incident", "show", one["id"])
+    policy = alone / "policy.yaml"
+    policy.write_text("version: 1\n")
+    for words in (("compensate", "--plan"), ("export-test", "--out", str(alone / "t"))):
+        out = said("incident", words[0], one["id"], *words[1:], "--config", str(alone), code=2)
+        assert f"incident {one['id']} is over everything, so" in " ".join(out.split())
+
+
+def test_a_person_says_how_bad_it_is_and_adds_to_one_that_is_open(alone: Path) -> None:
+    called_alone(alone, "r7")
+    over = ("incident", "open", "--run", "r7")
+    assert ", alert, run r7" in said(*over, "--severity", "alert", "--reason", "it may pay twice")
+    one = json.loads(typed("incident", "list", "--json").stdout.splitlines()[0])
+    assert "open  alert" in said("incident", "show", one["id"])
+    out = said(*over, "--reason", "bob sees it, too")
+    assert "is open already" in out
+    assert "what you said is a note of it" in out
+    assert ", trip, run r7" in said(*over, "--severity", "trip", "--reason", "it does")
+    assert "it stays a trip" in said(*over, "--severity", "alert", "--reason", "maybe not")
+    out = said("incident", "show", one["id"])
+    for word in ("open  TRIP", f"{ME}: bob sees it, too", f"{ME}: a trip from now on: it does"):
+        assert word in out, word
+
+
+def test_closing_says_what_was_never_stopped_and_what_nobody_knows(alone: Path) -> None:
+    called_alone(alone, "r7")
+    called_alone(alone, "r7", effect=Effect.WRITE)  # its proxy is gone
+    said("incident", "open", "--run", "r7", "--reason", "it pays twice")
+    one = json.loads(typed("incident", "list", "--json").stdout.splitlines()[0])
+    over = ("incident", "close", one["id"], "--reason", "over", "--waive", "known")
+    out = said(*over)
+    assert "nothing was ever pulled over it, so nothing shows that it was stopped" in out
+    assert "1 write of it is unknown, which nobody has looked after" in out
+    command = next(line for line in out.splitlines() if "pullcord ledger query" in line)
+    assert "effect:write state:unknown" in command
+    words = shlex.split(command.partition("pullcord ")[2])
+    assert len(typed(*words, "--json").stdout.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     "words, code, told_",
     [
         ((), 2, "say what it is over"),
-        (("--run", "r1", "--tool", "pay"), 2, "say what it is over"),
-        (("--release", "v7", "--tenant", "acme"), 2, "say what it is over"),
+        (("--run", "r1", "--tool", "pay"), 2, "--run and --tool were given"),
+        (("--release", "v7", "--tenant", "acme"), 2, "--release and --tenant were given"),
         (("--run", "nobody"), 4, "the record has no call of run nobody"),
         (("--tenant", "acme", "--since", "soon"), 2, "'soon' is no time"),
     ],

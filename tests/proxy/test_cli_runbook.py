@@ -144,6 +144,20 @@ def test_a_command_that_is_none_is_told_by_line_and_column(
     assert wrong in out
 
 
+def test_where_its_own_is_mistaken_the_shipped_one_is_walked(
+    busy: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "policy.yaml").write_text("version: 1\n")
+    (tmp_path / "runbook.yaml").write_text(
+        "version: 1\nstart: nosuch\nsteps: {a: {title: t, why: w}}\n"
+    )
+    monkeypatch.setenv("PULLCORD_CONFIG", str(tmp_path))
+    out = said("a1")
+    assert f"{tmp_path}/runbook.yaml:2:8: " in out
+    assert "so the shipped one counts" in out
+    assert out.splitlines()[-1] == "next: pullcord halt run r1"
+
+
 def test_every_command_of_the_shipped_one_can_be_run() -> None:
     text = (ROOT / "config" / "runbook.yaml").read_text()
     load_runbook.load(text, "config/runbook.yaml", runbook._checked(cli))

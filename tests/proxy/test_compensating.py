@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from ledger.connection import open_reader
 from policies.verdict import Scope
-from proxy import authority, compensating, compensations
+from proxy import authority, compensating, compensations, tracing
+from proxy.cli.main import cli
+from proxy.control_socket import bound
+from proxy.tracer import Tracer
+from proxy.tracing import Tracing
 from tests.proxy.controlled import Controlled
 from tests.proxy.looked_at import Service, serving
 from tests.proxy.undoable import SECRET, incident, last, planned, states, typed, undoable, wrote
@@ -63,6 +68,37 @@ async def test_all_are_undone_the_newest_first_each_once(
         (f"undo:c{number}", "pullcord:undo", "acme", name, "it was too much")
         for number in (3, 2, 1)
     ]
+
+
+async def test_what_it_sent_and_heard_is_in_the_trace_without_the_credential(
+    running: Controlled, service: Service
+) -> None:
+    (running.data / "private").mkdir(mode=0o700, exist_ok=True)
+    keeping = Tracer(running.data, 30, 2**30)
+    server = await asyncio.start_unix_server(
+        keeping.serve, sock=bound(running.data / tracing.SOCKET)
+    )
+    caught = Tracing(running.clock, "full", running.data / tracing.SOCKET)
+    service.says(200, json.dumps({"id": "re_1", "note": f"{SECRET} has taken it back"}))
+    await wrote(running, "c1")
+    name = await incident(running)
+    async with caught.going() as running.service.tracing:
+        one = last(await typed(name, "--do", "c1", "--json"))
+    await asyncio.sleep(0)
+    server.close()
+    await keeping.over()
+    shown = await asyncio.to_thread(
+        CliRunner().invoke, cli, ["ledger", "show", one["by"]["id"], "--json"]
+    )
+    request, response = json.loads(shown.stdout)["trace"]
+    assert request["start"].startswith("POST https://localhost:")
+    assert "charge=ch_c1" in request["text"]
+    assert response["start"] == "200"
+    assert "[redacted] has taken it back" in response["text"]
+    assert SECRET not in shown.stdout
+    assert SECRET.encode() not in b"".join(
+        path.read_bytes() for path in running.data.glob("trace.db*")
+    )
 
 
 async def test_who_asks_at_the_same_time_makes_one_call(

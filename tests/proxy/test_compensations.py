@@ -87,17 +87,26 @@ async def test_what_an_agent_was_told_is_harmless_on_a_screen(running: Controlle
     assert '{"order":"<b>&"' in lines
 
 
-async def test_before_it_is_contained_nothing_is_planned(running: Controlled) -> None:
+async def test_before_it_is_contained_the_plan_is_only_shown(running: Controlled) -> None:
     await wrote(running, "c1")
     name = await incident(running, halted=False)
-    for words in ((), ("--plan",), ("--do", "all")):
-        told = await typed(name, *words, code=2)
+    for words in ((), ("--plan",)):
+        lines = (await typed(name, *words)).stdout
+        assert "is not contained: what stands does not stop run r1" in lines
+        assert "until it is stopped nothing is undone, and this plan may change" in lines
+        assert "charge=ch_c1" in lines
+        assert lines.splitlines()[-1] == "next: pullcord halt run r1"
+    plan = json.loads((await typed(name, "--json")).stdout)
+    assert "is not contained" in plan["uncontained"]
+    for step in ("all", "1", "c1"):
+        told = await typed(name, "--do", step, code=2)
         assert "is not contained" in told.stderr
         assert "pullcord halt run r1" in told.stderr
     refused = await running.refused("POST", "/v1/incidents/compensate", incident=name, call="c1")
     assert refused.status == 400
     await running.asked("POST", "/v1/pull", level="halt", scope="tenant", subject="acme")
     assert await states(name) == {"c1": "ready"}
+    assert json.loads((await typed(name, "--json")).stdout)["uncontained"] is None
 
 
 async def test_without_its_answer_or_its_credentials_a_write_is_not_undone(

@@ -1,6 +1,5 @@
 """config/contacts.yaml: what may stand in it, and where a mistake is."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,8 @@ import pytest
 from policies.document import MistakenFileError
 from proxy import contacts
 from proxy.contacts import EmailContact, FileContact, SlackContact, WebhookContact
+from tests.manual import blocks
 
-README = Path(__file__).parents[2] / "README.md"
 WHOLE = """\
 version: 1
 from: ACME's agents team
@@ -76,7 +75,7 @@ def test_a_mistake_is_told_with_its_place(tmp_path: Path, text: str, told: str) 
 
 
 def test_the_example_of_the_readme_is_sound(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```yaml\n(version: 1\nfrom: .*?)```", README.read_text("utf-8"), re.S)
+    (example,) = [text for text in blocks("yaml") if text.startswith("version: 1\nfrom: ")]
     found = loaded(tmp_path, example)
     assert found is not None
     assert {each.kind for tenant in found.tenants.values() for each in tenant} == {

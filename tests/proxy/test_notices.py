@@ -15,6 +15,7 @@ from proxy.notices import (
     SUMMARY_CHARACTERS_MAX,
     lines,
     message,
+    messages,
     signature,
     standing,
     summary,
@@ -45,6 +46,7 @@ ONE = Incident(
 NOW_US = US + 5_000_000
 TRIP = Due(ONE, Event.TRIP, writes=12)
 ALERT = Due(replace(ONE, severity="alert", cord="", raised_us=None), Event.ALERT)
+ACKED = Due(replace(ONE, acked_us=US + 4_000_000, owner="ann"), Event.ACKED)
 CLOSED = Due(replace(ONE, closed_us=US + 60_000_000), Event.CLOSED, frozenset({"alert", "trip"}))
 
 HOOK = Target(
@@ -131,8 +133,14 @@ def test_a_webhook_says_all_of_it() -> None:
         "calls": ["c1", "c2"],
         "opened_at": "2027-01-15T08:00:00.000Z",
         "raised_at": "2027-01-15T08:00:02.000Z",
+        "acked_at": None,
+        "owner": None,
         "closed_at": None,
     }
+    acked = body(HOOK, ACKED)
+    assert (acked["type"], acked["owner"]) == ("incident.acknowledged", "ann")
+    assert acked["summary"] == "ann sees to the incident with run r1 of tenant acme"
+    assert acked["acked_at"] == "2027-01-15T08:00:04.000Z"
     assert body(HOOK, ALERT)["type"] == "incident.opened"
     assert "again at 2027" not in str(lines(TRIP))
     again = replace(TRIP, told=frozenset({Event.ALERT, Event.TRIP}))
@@ -197,6 +205,22 @@ def test_pagerduty_gets_a_trigger_and_a_resolve_of_one_key() -> None:
     }
 
 
+def test_what_gets_worse_after_an_acknowledgement_has_a_key_of_its_own() -> None:
+    """PagerDuty tells nobody of what comes under a key that is acknowledged."""
+    assert body(PAGER, ACKED) == {
+        "routing_key": "R0UT1NG",
+        "event_action": "acknowledge",
+        "dedup_key": ID,
+    }
+    assert body(PAGER, replace(TRIP, acks=1))["dedup_key"] == f"{ID}-1"
+    assert body(PAGER, replace(ACKED, acks=1))["dedup_key"] == f"{ID}-1"
+    closed = messages(PAGER, replace(CLOSED, acks=2, threads=(0, 1)), NOW_US)
+    told = [json.loads(one.body) for one in closed]
+    assert [one["dedup_key"] for one in told] == [ID, f"{ID}-1"]
+    assert {one["event_action"] for one in told} == {"resolve"}
+    assert len(messages(HOOK, replace(CLOSED, acks=2, threads=(0, 1)), NOW_US)) == 1
+
+
 # Alertmanager
 
 
@@ -215,7 +239,8 @@ def test_alertmanager_gets_labels_that_stay_and_an_end() -> None:
     assert made["startsAt"] == "2027-01-15T08:00:00.000Z"
     assert LASTING_SECONDS == 600
     assert made["endsAt"] == "2027-01-15T08:10:05.000Z"
-    again = json.loads(standing(ALERTS, [ONE], NOW_US + 1_000_000).body)
+    (standing_on,) = standing(ALERTS, [ONE], NOW_US + 1_000_000)
+    again = json.loads(standing_on.body)
     assert again[0]["labels"] == made["labels"]
     assert again[0]["endsAt"] == "2027-01-15T08:10:06.000Z"
 

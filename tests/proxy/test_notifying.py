@@ -353,7 +353,7 @@ async def test_it_goes_on_after_a_ledger_that_could_not_be_read(
     monkeypatch.setattr(notifying, "LOOK_SECONDS", 0.001)
     real = deliveries.due
 
-    def once(*given: Any) -> Any:
+    def once(*given: Any, **rest: Any) -> Any:
         monkeypatch.setattr(deliveries, "due", real)
         raise ZeroDivisionError
 

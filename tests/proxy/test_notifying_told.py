@@ -12,6 +12,7 @@ import structlog
 from ledger import deliveries
 from ledger.connection import open_reader
 from ledger.deliveries import TOGETHER_SECONDS
+from ledger.store import Store
 from proxy.channels import Alertmanager, AnyChannel, PagerDuty, Slack
 from proxy.notices import LASTING_SECONDS
 from proxy.notifying import STANDING_SECONDS, Notifying
@@ -77,6 +78,54 @@ async def test_a_raised_alert_takes_the_place_of_the_lesser_one(
     assert over["endsAt"] < lesser["endsAt"]
     assert (lesser["labels"]["severity"], worse["labels"]["severity"]) == ("warning", "critical")
     assert {each["labels"]["incident"] for each in (lesser, over, worse)} == {"i1"}
+
+
+# Acknowledged
+
+
+async def test_pagerduty_and_webhooks_hear_that_somebody_sees_to_it(
+    running: Controlled, receiver: Receiver
+) -> None:
+    keep_secrets(running.data, chat=f"{receiver.url}/services/T0/B0/{SECRET}")
+    channels = (
+        a_webhook(receiver),
+        Slack(kind="slack", url="chat"),
+        PagerDuty(kind="pagerduty", key="pager", url=f"{receiver.url}/enqueue"),
+        Alertmanager(kind="alertmanager", url=receiver.url),
+    )
+
+    def pages() -> list[tuple[str, str]]:
+        found = [one.json for one in receiver.got if one.path == "/enqueue"]
+        return [(one["event_action"], one["dedup_key"]) for one in found]
+
+    async with alerts(running, *channels) as made:
+        await made.made(an_incident, severity="trip")
+        await made.look()
+
+        def ack(store: Store) -> None:
+            store.ack_incident("i1", owner="ann", actor="bob", at_us=running.clock.us)
+
+        running.clock.us += 1
+        await running.service.decider.act(ack)
+        receiver.got.clear()
+        receiver.answers = [500, 500]
+        await made.look()
+        await made.look(2)
+        await made.look(60)
+        assert {one.path for one in receiver.got} == {"/hook", "/enqueue"}
+        assert pages() == [("acknowledge", "i1")] * 2
+        (hook, _) = [one.json for one in receiver.got if one.path == "/hook"]
+        assert (hook["type"], hook["owner"]) == ("incident.acknowledged", "ann")
+        assert ("pagerduty", "acked", True, 2) in made.rows()
+        receiver.got.clear()
+        await made.made(tripped, at_us=running.clock.us)  # it got worse: another key
+        await made.look()
+        await made.look(10)
+        assert pages() == [("trigger", "i1-1")]
+        receiver.got.clear()
+        await made.made(ended, at_us=running.clock.us)
+        await made.look()
+        assert pages() == [("resolve", "i1"), ("resolve", "i1-1")]
 
 
 # Secrets

@@ -170,10 +170,17 @@ def test_unlisted_destinations_can_be_halted_as_a_tool(store: Store, policy: Pol
         (RUN, 'pullcord resume run r1 --reason "..."'),
         (cord(Level.FREEZE, Scope.GLOBAL), 'pullcord thaw global --reason "..."'),
         (cord(Level.HALT, Scope.RELEASE, "a b"), "pullcord resume release 'a b' --reason \"...\""),
+        (cord(Level.HALT, Scope.RUN, "--help"), 'pullcord resume run --reason "..." -- --help'),
     ],
 )
 def test_the_undo_command_can_be_pasted(pulled: Pull, typed: str) -> None:
     assert operations.undo_command(pulled) == typed
+
+
+def test_the_command_that_halts_can_be_pasted() -> None:
+    assert operations.halt_command(Scope.GLOBAL, "") == "pullcord halt global"
+    assert operations.halt_command(Scope.RELEASE, "a b") == "pullcord halt release 'a b'"
+    assert operations.halt_command(Scope.RUN, "--help") == "pullcord halt run -- --help"
 
 
 def test_a_minted_token_is_known_by_its_secret(store: Store, policy: Policy) -> None:

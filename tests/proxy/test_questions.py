@@ -14,10 +14,9 @@ from policies.call import Identity
 from policies.verdict import Level, Scope
 from proxy.cli.main import cli
 from tests.ledger.world import World, a_pull
+from tests.manual import section
 from tests.proxy.test_traces import keep
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-TITLE = "### Questions after an incident\n"
 WRITE = "01a202eb-6906-719d-adf8-80ffa15d9916"
 KID = Identity("kid", "acme", ("r1",), release="2026-11-20.3")
 HOUR_US = 3_600_000_000
@@ -57,8 +56,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def questions() -> dict[str, str]:
     """Each command behind the first words of its question."""
-    section = README.partition(TITLE)[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (.*?) \| `(.*)` \|$", section, re.M)
+    told = section("Questions after an incident")
+    rows = re.findall(r"^\| (.*?) \| `(.*)` \|$", told, re.M)
     return {" ".join(question.split()[:3]): command for question, command in rows}
 
 

@@ -1,6 +1,7 @@
 """An exported incident judged by policies: the same as live, call by call."""
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,12 @@ def test_a_policy_that_stops_everything_stops_healthy_runs(refunds: Case) -> Non
 def test_each_expectation_is_compared(refunds: Case) -> None:
     reached = reach(refunds, load(FEW))
     assert expected_of(reached) == refunds.expected == Expected(4, 40_000, 3_000_000)
+    free = expected_of(replace(reached, microusd=0))
+    assert free == Expected(4, None, 3_000_000)  # it did not go wrong by dollars
+    kept = judged(refunds, load(FEW))
+    without = replace(kept, reached=replace(reached, microusd=0), checks=())
+    assert ", $0.04, " in as_lines(kept)[2]
+    assert "$" not in " ".join(as_lines(without))
     assert expected_of(reach(refunds, load(BEFORE))) == Expected(CALLS - 1 + 3)
     found = judged(refunds, load(FEW.replace("at_most: 4", "at_most: 5")))
     assert [check.what for check in found.checks if not check.kept] == [

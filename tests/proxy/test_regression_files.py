@@ -49,7 +49,7 @@ def test_what_is_exported_twice_is_the_same(made: Path, out: Path, tmp_path: Pat
     assert sorted(contents(out)) == sorted(
         [
             *("incident.json", "calls.jsonl", "healthy.jsonl", "policy.yaml", "before.yaml"),
-            *("expect.yaml", f"{files.name_of_test(incident['id'])}.py"),
+            *("expect.yaml", f"test_incident_{incident['id'].replace('-', '_')}.py"),
         ]
     )
 

@@ -9,8 +9,9 @@ from ledger.compensation import Undoing
 from policies.call import Identity
 from policies.decide import decide_undo
 from policies.policy import UNDO_RUN, Policy
-from policies.verdict import Action, Level, Scope
+from policies.verdict import Action, Level, Pull, Scope
 from proxy import report_actions
+from proxy.cli.incidents import _turned
 from proxy.report_chart import SLOTS
 from proxy.report_html import page
 from proxy.report_parts import Cell, Command, Paragraph, Ref, Said, Section, Table
@@ -113,6 +114,49 @@ def test_each_sentence_of_the_summary_says_what_shows_it(world: World) -> None:
             assert one.command.startswith("pullcord "), one.text
     assert "1 write may have reached it; nobody knows yet" in said(world, "Summary")
     assert "0 writes that it covers were let through" in said(world, "Summary")
+
+
+def test_the_first_cord_and_the_one_that_contained_it_are_told_apart(world: World) -> None:
+    """A cord that is too narrow, and a wider one; nothing passed what either stands over."""
+    made = Runaway(world)
+    made.trip(made.step(0), why="round and round")
+    one = the_one(world)
+    world.store.release(
+        Level.HALT, Scope.RUN, "r1", reason="too wide", actor="ann", at_us=world.now_us
+    )
+    child = Identity("kid", "acme", ancestors=("r1",))
+    _pulled(world, one.id, Scope.RUN, "kid")
+    for number in range(2):
+        world.wait(1)
+        world.decided(world.ask(made.id(), body=f"late{number}"))
+    glance, actions = said(world, "At a glance"), said(world, "Action items")
+    assert "contained not yet" in glance
+    assert "writes of all of it after it was contained not contained: 2 after the last" in glance
+    assert "Stop the rest of it, or say why not: 2 writes passed after its last cord" in actions
+    _pulled(world, one.id, Scope.TENANT, "acme")
+    world.wait(1)
+    world.decided(world.ask(made.id(), body="later"))
+    world.decided(world.ask(made.id(), body="latest", claimant=child))
+    told = facts(world)
+    assert [row["admitted"] for row in told["scope"]["cords"]] == [0, 0, 0]
+    assert told["scope"]["after_all"]["contained"] is True
+    assert told["times"]["first_cord"] < told["times"]["contained"]
+    turned = _turned(told["times"])
+    assert turned.index("; first cord pulled ") < turned.index("; contained ")
+    assert "first cord" not in _turned({**told["times"], "first_cord_seconds": None})
+    words = said(world, "Summary")
+    assert "halt:run:r1 was the first to be pulled" in words
+    assert "halt:tenant:acme, pulled at" in words
+    assert "stopped all of it: after it 0 writes of the whole incident were let through" in words
+    assert "Stop the rest" not in said(world, "Action items")
+    assert "all of the incident 0" in said(world, "Scope")
+
+
+def _pulled(world: World, incident: str, scope: Scope, subject: str) -> None:
+    world.wait(1)
+    pull = Pull(Level.HALT, scope, subject, "stop", "ann", world.now_us)
+    with world.store.transaction(durable=True):
+        world.store._open_batch().trip(pull, incident=incident)
 
 
 def test_what_is_left_to_do_is_derived(world: World, a_policy: Callable[[str], Policy]) -> None:
@@ -223,8 +267,9 @@ def test_what_was_undone_is_told_with_its_state(world: World) -> None:
 
 
 def test_a_call_to_undo_that_the_tool_declined_undid_nothing() -> None:
-    counts = {"by_state": [], "by_reversibility": [{"reversibility": "compensable", "done": 1}]}
+    counts: dict[str, list[str]] = {"by_state": [], "by_reversibility": []}
     declined = {"id": "u1", "undoes": "c1", "state": "done", "status": 402}
-    facts = {"incident": {"id": "i"}, "scope": {"writes": counts}, "undo": [declined]}
+    facts = {"incident": {"id": "i"}, "scope": {"writes": counts, "undo": {"left": 1}},
+             "undo": [declined]}  # fmt: skip
     told = [what for what, _ in report_actions._settled(facts)]
     assert [what.split()[0] for what in told] == ["Undo", "Look"]

@@ -162,6 +162,16 @@ def test_what_is_stopped_by_hand_is_stopped(world: World) -> None:
     assert action(world) == {"what": "take it", "command": f"pullcord incident ack {one.id}"}
 
 
+def test_what_the_policy_stops_is_stopped(world: World, tmp_path: Path) -> None:
+    told(world, ALERT)
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 1\nhalted: {runs: [r1]}\n")
+    assert action(world, tmp_path)["what"] == "take it"
+    for unusable in ("version: 2\n", "version: 1\nhalted: {runs: [r2]}\n"):
+        policy.write_text(unusable)
+        assert action(world, tmp_path)["command"] == "pullcord halt run r1"
+
+
 def test_what_hangs_on_its_calls_is_for_the_walk_to_tell(world: World) -> None:
     told(world)
     one = the_one(world)
@@ -190,7 +200,9 @@ def test_own_steps_count_and_what_is_recorded_of_them(world: World, tmp_path: Pa
     stepped(world.store, one.id, "a", "done: she comes", actor="ann", at_us=world.now_us)
     assert action(world, config) is None
     (config / FILE).write_text("version: 2\n")
-    assert action(world, config)["what"].endswith("cannot be used, so the shipped one counts")
+    shipped = action(world, config)
+    assert "cannot be used, so the shipped one counts" in shipped["what"]
+    assert shipped["command"] == f"pullcord incident ack {one.id}"
 
 
 # ---------------------------------------------------------------------------------- the walk

@@ -12,15 +12,21 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from ledger import incident_figures
+from ledger.compensation import Undoing
 from ledger.connection import open_reader
 from ledger.incident_reads import named
 from ledger.queries import CALL_COLUMNS
+from ledger.states import CallState, ClaimAfter
 from policies.call import Identity
+from policies.decide import decide_undo
 from policies.load import load
 from policies.policy import UNDO_RUN, Policy
 from proxy.cli.main import cli
 from proxy.scoping import NAMES_MAX, scope
+from tests.ledger.findings import the_one
 from tests.ledger.made_incidents import an_incident
+from tests.ledger.test_incident_cords import Night
 from tests.ledger.world import World
 from tests.proxy.scoped import INCIDENTS, POLICY, RUNS, a_busy_ledger
 
@@ -196,6 +202,92 @@ def test_amounts_are_added_up_exactly(tmp_path: Path) -> None:
     ]
     world.settle("e")
     assert told(world.data, "a4", load(POLICY))["value_at_risk"][-1]["currency"] is None
+    world.store.close()
+
+
+def settled(world: World, name: str, amount: int, status: int) -> None:
+    """A payment of so many cents, and how the tool answered."""
+    ask = world.ask(name, body=name)
+    arguments = (("amount", (amount,)), ("currency", ("usd",)))
+    world.decided(replace(ask, call=replace(ask.call, arguments=arguments)))
+    world.settle(name, status=status)
+
+
+def test_what_was_undone_or_declined_is_not_left(tmp_path: Path) -> None:
+    """For whatever incident it was undone; and a call to undo that was declined undid nothing."""
+    world, policy = World(tmp_path / "data"), load(POLICY)
+    for name, amount, status in (("a", 100, 200), ("b", 250, 200), ("c", 4_000, 402)):
+        settled(world, name, amount, status)
+    for name in ("a4", "a5"):
+        an_incident(world.conn, name, kind="tenant", name="acme", opened_us=0, updated_us=0,
+                    state=("open", "closed")[name == "a5"],
+                    closed_us=(None, world.now_us + 10**9)[name == "a5"])  # fmt: skip
+    for name, call, status in (("u1", "a", 402), ("u2", "a", 200), ("u3", "b", 402)):
+        undo = world.ask(name, body=name, claimant=Identity(UNDO_RUN, "acme"))
+        by = Undoing(call, "a4", "ann", "sorry")
+        assert world.store.compensate(undo, by, world.policy, decide_undo).verdict.action == "allow"
+        claim = ClaimAfter.DONE if status == 200 else ClaimAfter.RELEASED
+        world.store.settle(world.outcome(name, CallState.DONE, claim, status=status))
+    for name in ("a4", "a5"):
+        answer = told(world.data, name, policy)
+        (kind,) = answer["writes"]["by_reversibility"]
+        counts = [kind[word] for word in ("done", "unknown", "declined", "undone", "left")]
+        assert counts == [3, 0, 1, 1, 1]
+        undo_ = {word: answer["undo"][word] for word in ("undone", "declined", "left")}
+        assert undo_ == {"undone": 1, "declined": 1, "left": 1}
+        (risk,) = answer["value_at_risk"]
+        assert (risk["amount"], risk["writes"]) == ("43.5", 3)
+        assert (risk["left_amount"], risk["left_writes"]) == ("2.5", 1)
+        assert (answer["told"]["tenants"], answer["told"]["names_left"]) == (0, ["acme"])
+    assert told(world.data, "a4", None)["undo"]["left"] is None
+    world.store.close()
+
+
+def test_a_long_record_is_read_in_parts(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which come to the same."""
+    policy = load(POLICY)
+    for name in INCIDENTS:
+        whole = told(data, name, policy)
+        with monkeypatch.context() as patched:
+            patched.setattr(incident_figures, "_ROWS_AT_ONCE", 7)
+            assert told(data, name, policy) == whole
+
+
+def test_what_passed_each_cord_and_what_passed_all_of_them(data: Path) -> None:
+    """The cord over one of its runs let the others write on, so it did not contain it."""
+    answer = told(data, "a1", None)
+    assert [one["cord"] for one in answer["cords"]] == ["halt:run:kid"]
+    assert answer["cords"][0] == answer["after_cord"]
+    whole = answer["after_all"]
+    assert (whole["cord"], whole["contained"]) == ("halt:run:kid", False)
+    assert whole["admitted"] == len(typed(data, whole["command"])) > 0
+    assert told(data, "a2", None)["after_all"] is None
+
+
+def test_what_passes_when_calls_may_pass_again_is_no_leak(tmp_path: Path) -> None:
+    """Also where the cord that contained it stands on, and a wider one was released."""
+    night = Night(World(tmp_path / "data"))
+    night.pull("freeze:run:r1")
+    night.pull("halt:release:v7")
+    night.release("halt:release:v7")
+    night.call("r2")
+    answer = told(night.world.data, the_one(night.world).id, None)
+    whole = answer["after_all"]
+    assert (whole["cord"], whole["contained"], whole["admitted"]) == ("freeze:run:r1", True, 0)
+    assert typed(night.world.data, whole["command"]) == []
+    assert answer["calls"]["count"] == 2
+    night.world.store.close()
+
+
+def test_calls_without_a_name_and_a_root_that_made_none(tmp_path: Path) -> None:
+    world = World(tmp_path / "data")
+    world.decided(world.ask("x", claimant=Identity("kid", "acme", ("r1",)), body="x"))
+    an_incident(world.conn, "a4", kind="run", name="r1", opened_us=0, updated_us=0)
+    answer = told(world.data, "a4", None)
+    assert (answer["silent_root"], answer["runs"]["unnamed"]) == ("r1", 0)
+    assert (answer["agents"]["count"], answer["agents"]["unnamed"]) == (0, 1)
+    world.decided(world.ask("y", body="y"))
+    assert told(world.data, "a4", None)["silent_root"] is None
     world.store.close()
 
 
