@@ -33,9 +33,9 @@ demo: setup
 	@exec $(BIN)/pullcord demo $(ARGS)
 
 # The proofs race and kill, and print what they saw: nothing runs beside them. The others wait a lot,
-# so four share two cores; in the order of their folders the long files come first.
+# so three share two cores; in the order of their folders the long files come first.
 test: setup
-	@$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder -m "not proof and not alone" $(ARGS) || $(NONE)
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not proof and not alone" $(ARGS) || $(NONE)
 	@ROUNDS=$${ROUNDS:-3} $(BIN)/python -m pytest -q -m "proof or alone" $(ARGS) || $(NONE)
 
 check: format-check lint types contracts test

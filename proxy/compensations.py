@@ -32,7 +32,7 @@ from policies.call import Dialect, ToolCall
 from policies.detectors import answers
 from policies.policy import UNDO_RUN, Policy, Reversibility, Undo
 from policies.verdict import Pulls, Scope
-from proxy import credentials, operations, recorded, runbook
+from proxy import credentials, operations, recorded, runbook, secret_keys
 from proxy.credentials import Credential
 from proxy.operations import OperationError
 from proxy.operator_calls import Plan
@@ -98,7 +98,7 @@ class Ground:
 @contextlib.contextmanager
 def on(data: Path, reader: sqlite3.Connection, policy: Policy) -> Iterator[Ground]:
     """Raises CredentialsError, and LedgerError where the trace cannot be read."""
-    vault_key = operations.vault_key(data)
+    vault_key = secret_keys.vault_key(data)
     trace = open_trace(data)
     with contextlib.closing(trace) if trace else contextlib.nullcontext():
         yield Ground(

@@ -33,8 +33,9 @@ from proxy.letterbox import Letterbox, post
 from proxy.links import Links
 from proxy.metrics import Metrics
 from proxy.notifying import Notifying
-from proxy.operations import CordName, cord_name, vault_key
+from proxy.operations import CordName, cord_name
 from proxy.sealing import Sealing
+from proxy.secret_keys import vault_key
 from proxy.settings import Settings
 from proxy.signals import Counts
 from proxy.tracing import Tracing

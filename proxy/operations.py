@@ -4,7 +4,6 @@ Each act runs inside a durable transaction of whoever owns the store: the runnin
 its control socket, the command line for itself when no proxy runs. So both do the same thing.
 """
 
-import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unicodedata import category
 
-from ledger.errors import LedgerError, OverCeiling
+from ledger.errors import OverCeiling
 from ledger.records import Bearer
 from ledger.store import Store
 from ledger.tokens import Grant, Token
@@ -26,10 +25,9 @@ from policies.verdict import Level, Pull, Scope, tool_of
 from proxy import process
 from proxy.identity import NAME, new_token, token_hash
 from proxy.letterbox import Letterbox
+from proxy.secret_keys import vault_key
 
 DEFAULT_TENANT = "default"
-VAULT_KEY_FILE = Path("private", "vault.key")
-SECRET_KEY_BYTES = 32
 FOREVER_US = 253_402_300_800_000_000 - 1  # the year 9999 ends; no later time can be written down
 TEXT_CHARACTERS_MAX = 1_000  # of a reason or a subject: a sentence, not a document
 CordName = tuple[Level, Scope, str]
@@ -328,53 +326,6 @@ def token_as_json(token: Token) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------- the store
-
-
-def vault_key(data: Path) -> bytes:
-    """The key that seals stored answers: DATA/private/vault.key, made on first use.
-
-    Raises LedgerError when it cannot be read or made, or others may read it.
-    """
-    return secret_key(data / VAULT_KEY_FILE, "answers kept for replay are lost")
-
-
-def secret_key(path: Path, lost: str) -> bytes:
-    """The random bytes in this file, made on first use; `lost` is what becomes of the rest without
-    them. Raises LedgerError."""
-    try:
-        if not path.exists(follow_symlinks=False):
-            _make_key(path)
-        if path.stat().st_mode & 0o077:
-            raise LedgerError(
-                f"other users may open {path}; type: chmod 600 {shlex.quote(str(path))}"
-            )
-        key = path.read_bytes()
-    except OSError as error:
-        raise LedgerError(f"cannot use {error.filename or path}: {error.strerror}") from error
-    if len(key) != SECRET_KEY_BYTES:
-        raise LedgerError(
-            f"{path} does not hold {SECRET_KEY_BYTES} bytes; put the right file back, or remove "
-            f"it: then a new one is made, and {lost}"
-        )
-    return key
-
-
-def _make_key(path: Path) -> None:
-    """Whole or not at all: the key is written beside its place and linked there, once."""
-    path.parent.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(os.urandom(SECRET_KEY_BYTES))
-        file.flush()
-        os.fsync(descriptor)
-    try:
-        path.hardlink_to(unfinished)
-    except FileExistsError:
-        pass  # another process was first; its key counts
-    finally:
-        unfinished.unlink()
 
 
 @contextmanager

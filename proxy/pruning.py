@@ -21,9 +21,10 @@ from ledger.redact import redact_key
 from ledger.store import Store
 from proxy import process
 from proxy.last_seal import compared
-from proxy.operations import OperationError, timestamp, vault_key
+from proxy.operations import OperationError, timestamp
 from proxy.pulling import acted
 from proxy.sealing import covered, seal_alone, seal_keys, trace_head
+from proxy.secret_keys import vault_key
 
 if TYPE_CHECKING:
     from proxy.clock import Clock

@@ -123,7 +123,6 @@ class Recovery:
         waited for."""
         told = Course()
         deadline_seconds = clock.monotonic_seconds() + seconds
-        has_proxy = self._hand.has_proxy()
         with self._hand.reader() as reader:
             while True:
                 now = _look(reader, self._id)
@@ -132,6 +131,7 @@ class Recovery:
                     tell(told)
                 left_seconds = deadline_seconds - clock.monotonic_seconds()
                 over = left_seconds <= 0 or told.health is Health.BAD
+                has_proxy = self._hand.has_proxy()
                 if over or not now.stands or not has_proxy:
                     return Watched(now.course, now.stands, has_proxy)
                 sleep(min(LOOK_SECONDS, left_seconds))

@@ -22,8 +22,9 @@ from ledger.trace_schema import DATABASE as TRACE
 from ledger.whole_file import new_file
 from proxy.clock import Clock
 from proxy.last_seal import Sent, compared, keep_last
-from proxy.operations import secret_key, timestamp
+from proxy.operations import timestamp
 from proxy.seal_copies import Copies, shown
+from proxy.secret_keys import secret_key
 
 log = structlog.get_logger()
 

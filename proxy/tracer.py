@@ -29,7 +29,7 @@ from proxy import logs, process
 from proxy.catching import Fields
 from proxy.clock import SystemClock
 from proxy.control_socket import ControlError, bound, peer_uid
-from proxy.operations import vault_key
+from proxy.secret_keys import vault_key
 from proxy.tracing import KEEP_SECONDS, SOCKET, Message
 from proxy.wire import Peer
 

@@ -36,11 +36,11 @@ from proxy.operations import (
     cord_name,
     opened,
     timestamp,
-    vault_key,
 )
 from proxy.operator_calls import Heard, Plan, Unheard
 from proxy.operator_plans import Known, planned
 from proxy.resolutions import why_unknown
+from proxy.secret_keys import vault_key
 from proxy.settings import Settings, host_and_port
 
 SHOWN_CHARACTERS_MAX = 8_192  # of what an upstream says: some screens, and the rest is cut

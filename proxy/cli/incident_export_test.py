@@ -129,7 +129,7 @@ def _written(
     from proxy import regression_files as files
     from proxy import regression_serving, traces
     from proxy.incidents import as_json
-    from proxy.operations import vault_key
+    from proxy.secret_keys import vault_key
 
     files.check_place(out, incident.id)
     key = redact_key(vault_key(directory))

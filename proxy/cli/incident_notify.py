@@ -92,7 +92,7 @@ def notify(
 def _masked(data: Path, text: str) -> str:
     """What looks like a secret is told to no tenant, as in notes."""
     from ledger.redact import redact, redact_key
-    from proxy.operations import vault_key
+    from proxy.secret_keys import vault_key
 
     return redact(text, redact_key(vault_key(data))) if text else ""
 

@@ -9,7 +9,7 @@ from proxy.cli.places import Command, config_directory, config_option
 from proxy.cli.reading import DATABASE
 from proxy.cli.terminal import warn
 
-VAULT_KEY_FILE = Path("private", "vault.key")  # as proxy/operations.py has it: slow to import
+VAULT_KEY_FILE = Path("private", "vault.key")  # as proxy/secret_keys.py has it: slow to import
 
 # Flags of `up`, one for each setting (proxy/settings.py), as config/pullcord.yaml explains them.
 FLAGS = {

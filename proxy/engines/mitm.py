@@ -14,12 +14,11 @@ from typing import Any
 
 import structlog
 from mitmproxy import http, options
-from mitmproxy.addons import proxyserver, tlsconfig
-from mitmproxy.master import Master
 
 from proxy.authority import Authority
 from proxy.dial import Dialer
 from proxy.engines import handles, mitm_answers
+from proxy.engines.mitm_addons import Master, proxyserver, tlsconfig
 from proxy.engines.mitm_client import Handler
 from proxy.engines.mitm_events import CutFlow, Unended
 from proxy.engines.mitm_exchange import CUT_SECONDS, Arriving, Bodies, Exchange

@@ -163,7 +163,7 @@ def test_a_canary_that_loops_trips_and_everything_stays_shut(proxy: Proxy) -> No
 def test_what_is_killed_meanwhile_makes_it_no_wider(proxy: Proxy, killed: str) -> None:
     runs = fleet(proxy, killed)
     incident = halted(proxy, killed)
-    with recovering(proxy, incident, watch=60 if killed == "command" else 3) as command:
+    with recovering(proxy, incident, watch=60) as command:
         until(lambda: is_open(proxy))
         assert outcome(runs.first, "during") == "allowed"
         if killed == "command":

@@ -15,7 +15,7 @@ from ledger.records import Worker
 from ledger.states import CallState, ClaimAfter
 from ledger.store import Outcome, Store
 from policies.call import Request
-from proxy import control, control_operators, operations
+from proxy import control, control_operators, secret_keys
 from proxy.control_access import Role
 from proxy.control_client import SOCKET, Refused, ask
 from proxy.deciding import PolicyFile, Service
@@ -174,7 +174,7 @@ async def controlled(root: Path, policy: str = POLICY) -> AsyncIterator[Controll
     (root / "policy.yaml").write_text(policy, "utf-8")
     clock, port = FakeClock(), unused_port()
     data = root / "data"
-    store = Store.open(data, operations.vault_key(data), clock.now_us)
+    store = Store.open(data, secret_keys.vault_key(data), clock.now_us)
     settings = Settings(config=root, data=data, identity="open", control=f"127.0.0.1:{port}")
     file = PolicyFile(settings.policy_file, "keep")
     service = Service(settings, clock, file, store)

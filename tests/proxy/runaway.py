@@ -22,7 +22,7 @@ from policies.load import load
 from policies.match import identify
 from policies.policy import Policy
 from policies.verdict import Action, Level, Pull, Scope
-from proxy import operations
+from proxy import secret_keys
 
 START_US = 1_800_000_000_000_000
 CALLS = 40  # of the run that ran away
@@ -58,7 +58,7 @@ class Runaway:
     asked: int = 0
 
     def __post_init__(self) -> None:
-        key = operations.vault_key(self.data)
+        key = secret_keys.vault_key(self.data)
         self.store = Store.open(self.data, key, lambda: self.now_us)
 
     def call(

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ledger.store import Store
-from proxy import authority, environment, operations
+from proxy import authority, environment, operations, secret_keys
 from proxy.cli import agents, main, places, reading, serving, status, terminal, tokens, trust
 from proxy.cli.main import EXIT_CODES, cli
 from proxy.settings import DEFAULT_DATA, NAMES
@@ -43,7 +43,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.setenv("PULLCORD_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
-    Store.open(tmp_path / "data", operations.vault_key(tmp_path / "data"), lambda: 1).close()
+    Store.open(tmp_path / "data", secret_keys.vault_key(tmp_path / "data"), lambda: 1).close()
     return tmp_path
 
 

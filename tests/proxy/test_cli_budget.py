@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from ledger.states import EventType
 from ledger.store import Store
 from policies.ceilings import Per
-from proxy import environment, operations
+from proxy import environment, secret_keys
 from proxy.cli import budget
 from proxy.cli.main import cli
 from tests.proxy.controlled import NOW_US, POLICY, controlled
@@ -40,7 +40,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "policy.yaml").write_text(POLICY + CEILINGS, "utf-8")
     monkeypatch.chdir(tmp_path)
-    Store.open(tmp_path / "data", operations.vault_key(tmp_path / "data"), lambda: 1).close()
+    Store.open(tmp_path / "data", secret_keys.vault_key(tmp_path / "data"), lambda: 1).close()
     return tmp_path / "data"
 
 

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ledger.store import Store
-from proxy import environment, operations
+from proxy import environment, operations, secret_keys
 from proxy.cli import acting, pulled, status
 from proxy.cli.main import cli
 from proxy.cli.reading import cords_on_disk
@@ -41,7 +41,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for wait in ("HELD_SECONDS", "LATCH_SECONDS"):
         monkeypatch.setattr(acting, wait, 0.0)
-    Store.open(tmp_path / "data", operations.vault_key(tmp_path / "data"), lambda: 1).close()
+    Store.open(tmp_path / "data", secret_keys.vault_key(tmp_path / "data"), lambda: 1).close()
     return tmp_path / "data"
 
 
@@ -64,7 +64,7 @@ def rules(data: Path) -> list[str]:
 @contextmanager
 def held(data: Path) -> Iterator[Store]:
     """A process that has the ledger and answers nobody."""
-    store = Store.open(data, operations.vault_key(data), lambda: 1)
+    store = Store.open(data, secret_keys.vault_key(data), lambda: 1)
     try:
         yield store
     finally:

@@ -14,7 +14,7 @@ from ledger.states import EventType
 from ledger.store import Store
 from ledger.tokens import Grant
 from policies.verdict import Scope
-from proxy import environment, operations
+from proxy import environment, secret_keys
 from proxy.cli.main import cli
 from proxy.cli.records import _is_wanted
 from tests.ledger.world import World, a_ceiling, a_policy, a_pull
@@ -40,7 +40,7 @@ def typed(*words: str) -> Result:
 
 
 def test_a_ledger_that_was_removed_is_not_one_that_never_was(root: Path) -> None:
-    store = Store.open(root / "data", operations.vault_key(root / "data"), lambda: 1)
+    store = Store.open(root / "data", secret_keys.vault_key(root / "data"), lambda: 1)
     (root / "data" / "ledger.db").unlink()
     told = typed("ledger", "query")
     store.close()
@@ -156,7 +156,7 @@ def test_what_is_no_ledger_is_named_with_its_path(
 def test_a_ledger_query_that_was_mistyped_says_how(
     root: Path, words: tuple[str, ...], told: str
 ) -> None:
-    Store.open(root / "data", operations.vault_key(root / "data"), lambda: 1).close()
+    Store.open(root / "data", secret_keys.vault_key(root / "data"), lambda: 1).close()
     result = typed("ledger", "query", *words)
     assert (result.exit_code, told in result.stderr) == (2, True), result.stderr
     assert "Traceback" not in result.output

@@ -14,7 +14,7 @@ from ledger.states import CallState, ClaimAfter
 from ledger.store import Store
 from policies.call import Effect, Request, ToolCall
 from policies.decide import decide
-from proxy import environment, operations, resolutions
+from proxy import environment, resolutions, secret_keys
 from proxy.cli import resolving
 from proxy.cli.main import cli
 from tests.ledger.world import HEADERS, R1, World
@@ -46,7 +46,7 @@ def calls(data: Path) -> Path:
     world.admit(world.ask("talked", effect="model", tool="mail", body="t"))
     world.settle("talked", status=None, complete=False)
     world.store.close()
-    Store.open(data, operations.vault_key(data), lambda: world.now_us).close()
+    Store.open(data, secret_keys.vault_key(data), lambda: world.now_us).close()
     return data
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from ledger.store import Store
 from policies.call import Effect, Request
 from policies.verdict import Reason
-from proxy import environment, operations, own
+from proxy import environment, own, secret_keys
 from proxy.cli.main import cli
 from proxy.sentences import detail_of
 
@@ -186,7 +186,7 @@ def test_policy_explain_of_the_agents_own_view_says_who_answers_it(root: Path) -
 def test_policy_explain_heeds_the_cords_that_are_pulled(root: Path) -> None:
     read = ("policy", "explain", "--json", "GET", "https://mail.example/")
     assert objects(typed(*read))[0]["decision"] == "allow"
-    Store.open(root / "data", operations.vault_key(root / "data"), lambda: 1).close()
+    Store.open(root / "data", secret_keys.vault_key(root / "data"), lambda: 1).close()
     typed("halt", "tenant", "acme", "--reason", "x")
     assert objects(typed(*read))[0]["decision"] == "allow"
     assert objects(typed(*read, "--tenant", "acme"))[0]["rule"] == "halt:tenant:acme"

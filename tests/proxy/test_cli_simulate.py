@@ -18,7 +18,7 @@ from policies.decide import decide
 from policies.load import load_file
 from policies.match import identify
 from policies.verdict import Action
-from proxy import environment, operations
+from proxy import environment, secret_keys
 from proxy.cli import simulating
 from proxy.cli.main import cli
 from proxy.clock import SystemClock
@@ -48,7 +48,7 @@ def filled(data: Path) -> None:
     """The same read again and again, a call a second until now; then some writes, all frozen."""
     policy = load_file("config/policy.yaml")
     now_us = SystemClock().now_us() - CALLS * 1_000_000
-    store = Store.open(data, operations.vault_key(data), lambda: now_us)
+    store = Store.open(data, secret_keys.vault_key(data), lambda: now_us)
     with store.transaction(durable=False):
         for number in range(CALLS):
             at_us = now_us + number * 1_000_000
@@ -161,7 +161,7 @@ def test_a_mistaken_policy_is_told_by_its_line(data: Path) -> None:
 
 
 def test_it_reads_beside_a_store_that_is_open(data: Path) -> None:
-    store = Store.open(data / "data", operations.vault_key(data / "data"), lambda: 1)
+    store = Store.open(data / "data", secret_keys.vault_key(data / "data"), lambda: 1)
     try:
         assert typed().exit_code == 0
     finally:

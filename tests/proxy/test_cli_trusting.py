@@ -14,8 +14,8 @@ from proxy.cli import status
 from proxy.cli.main import cli
 from proxy.clock import SystemClock
 from proxy.last_seal import keep_last
-from proxy.operations import vault_key
 from proxy.sealing import seal_keys
+from proxy.secret_keys import vault_key
 from tests.ledger.trusted import called, change, trusted
 from tests.ledger.world import World
 

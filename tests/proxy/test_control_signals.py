@@ -12,7 +12,7 @@ from ledger.states import CallState, ClaimAfter
 from ledger.store import Outcome, Store
 from policies.call import Request
 from policies.verdict import Level, Pull, Scope
-from proxy import operations, pulling, screen
+from proxy import pulling, screen, secret_keys
 from proxy.cli.main import cli
 from proxy.clock import SystemClock
 from proxy.identity import Credentials
@@ -218,7 +218,7 @@ def test_without_a_proxy_there_are_no_signals(
 ) -> None:
     monkeypatch.delenv("PULLCORD_CONTROL", raising=False)
     data = tmp_path / "data"
-    Store.open(data, operations.vault_key(data), SystemClock().now_us).close()
+    Store.open(data, secret_keys.vault_key(data), SystemClock().now_us).close()
     told = CliRunner().invoke(cli, ["signals", "--data", str(data)])
     assert told.exit_code == 5
     assert "no proxy runs" in told.stderr

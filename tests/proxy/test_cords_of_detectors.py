@@ -7,7 +7,7 @@ import pytest
 
 from ledger.store import Store
 from policies.verdict import Level, Pull, Scope
-from proxy import operations
+from proxy import secret_keys
 from proxy.letterbox import Letterbox
 from tests.ledger.world import START_US as NOW_US
 from tests.proxy.test_cli_cords import data, rules, typed
@@ -31,7 +31,7 @@ def test_a_tool_of_one_run_is_halted_shown_and_resumed(data: Path) -> None:
 
 
 def test_a_throttle_is_shown_in_words_and_lifted_by_a_thaw(data: Path) -> None:
-    store = Store.open(data, operations.vault_key(data), lambda: 1)
+    store = Store.open(data, secret_keys.vault_key(data), lambda: 1)
     cord = Pull(Level.THROTTLE, Scope.RUN, "r1", "it loops", "detector:loop", 1)
     store.pull(cord)
     store.close()
@@ -47,7 +47,7 @@ def test_a_throttle_is_shown_in_words_and_lifted_by_a_thaw(data: Path) -> None:
 
 
 def test_explain_shows_the_throttle_over_a_call(data: Path) -> None:
-    store = Store.open(data, operations.vault_key(data), lambda: 1)
+    store = Store.open(data, secret_keys.vault_key(data), lambda: 1)
     store.pull(Pull(Level.THROTTLE, Scope.TENANT, "acme", "it loops", "detector:loop", 1))
     store.close()
     asked = ("policy", "explain", "POST", "https://mail.example/", "--run", "r1", "--tenant")

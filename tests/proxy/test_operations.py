@@ -14,7 +14,7 @@ from policies.call import Effect, Request, ToolCall
 from policies.load import load
 from policies.policy import Policy
 from policies.verdict import Level, Pull, Reason, Scope
-from proxy import operations
+from proxy import operations, secret_keys
 from proxy.cli.reading import told_cord
 from proxy.identity import token_hash
 from proxy.operations import NotFound, OperationError
@@ -36,7 +36,7 @@ def policy() -> Policy:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(tmp_path, operations.vault_key(tmp_path), lambda: NOW_US)
+    opened = Store.open(tmp_path, secret_keys.vault_key(tmp_path), lambda: NOW_US)
     yield opened
     opened.close()
 
@@ -255,27 +255,27 @@ def test_a_cord_of_the_policy_says_no_time(tmp_path: Path) -> None:
 
 
 def test_the_vault_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
-    key = operations.vault_key(tmp_path / "data")
+    key = secret_keys.vault_key(tmp_path / "data")
     path = tmp_path / "data" / "private" / "vault.key"
     assert len(key) == 32
-    assert operations.vault_key(tmp_path / "data") == key
+    assert secret_keys.vault_key(tmp_path / "data") == key
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert [each.name for each in path.parent.iterdir()] == ["vault.key"]
 
 
 def test_a_vault_key_that_others_may_read_is_not_used(tmp_path: Path) -> None:
-    operations.vault_key(tmp_path)
+    secret_keys.vault_key(tmp_path)
     (tmp_path / "private" / "vault.key").chmod(0o640)
     with pytest.raises(LedgerError, match="chmod 600"):
-        operations.vault_key(tmp_path)
+        secret_keys.vault_key(tmp_path)
 
 
 def test_a_vault_key_of_the_wrong_length_is_not_replaced(tmp_path: Path) -> None:
-    operations.vault_key(tmp_path)
+    secret_keys.vault_key(tmp_path)
     (tmp_path / "private" / "vault.key").write_bytes(b"short")
     with pytest.raises(LedgerError, match="32 bytes"):
-        operations.vault_key(tmp_path)
+        secret_keys.vault_key(tmp_path)
     assert (tmp_path / "private" / "vault.key").read_bytes() == b"short"
 
 

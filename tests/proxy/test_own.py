@@ -15,7 +15,7 @@ from policies.call import Request
 from policies.load import load
 from policies.policy import Policy
 from policies.verdict import Level, Pull, Reason, Scope
-from proxy import operations, own
+from proxy import operations, own, secret_keys
 from proxy.decider import Decider
 from proxy.gate import Gate
 from proxy.identity import Credentials, Mode
@@ -97,7 +97,7 @@ def _reason(answer: Refusal) -> Reason:
 @asynccontextmanager
 async def started(tmp_path: Path, mode: Mode, policy: Policy) -> AsyncIterator[Running]:
     clock, data = FakeClock(), tmp_path / "data"
-    store = Store.open(data, operations.vault_key(data), clock.now_us)
+    store = Store.open(data, secret_keys.vault_key(data), clock.now_us)
     decider = Decider.start(store, policy)
     try:
         yield Running(Gate(decider, clock, mode), decider, clock)

@@ -17,7 +17,7 @@ from ledger.trace import TraceStore
 from ledger.traced import Caught, Side
 from ledger.verification import Verified, verify
 from policies.call import Effect, Request, ToolCall
-from proxy import operations, pruning
+from proxy import pruning, secret_keys
 from proxy.operations import OperationError
 from proxy.pruning import pruned_alone, size_bytes, wanted
 from proxy.pulling import acted
@@ -142,7 +142,7 @@ async def test_messages_of_the_trace_go_where_that_is_asked(running: Controlled)
 
 
 def test_without_a_proxy_the_command_prunes_itself(tmp_path: Path) -> None:
-    operations.vault_key(tmp_path)
+    secret_keys.vault_key(tmp_path)
     world = trusted(World(tmp_path))
     called(world, "a", "b")
     traced(tmp_path, 3)

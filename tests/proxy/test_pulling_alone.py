@@ -15,7 +15,7 @@ from policies.call import Effect, Identity, Request, ToolCall
 from policies.decide import decide
 from policies.load import load
 from policies.verdict import Action, Level, Pull, Scope
-from proxy import operations, process, pulling
+from proxy import operations, process, pulling, secret_keys
 from proxy.letterbox import post
 from proxy.operations import OperationError
 from tests.proxy.controlled import NOW_US, POLICY, FakeClock
@@ -35,7 +35,7 @@ def engine() -> Iterator["subprocess.Popen[bytes]"]:
 
 def left_behind(data: Path, pid: int) -> None:
     """A store as a decider left it that died: an engine holds a write."""
-    store = Store.open(data, operations.vault_key(data), lambda: NOW_US)
+    store = Store.open(data, secret_keys.vault_key(data), lambda: NOW_US)
     store.register(Worker("w1", pid, process.started(pid), NOW_US))
     call = ToolCall("mail.send", Effect.WRITE, "POST /", b"f" * 32)
     request = Request("POST", "https", "mail.example", 443, "/")
@@ -101,7 +101,7 @@ def test_without_a_policy_no_release_is_known_to_be_good(tmp_path: Path) -> None
 
 
 def test_a_store_that_a_proxy_owns_is_left_to_it(tmp_path: Path) -> None:
-    store = Store.open(tmp_path, operations.vault_key(tmp_path), lambda: NOW_US)
+    store = Store.open(tmp_path, secret_keys.vault_key(tmp_path), lambda: NOW_US)
     try:
         with pytest.raises(LedgerBusy):
             pulling.pull_on_store(tmp_path, HALT_RUN, None, FakeClock())

@@ -12,7 +12,7 @@ from ledger.connection import open_reader
 from ledger.redact import redact_key
 from ledger.trace import TraceStore
 from ledger.traced import Caught, Side
-from proxy import operations, traces
+from proxy import secret_keys, traces
 from proxy.regression_serving import ENDPOINTS_SHOWN_MAX, Origin, recorded
 from tests.proxy.runaway import START_US, Runaway
 
@@ -106,7 +106,7 @@ def test_answers_are_taken_out_of_the_trace(tmp_path: Path) -> None:
     made = Runaway(tmp_path)
     call_id = made.call("r1", "POST", "/v1/refunds", '{"charge":"ch_1"}')
     made.ends()
-    store = TraceStore.open(tmp_path, redact_key(operations.vault_key(tmp_path)), lambda: START_US)
+    store = TraceStore.open(tmp_path, redact_key(secret_keys.vault_key(tmp_path)), lambda: START_US)
 
     def caught(side: Side, start: str, body: bytes) -> Caught:
         about = (START_US, "r1", "acme", "refunds.create", "v7")

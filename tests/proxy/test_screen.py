@@ -13,7 +13,7 @@ from ledger.states import EventType
 from ledger.store import Store
 from policies.call import Request
 from policies.verdict import Level, Pull, Scope
-from proxy import operations, process, pulling, screen
+from proxy import process, pulling, screen, secret_keys
 from proxy.identity import Credentials
 from proxy.letterbox import post
 from proxy.refuse import Refusal
@@ -121,7 +121,7 @@ def test_without_a_ledger_there_is_still_a_screen(tmp_path: Path) -> None:
 
 
 def test_engines_that_outlived_their_decider_are_counted(tmp_path: Path) -> None:
-    store = Store.open(tmp_path, operations.vault_key(tmp_path), lambda: NOW_US)
+    store = Store.open(tmp_path, secret_keys.vault_key(tmp_path), lambda: NOW_US)
     pid = os.getpid()
     store.register(Worker("w1", pid, process.started(pid), NOW_US))
     store.register(Worker("w2", pid, "another start", NOW_US))

@@ -22,8 +22,8 @@ from ledger.trace import TraceStore
 from ledger.verification import Verified, verify
 from proxy import seal_copies, sealing
 from proxy.deciding import PolicyFile, deciding
-from proxy.operations import vault_key
 from proxy.sealing import SEAL_SECONDS, Sealing, public_keys, seal_keys, trace_head
+from proxy.secret_keys import vault_key
 from proxy.settings import Settings
 from tests.proxy.controlled import POLICY, Controlled, FakeClock, controlled
 

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from ledger import trace
 from ledger.errors import LedgerError
-from proxy import operations, tracer
+from proxy import secret_keys, tracer
 from proxy.tracer import Tracer
 from proxy.tracing import Message
 
@@ -27,7 +27,7 @@ def caught(number: int, at_us: int = 1) -> Message:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     (tmp_path / "private").mkdir(mode=0o700)
-    operations.vault_key(tmp_path)
+    secret_keys.vault_key(tmp_path)
     return tmp_path
 
 

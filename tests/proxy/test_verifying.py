@@ -14,7 +14,7 @@ from ledger.redact import redact_key
 from ledger.sqlite import sqlite3
 from ledger.trace import TraceStore
 from ledger.traced import Caught, Side
-from proxy import operations, operator_calls, verifying
+from proxy import operator_calls, secret_keys, verifying
 from proxy.credentials import FILE
 from proxy.operator_calls import Heard
 from proxy.verifying import READ_BYTES_MAX
@@ -285,7 +285,7 @@ def test_a_value_that_nobody_kept_is_asked_for(data: Path, service: Service) -> 
 
 def traced(data: Path, media_type: str, body: bytes, level: Any = "full") -> None:
     """The request of `lost`, as the tracer would keep it."""
-    store = TraceStore.open(data, redact_key(operations.vault_key(data)), lambda: 1)
+    store = TraceStore.open(data, redact_key(secret_keys.vault_key(data)), lambda: 1)
     headers = (("content-type", media_type),)
     caught = Caught(
         "lost", Side.REQUEST, 1, "r1", "acme", "pay", "", level,

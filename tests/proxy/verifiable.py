@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ledger.store import Store
-from proxy import environment, operations
+from proxy import environment, secret_keys
 from proxy.cli.main import cli
 from proxy.credentials import FILE
 from tests.ledger.world import World
@@ -57,7 +57,7 @@ def unknown(tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch) -
     world.settle("made")
     world.settle("dim", status=None, complete=False)
     world.store.close()
-    Store.open(data, operations.vault_key(data), lambda: world.now_us).close()
+    Store.open(data, secret_keys.vault_key(data), lambda: world.now_us).close()
     entries(data, CREDENTIALS)
     return data
 
