@@ -48,16 +48,15 @@ class Admission:
             facts = self._facts()
             identity = facts.identity
             verdict = judge(self._policy, self._ask.call, facts)
-            place = trials.place(facts.pulls, verdict, identity, self._policy)
-            if place is not None:
-                facts = replace(facts, pulls=place.pulls)
-                after = judge(self._policy, self._ask.call, facts)
-                verdict = verdict if after.action is Action.REFUSE else after
+            places: list[trials.Place] = []
+            if verdict.action is Action.REFUSE:
+                verdict, facts = self._placed(verdict, facts, judge, places)
             if verdict.action is Action.HOLD:
                 verdict = self._answered(verdict, facts, judge)
             verdict = self._watched(self._consistent(verdict, identity))
-            if place is not None and identity and verdict.action is not Action.REFUSE:
-                trials.take(self._batch, place, identity, self._ask.at_us)
+            if places and identity and verdict.action is Action.ALLOW:
+                for place in places:
+                    trials.take(self._batch, place, identity, self._ask.at_us)
             if verdict.action is Action.REPLAY:
                 verdict, answer = self._recalled(verdict)
         except sqlite3.Error:
@@ -65,11 +64,8 @@ class Admission:
         except Exception as error:
             # One call that cannot be judged is refused; the others of the transaction go on.
             verdict = Verdict(Action.REFUSE, Reason.POLICY_FAILURE, "policy", type(error).__name__)
-        waits = verdict.reason is Reason.IN_FLIGHT or (
-            verdict.reason is Reason.OVER_CEILING and verdict.wait_seconds
-        )
         waits_on = verdict.action is Action.HOLD and self._ask.bound_to  # that is told already
-        if not (waits and self._ask.may_wait) and not waits_on:
+        if not (_waits(verdict) and self._ask.may_wait) and not waits_on:
             self._write(verdict, answer)
         approval = self._approval.ticket if self._approval else ""
         return Decision(verdict, identity, answer, approval)
@@ -89,6 +85,19 @@ class Admission:
         self._drawn = batch.windows.draws(self._policy, call, identity, pulls=batch.pulls)
         claim = None if self._met is None else self._met.claim
         return Facts(ask.at_us, identity, None, batch.pulls, claim, self._drawn)
+
+    def _placed(
+        self, refused: Verdict, facts: Facts, judge: Judge, places: list[trials.Place]
+    ) -> tuple[Verdict, Facts]:
+        """The verdict where the run has all `places` that it may take past the cords that refuse
+        it, one after the other. It takes none of them unless the call passes."""
+        verdict, policy = refused, self._policy
+        while place := trials.place(facts.pulls, verdict, facts.identity, policy):
+            places.append(place)
+            facts = replace(facts, pulls=place.pulls)
+            verdict = judge(policy, self._ask.call, facts)
+        # Nobody waits before a cord, and what is not judged to its end is not told.
+        return (refused if places and _waits(verdict) else verdict), facts
 
     def _answered(self, held: Verdict, facts: Facts, judge: Judge) -> Verdict:
         """What a call that is held is told; one that a person approved is judged once more."""
@@ -205,3 +214,10 @@ class Admission:
         self._batch.must_last = True
         ask = self._ask
         return claims.take(self._batch.conn, self._slot, ask.call, ask.call_id, ask.at_us)
+
+
+def _waits(verdict: Verdict) -> bool:
+    """Whether a call that is refused so may wait for its turn instead."""
+    if verdict.reason is Reason.OVER_CEILING:
+        return verdict.wait_seconds > 0
+    return verdict.reason is Reason.IN_FLIGHT

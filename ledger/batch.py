@@ -5,7 +5,7 @@ committed, so that a rolled back one leaves no trace in it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ledger import cords, steps, tokens
@@ -144,6 +144,24 @@ class Batch:
             self.pulls = {key: kept for key, kept in self.pulls.items() if key != cord}
             self.must_last = True
         return pull
+
+    def end_trial(self, incident: str, reason: str, actor: str, at_us: int) -> list[Pull]:
+        """No run goes first for this incident any more: its cords are as they were before. Those
+        that changed."""
+        ended = [
+            replace(pull, trial=None) for pull in cords.tried_for(self.pulls.values(), incident)
+        ]
+        for pull in ended:
+            self.put_pull(pull)
+            self.journal.moved(
+                EventType.PULLED,
+                pull,
+                actor=actor,
+                reason=f"nobody goes first any more: {reason}",
+                at_us=at_us,
+                incident=incident,
+            )
+        return ended
 
     def tell(self, kind: EventType, text: str, who: Identity | None, tool: str, at_us: int) -> None:
         """Something that stops nobody and that somebody should know. Names in it may be an

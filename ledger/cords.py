@@ -4,7 +4,7 @@ What a cord means for a call is judged elsewhere (policies/decide.py).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,18 @@ _COLUMNS = ("level", "scope", "subject", "reason", "actor", "at_us", "until_us",
 
 def name(pull: Pull) -> CordName:
     return pull.level, pull.scope, pull.subject
+
+
+def named(rule: str) -> CordName:
+    """The cord that the rule of a pull names."""
+    level, _, over = rule.partition(":")
+    scope, _, subject = over.partition(":")
+    return Level(level), Scope(scope), subject
+
+
+def tried_for(pulls: Iterable[Pull], incident: str) -> list[Pull]:
+    """The cords past which some runs go first for this incident."""
+    return [pull for pull in pulls if pull.trial and pull.trial.incident == incident]
 
 
 def load(conn: sqlite3.Connection) -> dict[CordName, Pull]:
@@ -51,7 +63,8 @@ def _passing(kept: Any) -> tuple[tuple[str, ...], Trial | None]:
     if isinstance(kept, list):
         return tuple(kept), None
     trial = kept["trial"]
-    return tuple(kept["releases"]), Trial(**{**trial, "runs": tuple(trial["runs"])})
+    names = {"runs": tuple(trial["runs"]), "cords": tuple(trial.get("cords", ()))}
+    return tuple(kept["releases"]), Trial(**{**trial, **names})
 
 
 def _kept(pull: Pull) -> Any:

@@ -366,6 +366,7 @@ def _close(
         waived=redact(waived, batch.key),
     )
     told = f"; no regression test: {closed.waived}" if closed.waived else ""
+    batch.end_trial(incident.id, f"the incident is closed: {closed.closed_because}", actor, at_us)
     open_incidents.write(batch.conn, closed)
     batch.incidents.drop(incident.id)
     batch.journal.noted(

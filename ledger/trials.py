@@ -10,15 +10,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from ledger import open_incidents
 from ledger.batch import Batch
-from ledger.cords import CordName, name, narrowed, told_narrowed, told_tried
+from ledger.cords import CordName, name, named, narrowed, told_narrowed, told_tried, tried_for
 from ledger.errors import LedgerError
 from ledger.events import PROGRAM, is_detectors
 from ledger.incident_acts import IncidentActs
 from ledger.redact import check_storable
 from ledger.states import EventType
 from ledger.steps import Forgotten
-from ledger.trial_reads import Course, Health, course
+from ledger.trial_reads import FOUND_MAX, Course, Health, course
 from policies.call import Identity
 from policies.policy import Policy
 from policies.standing import may_take_place
@@ -64,9 +65,7 @@ def place(
     """The place that a caller may take whom a cord refused; None where there is none for it."""
     if refused.reason not in _BY_CORD or identity is None:
         return None
-    level, _, rest = refused.rule.partition(":")
-    scope, _, subject = rest.partition(":")
-    pull = pulls.get((Level(level), Scope(scope), subject))
+    pull = pulls.get(named(refused.rule))
     if pull is None or pull.trial is None or not may_take_place(pull, policy, identity):
         return None
     trial = pull.trial
@@ -85,9 +84,7 @@ def take(batch: Batch, taken: Place, identity: Identity, at_us: int) -> None:
             )  # fmt: skip
 
 
-def of(pulls: Iterable[Pull], incident: str) -> list[Pull]:
-    """The cords past which some runs go first for this incident."""
-    return [pull for pull in pulls if pull.trial and pull.trial.incident == incident]
+of = tried_for
 
 
 # ---------------------------------------------------------------------------------- acts
@@ -112,14 +109,17 @@ class TrialActs(IncidentActs):
         cords as they are then. All of them, or none.
 
         Raises LedgerError where one does not stand or is none to go past, where all of the release
-        may pass them already, and where others go first past one.
+        may pass them already, where others go first past one, and where the incident is closed.
         """
         _check(reason, actor, release)
         check_storable(release, *runs)
-        named = tuple(dict.fromkeys(runs))
-        if not 0 < len(named) + places <= PLACES_MAX or places < 0:
+        firsts = tuple(dict.fromkeys(runs))
+        if not 0 < len(firsts) + places <= PLACES_MAX or places < 0:
             raise LedgerError(f"between 1 and {PLACES_MAX} runs may go first")
         with self._joined() as batch:
+            incident = open_incidents.by_id(self._conn, incident_id)
+            if incident is not None and incident.state == open_incidents.CLOSED:
+                raise LedgerError(f"{incident.closed_by} has closed it; nobody goes first for it")
             found = [_open_to(batch.pulls, cord) for cord in cords]
             if of(batch.pulls.values(), incident_id):
                 raise LedgerError("some runs go first for this incident already; end that first")
@@ -127,7 +127,8 @@ class TrialActs(IncidentActs):
             if not past:
                 raise LedgerError(f"no cord of it keeps release {release!r} out")
             batch.journal.write(self._conn)
-            trial = Trial(incident_id, release, named, places, batch.journal.head.seq)
+            rules = tuple(pull.rule for pull in past)
+            trial = Trial(incident_id, release, firsts, places, batch.journal.head.seq, rules)
             opened = [replace(pull, trial=trial) for pull in past]
             for pull in opened:
                 why = told_tried(trial, reason)
@@ -138,7 +139,7 @@ class TrialActs(IncidentActs):
         """Nobody goes first any more: the cords are as they were before; those that changed."""
         _check(reason, actor)
         with self._joined() as batch:
-            return _ended(batch, of(batch.pulls.values(), incident_id), reason, actor, at_us)
+            return batch.end_trial(incident_id, reason, actor, at_us)
 
     def widen_trial(
         self, incident_id: str, policy: Policy, *, reason: str, actor: str, at_us: int
@@ -146,8 +147,9 @@ class TrialActs(IncidentActs):
         """How the runs fare that go first, at this very moment, and the cords that let all of the
         release pass from now on: none, unless they fare well.
 
-        Where they fare badly nobody goes first any more. Raises LedgerError where none does, or
-        the release is not known to be good any more.
+        Where they fare badly nobody goes first any more, nor where a cord past which they go was
+        pulled again, or stands no more: that is `found` then. Raises LedgerError where none goes
+        first, or the release is not known to be good any more.
         """
         _check(reason, actor)
         with self._joined() as batch:
@@ -161,8 +163,9 @@ class TrialActs(IncidentActs):
                 )
             batch.journal.write(self._conn)
             now = course(self._conn, trial)
+            now = replace(now, found=(*lost(trial, past), *now.found)[:FOUND_MAX])
             if now.health is Health.BAD:
-                _ended(batch, past, f"{'; '.join(now.found)}", actor, at_us)
+                batch.end_trial(incident_id, "; ".join(now.found), actor, at_us)
             if now.health is not Health.GOOD:
                 return now, []
             widened = [narrowed(pull, (trial.release,)) for pull in past]
@@ -184,20 +187,12 @@ def _open_to(pulls: Pulls, cord: CordName) -> Pull:
     return pull
 
 
-def _ended(batch: Batch, past: Sequence[Pull], reason: str, actor: str, at_us: int) -> list[Pull]:
-    ended = [replace(pull, trial=None) for pull in past]
-    for before, pull in zip(past, ended, strict=True):
-        incident = before.trial.incident if before.trial else ""
-        batch.put_pull(pull)
-        batch.journal.moved(
-            EventType.PULLED,
-            pull,
-            actor=actor,
-            reason=f"nobody goes first any more: {reason}",
-            at_us=at_us,
-            incident=incident,
-        )
-    return ended
+def lost(trial: Trial, past: Iterable[Pull]) -> list[str]:
+    """What is wrong with those cords on which it was opened and that are not among `past`, which
+    hold it still."""
+    held = {pull.rule for pull in past}
+    gone = [rule for rule in trial.cords if rule not in held]
+    return [f"{rule} was pulled again, or changed by somebody, since" for rule in gone]
 
 
 def _check(reason: str, actor: str, release: str = "-") -> None:

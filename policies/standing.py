@@ -4,10 +4,10 @@ What they do to it is judged in decide.py; what a throttle lets pass is counted 
 """
 
 from policies import bounds
-from policies.call import Identity, ToolCall
+from policies.call import Effect, Identity, ToolCall
 from policies.ceilings import Ceiling
 from policies.policy import CANARY, Policy, subjects
-from policies.verdict import Level, Pull, Pulls
+from policies.verdict import Level, Pull, Pulls, Scope
 
 
 def standing(
@@ -42,12 +42,23 @@ def lets_pass(pull: Pull, policy: Policy, identity: Identity) -> bool:
     )
 
 
+def would_stop(
+    cord: tuple[Level, Scope, str], tool: str, effect: Effect, identity: Identity
+) -> bool:
+    """Whether a cord that lets nobody pass would refuse such a call."""
+    level, scope, subject = cord
+    if level is Level.THROTTLE or (level is Level.FREEZE and effect is not Effect.WRITE):
+        return False
+    return (scope, subject) in subjects(identity, tool)
+
+
 def may_take_place(pull: Pull, policy: Policy, identity: Identity) -> bool:
     """Whether a caller whom the cord stops may be one of the runs that go first past it."""
     trial = pull.trial
     return (
         trial is not None
         and trial.places > 0
+        and identity.run not in trial.runs
         and trial.release == identity.release
         and identity.release in policy.known_good
     )

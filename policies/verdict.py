@@ -37,7 +37,7 @@ class Trial:
     release may: those of `runs`, and the next `places` runs that come, which are then named here.
 
     All cords of one `incident` hold the same one. `after_seq` is the row of the record behind which
-    it began.
+    it began, `cords` are the rules of those on which it was opened.
     """
 
     incident: str
@@ -45,6 +45,7 @@ class Trial:
     runs: tuple[str, ...]
     places: int
     after_seq: int
+    cords: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

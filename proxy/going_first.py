@@ -9,7 +9,7 @@ from typing import Any
 from ledger.store import Store
 from ledger.trial_reads import Course, Health
 from policies.policy import Policy
-from policies.verdict import Pull
+from policies.verdict import Pull, Trial
 from proxy import operations
 from proxy.identity import NAME
 
@@ -75,6 +75,12 @@ def as_json(course: Course) -> Answer:
         "refused": dict(course.refused),
         "found": list(course.found),
     }
+
+
+def trial_of(answer: Answer) -> Trial:
+    """Of what `opened` gave: as it was opened."""
+    made = answer["opened"][0]["trial"]
+    return Trial(**{**made, "runs": tuple(made["runs"]), "cords": tuple(made["cords"])})
 
 
 def is_bad(answer: Answer) -> bool:

@@ -18,7 +18,8 @@ HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def serve[Result](main: Coroutine[Any, Any, Result]) -> Result:
-    """As `asyncio.run`, for a process that ends after it and obeys HEEDED until then.
+    """As `asyncio.run`, for a process that does nothing after it but end, and obeys HEEDED until
+    then.
 
     A second request to end, while the loop closes, would meet half of it: a traceback about its
     closed pipe, or death by the signal in place of the exit code. From the end of `main` on they

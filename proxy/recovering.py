@@ -12,9 +12,9 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from ledger import incident_reads, queries, trials
+from ledger import cords, incident_reads, queries, trials
 from ledger.incident_stamps import Stamp, stamps
 from ledger.open_incidents import CLOSED, Incident
 from ledger.sqlite import sqlite3
@@ -37,7 +37,9 @@ class Plan:
     """`did` is the release that did it, empty where several may have; `bad` the same, where the
     policy (`source`) does not know it as good, and `stands` whether it is halted. `resumes` are the
     cords that calls of `release` pass from then on, `stays` those that a person lifts by hand.
-    `trial` are the runs that go first past them already; `is_done`: it was recovered so before."""
+    `trial` are the runs that go first past them already; `is_done`: it was recovered so before.
+    `rolled_back`: the rollback was run for this very recovery, which did not come to its end;
+    `unrecorded`: all of that one is done but for its step in the record."""
 
     incident: Incident
     release: str
@@ -52,6 +54,8 @@ class Plan:
     source: str
     trial: Trial | None
     is_done: bool
+    rolled_back: bool = False
+    unrecorded: bool = False
 
     @property
     def waits(self) -> tuple[Pull, ...]:
@@ -94,12 +98,12 @@ def plan(
     stamped = tuple(stamps(reader, incident))
     did = _did(incident, stamped)
     bad = "" if did in policy.known_good else did
-    cords = [*standing, *policy.pulls.values()]
-    halts = {cord.subject for cord in cords if (cord.level, cord.scope) == _HALTED}
+    every = [*standing, *policy.pulls.values()]
+    halts = {cord.subject for cord in every if (cord.level, cord.scope) == _HALTED}
     pulled = [one for one in incident_reads.pulled_over(reader, incident) if one.stands]
     over_it = {one.rule for one in pulled}
     own = {one.rule for one in pulled if one.is_own}
-    over = [cord for cord in cords if cord in covers or cord.rule in over_it]
+    over = [cord for cord in every if cord in covers or cord.rule in over_it]
     resumes = tuple(cord for cord in over if _resumes(incident, cord, own))
     trial = next((each.trial for each in trials.of(standing, incident.id)), None)
     made = Plan(
@@ -117,25 +121,74 @@ def plan(
         trial=trial,
         is_done=False,
     )
-    return replace(made, is_done=_is_done(reader, made))
+    flows = not made.waits and trial is None and not (made.bad and not made.stands)
+    is_done = flows and is_recorded(reader, made)
+    begun = _begun(reader, made)
+    return replace(
+        made,
+        is_done=is_done,
+        rolled_back=begun.went_on or (begun.runs and not made.waits),
+        unrecorded=flows and not is_done and begun.widened,
+    )
 
 
-def _is_done(reader: sqlite3.Connection, found: Plan) -> bool:
-    """Whether nothing is left to do of it, and the record says that it was done."""
-    if found.waits or found.trial is not None or (found.bad and not found.stands):
-        return False
-    said = told_as(found.release)
+def is_recorded(reader: sqlite3.Connection, found: Plan, since_seq: int = 0) -> bool:
+    """Whether the record says behind this row that it was done."""
     return any(
+        row["seq"] > since_seq and _is_step(row, found.release)
+        for row in incident_reads.rows_of(reader, found.incident)
+    )
+
+
+class _Begun(NamedTuple):
+    """A recovery that did not come to its end: its rollback was begun; something was let through
+    after that, so it had ended well; all of the release was, past some cord."""
+
+    runs: bool = False
+    went_on: bool = False
+    widened: bool = False
+
+
+def _begun(reader: sqlite3.Connection, found: Plan) -> _Begun:
+    """From the rows of its record, for whoever did it may have been killed at any of them. What
+    ends one, well or badly, makes the next begin anew."""
+    begun = _Begun()
+    for row in incident_reads.rows_of(reader, found.incident):
+        kind, detail = row["type"], row["detail"] or ""
+        if kind == EventType.INCIDENT_NOTED and detail.startswith(told_rolling(found.release)):
+            begun = _Begun(runs=True)
+        elif kind == EventType.NARROWED:
+            releases, _ = cords.narrowed_to(detail)
+            widened = begun.widened or found.release in releases
+            begun = _Begun(begun.runs, went_on=begun.runs, widened=widened)
+        elif (
+            kind == EventType.PULLED
+            or (kind == EventType.INCIDENT_STEP and row["rule"] == STEP)
+            or (kind == EventType.INCIDENT_NOTED and detail.startswith(_ENDS))
+        ):
+            begun = _Begun()
+    return begun
+
+
+_ENDS = ("the rollback ", "nobody goes first any more: ")  # how notes of recovery.py begin
+
+
+def _is_step(row: Answer, release: str) -> bool:
+    return (
         row["type"] == EventType.INCIDENT_STEP
         and row["rule"] == STEP
-        and (row["detail"] or "").startswith(said)
-        for row in incident_reads.rows_of(reader, found.incident)
+        and (row["detail"] or "").startswith(told_as(release))
     )
 
 
 def told_as(release: str) -> str:
     """How the row of a recovery begins."""
     return f"resumed for {release} alone: "
+
+
+def told_rolling(release: str) -> str:
+    """How the note of a rollback begins that is run."""
+    return f"recovery onto {release}: runs "
 
 
 _HALTED = (Level.HALT, Scope.RELEASE)

@@ -9,7 +9,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ledger import queries, trials
@@ -17,9 +17,11 @@ from ledger.sqlite import sqlite3
 from ledger.store import Store
 from ledger.trial_reads import Course, Health, course, last
 from policies.policy import Policy
-from policies.verdict import Level, Pull, Scope, Trial
+from policies.verdict import Level, Pull, Scope
 from proxy import going_first, incident_acts, operations, recovering
 from proxy.clock import Clock
+from proxy.control_client import Refused
+from proxy.fate import Fate, State, fate
 from proxy.recovering import Plan, Ran
 
 LOOK_SECONDS = 0.5
@@ -46,13 +48,19 @@ class Hand(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """How the runs that go first fared, as far as they were watched. `stands`: they still go first;
-    `by_proxy`: one ran that could judge them."""
+    """How the runs that go first fared, as far as they were watched, and what became of the cords.
+    `by_proxy`: one ran that could judge them; `widened` are the cords that it then let all of the
+    release pass, none where somebody else was quicker."""
 
     course: Course
-    stands: bool
+    fate: Fate
     by_proxy: bool = True
     widened: tuple[Answer, ...] = ()
+
+    @property
+    def stands(self) -> bool:
+        """They still go first."""
+        return self.fate.state is State.STAYS
 
 
 class Recovery:
@@ -63,6 +71,12 @@ class Recovery:
         self._hand = hand
         self._reason = reason
         self._id = plan.incident.id
+        self._trial = plan.trial
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        """The rules of the cords past which they went first."""
+        return self._trial.cords if self._trial is not None else ()
 
     # The release that did it
 
@@ -79,7 +93,7 @@ class Recovery:
     def roll_back(self) -> Ran:
         """Run the command; the record tells that it is run, and where it fails."""
         command = shlex.join(self.plan.rollback)
-        self.note(f"recovery onto {self.plan.release}: runs {command}")
+        self.note(f"{recovering.told_rolling(self.plan.release)}{command}")
         ran = recovering.roll_back(self.plan)
         if ran.code != 0:
             self.note(f"the rollback {ended(ran)}; nothing was resumed")
@@ -109,7 +123,9 @@ class Recovery:
 
         named = going_first.cord_names(plan.past)
         body = {"release": plan.release, "runs": list(runs), "places": places, "cords": named}
-        return self._hand.act("/v1/incidents/canary", {**self._body(reason), **body}, directly)
+        answer = self._hand.act("/v1/incidents/canary", {**self._body(reason), **body}, directly)
+        self._trial = going_first.trial_of(answer)
+        return answer
 
     def watch(
         self,
@@ -125,7 +141,7 @@ class Recovery:
         deadline_seconds = clock.monotonic_seconds() + seconds
         with self._hand.reader() as reader:
             while True:
-                now = _look(reader, self._id)
+                now = self._look(reader)
                 if now.course != told:
                     told = now.course
                     tell(told)
@@ -133,44 +149,79 @@ class Recovery:
                 over = left_seconds <= 0 or told.health is Health.BAD
                 has_proxy = self._hand.has_proxy()
                 if over or not now.stands or not has_proxy:
-                    return Watched(now.course, now.stands, has_proxy)
+                    return replace(now, by_proxy=has_proxy)
                 sleep(min(LOOK_SECONDS, left_seconds))
 
     def conclude(self, watched: Watched) -> Watched:
         """What follows from it: all of the release passes, or nobody goes first any more, or it
         stays as it is. Whether they fare well is looked at once more where it is decided, and only
-        the running proxy decides that."""
-        if not watched.stands:
-            self.note(f"nobody goes first any more: {'; '.join(watched.course.found) or 'ended'}")
-            return watched
-        if watched.course.health is Health.BAD:
-            return self._end(watched.course)
-        if watched.course.health is not Health.GOOD or not watched.by_proxy:
-            return watched
-        answer = self._hand.through_proxy("/v1/incidents/canary/widen", self._body(self._reason))
-        if answer is None:
-            return Watched(watched.course, stands=True, by_proxy=False)
+        the running proxy decides that. What then is, is read from the cords."""
+        if watched.stands and watched.course.health is not Health.BAD:
+            if watched.course.health is not Health.GOOD or not watched.by_proxy:
+                return watched
+            watched = self._widen()
+            if watched.stands or (watched.widened and watched.fate.state is State.WIDENED):
+                return watched
+        return self._over(watched)
+
+    def _widen(self) -> Watched:
+        """Raises Refused where they go first all the same."""
+        path, refused, answer = "/v1/incidents/canary/widen", None, None
+        try:
+            answer = self._hand.through_proxy(path, self._body(self._reason))
+        except Refused as error:
+            refused = error
+        now = self._looked()  # an answer that did not come tells nothing
+        if refused is not None and now.stands:
+            raise refused
+        widened = tuple(answer["widened"]) if answer is not None else ()
+        return replace(now, by_proxy=answer is not None or refused is not None, widened=widened)
+
+    def _over(self, watched: Watched) -> Watched:
+        """Nobody goes first any more, past none of the cords; the record tells why."""
+        why = "; ".join((*watched.course.found, *watched.fate.said)) or "it was ended"
+        if watched.fate.is_left:
+            reason = why[: operations.TEXT_CHARACTERS_MAX]
+
+            def directly(store: Store, actor: str, at_us: int) -> Answer:
+                return going_first.ended(store, self._id, reason=reason, actor=actor, at_us=at_us)
+
+            self._hand.act("/v1/incidents/canary/end", self._body(reason), directly)
+            now = self._looked().fate
+            if now.state is State.ENDED:
+                now = replace(now, said=watched.fate.said)
+            else:  # somebody let it pass just before
+                why = "; ".join((*watched.course.found, *now.said))
+            watched = replace(watched, fate=now)
+        if watched.fate.state is State.ENDED:
+            self.note(f"nobody goes first any more: {why}")
+        else:
+            self.note(f"the canary was overtaken: {why}")
+        return watched
+
+    def _looked(self) -> Watched:
         with self._hand.reader() as reader:
-            now = _look(reader, self._id)
-        return Watched(now.course, now.stands, widened=tuple(answer["widened"]))
+            return self._look(reader)
 
-    def _end(self, found: Course) -> Watched:
-        reason = "; ".join(found.found)[: operations.TEXT_CHARACTERS_MAX]
-
-        def directly(store: Store, actor: str, at_us: int) -> Answer:
-            return going_first.ended(store, self._id, reason=reason, actor=actor, at_us=at_us)
-
-        self._hand.act("/v1/incidents/canary/end", self._body(reason), directly)
-        return Watched(found, stands=False)
+    def _look(self, reader: sqlite3.Connection) -> Watched:
+        """How they fare now; of those that go first no more, as far as the record knows who they
+        were."""
+        if self._trial is None:
+            raise operations.OperationError("no run goes first for this incident")
+        standing = trials.of(queries.pulls(reader), self._id)
+        trial = next((cord.trial for cord in standing), None) or last(reader, self._id)
+        return Watched(course(reader, trial) if trial else Course(), fate(reader, self._trial))
 
     # All of it
 
-    def resume(self, cord: Pull) -> Answer:
-        """Calls of the good release pass it from now on."""
-        level = "halt" if cord.level == "halt" else "freeze"  # which lifts a throttle, too
+    def resume(self, cord: Pull) -> Answer | None:
+        """Calls of the good release pass it from now on; None where it is not as it was when this
+        was planned, and then it is left: whoever pulled it since did not mean this."""
+        if not self._is_as_planned(cord):
+            return None
         return self._hand.release(
             {
-                "level": level,
+                "level": cord.level.value,
                 "scope": cord.scope,
                 "subject": cord.subject,
                 "reason": self._reason,
@@ -178,14 +229,32 @@ class Recovery:
             }
         )
 
-    def record(self, ran: Ran | None, *, after: Course | None = None) -> None:
-        """As the step of the runbook that it is."""
+    def _is_as_planned(self, cord: Pull) -> bool:
+        with self._hand.reader() as reader:
+            now = next((each for each in queries.pulls(reader) if each.rule == cord.rule), None)
+        if now is None or (now.actor, now.at_us) != (cord.actor, cord.at_us):
+            return False
+        if self.plan.release in now.but_releases:
+            return True
+        if now.trial is None or cord.trial is None:
+            return now.trial is cord.trial
+        return now.trial.incident == cord.trial.incident == self._id
+
+    def is_recorded(self) -> bool:
+        """Whether the step of this recovery is in the record since some runs go first."""
+        since_seq = self._trial.after_seq if self._trial is not None else 0
+        with self._hand.reader() as reader:
+            return recovering.is_recorded(reader, self.plan, since_seq)
+
+    def record(self, ran: Ran | None, *, after: Course | None = None, left: int = 0) -> None:
+        """As the step of the runbook that it is; so many cords were left as they are."""
         plan = self.plan
         done = [f"release {plan.bad} is halted"] if plan.bad else []
         done += [f"{shlex.join(plan.rollback)} ended with 0"] if ran is not None else []
         if after is not None:
             done.append(f"run {', '.join(after.runs)} went first; its calls: {after.calls}")
-        done.append(f"{len(plan.resumes)} cord{'s' if len(plan.resumes) != 1 else ''}")
+        cords = len(plan.resumes) - left
+        done.append(f"{cords} cord{'s' if cords != 1 else ''}{f', {left} left' if left else ''}")
         text = f"{recovering.told_as(plan.release)}{self._reason} ({'; '.join(done)})"
         text = text[: operations.TEXT_CHARACTERS_MAX]
 
@@ -214,12 +283,3 @@ class Recovery:
 def ended(ran: Ran) -> str:
     """How a rollback ended, in words."""
     return "did not end" if ran.code is None else f"ended with {ran.code}"
-
-
-def _look(reader: sqlite3.Connection, incident: str) -> Watched:
-    """How they fare now; of those that go first no more, as far as the record knows who they
-    were."""
-    trial: Trial | None
-    standing = trials.of(queries.pulls(reader), incident)
-    trial = next((cord.trial for cord in standing), None) or last(reader, incident)
-    return Watched(course(reader, trial) if trial else Course(), bool(standing))

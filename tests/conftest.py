@@ -1,5 +1,6 @@
 """Small builders that every test may use; each is a fixture that gives back a function."""
 
+import signal
 from collections.abc import Callable, Iterator
 from textwrap import dedent
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import settings
 from policies.call import Effect, Identity, ToolCall
 from policies.load import load
 from policies.policy import Policy
+from proxy.process import HEEDED
 
 # The same examples on every machine, however slow it is.
 settings.register_profile("house", deadline=None, derandomize=True)
@@ -28,6 +30,17 @@ def _log_as_at_the_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(structlog, "configure", for_this_test)
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_at_the_start() -> Iterator[None]:
+    """A service that ended in a test has ignored its signals for the rest of its process; what a
+    later test starts would inherit that."""
+    before = {number: signal.getsignal(number) for number in HEEDED}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEEDED)
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from proxy.cli.incidents import id_argument, json_option
 from proxy.cli.places import config_option, data_directory, data_option, settings
 from proxy.cli.pulled import done, say_pulled, say_released
 from proxy.cli.recovered import First
-from proxy.cli.terminal import Failure, escaped, say, say_json
+from proxy.cli.terminal import Failure, escaped, loud, say, say_json
 
 if TYPE_CHECKING:
     from ledger.trial_reads import Course
+    from policies.verdict import Pull
     from proxy.recovering import Plan, Ran
     from proxy.recovery import Recovery, Watched
 
@@ -70,7 +71,8 @@ def recover(
     With --canary N or --canary-run R a few runs go first and are watched. Where a detector speaks
     up, nobody goes first any more (exit code 3); where they fare well, the rest of the release
     follows; where none has called, or anything is in doubt, it stays at that (exit code 10), and
-    so it does when this command is ended. Type it again to go on.
+    so it does when this command is ended. Type it again to go on. A cord that somebody pulls again
+    meanwhile ends it (3); what was pulled since is never let flow, but told.
     """
     from proxy.recovery import Recovery
 
@@ -94,7 +96,7 @@ def recover(
         told.say_json([])
         return
     told.prepare()
-    if first is None or told.go_first(first):
+    if first is None or plan.unrecorded or told.go_first(first):
         told.resume()
 
 
@@ -112,7 +114,7 @@ def _check_first(plan: "Plan", first: First | None) -> None:
     """Raises Failure where others go first already, or none can."""
     trial = plan.trial
     if trial is None:
-        if first is not None and not plan.past and not plan.is_done:
+        if first is not None and not plan.past and not (plan.is_done or plan.unrecorded):
             raise Failure(
                 f"no cord of it keeps {plan.release} out past which a run could go first; leave "
                 "--canary out",
@@ -141,6 +143,7 @@ class _Answer:
         self.halted: Told | None = None
         self.ran: Ran | None = None
         self.watched: Watched | None = None
+        self.left: list[Pull] = []
 
     def prepare(self) -> None:
         """The bad release is halted, the rollback is run. Raises Failure where that fails, and then
@@ -153,6 +156,10 @@ class _Answer:
                     say_pulled(self.halted)
         if plan.trial is not None:
             return  # it was run before they went first
+        if plan.rolled_back:
+            if not self.as_json:
+                say("the rollback was run already, by a recovery that did not come to its end")
+            return
         if not plan.rollback:
             if not self.as_json:
                 say("no rollback is configured (rollback in pullcord.yaml): what runs is as it was")
@@ -173,6 +180,7 @@ class _Answer:
     def go_first(self, first: First) -> bool:
         """Whether the rest of the release may follow. Raises Exit where it may not."""
         from proxy.clock import SystemClock
+        from proxy.fate import State
 
         plan = self.plan
         try:
@@ -185,8 +193,11 @@ class _Answer:
             words = f"it was not watched to its end; {recovered.goes_on(plan, first)}"
             raise Failure(words, AT_CANARY) from None
         self.watched = watched = self.recovery.conclude(watched)
-        if watched.widened:
+        state = watched.fate.state
+        if state is State.WIDENED and watched.widened:
             return True
+        if state in (State.WIDENED, State.LIFTED) and not watched.course.found:
+            return self._overtaken(watched)
         code = AT_CANARY if watched.stands else FAILED
         why = recovered.stays if watched.stands else recovered.failed
         words = why(plan, watched, first)
@@ -195,32 +206,71 @@ class _Answer:
             raise click.exceptions.Exit(code)
         raise Failure(words, code)
 
+    def _overtaken(self, watched: "Watched") -> bool:
+        """Somebody else let it through, and says so: whether it is as it was wanted here."""
+        from proxy.fate import State
+
+        words = recovered.overtaken(self.plan, watched)
+        if watched.fate.state is State.WIDENED:
+            if not self.as_json:
+                say(escaped(words))
+            return True
+        if self.as_json:
+            self.say_json([], words)
+        else:
+            say(loud(escaped(words)))
+        return False
+
     def _say_course(self, course: "Course") -> None:
         if not self.as_json:
             say(f"  | {recovered.told(course)}")
 
     def resume(self) -> None:
-        plan = self.plan
-        wide = {} if self.watched is None else {one["rule"]: one for one in self.watched.widened}
+        """What waits flows, unless somebody pulled it since; after a canary only that past which
+        it went first, and throttles. Raises Failure where a cord was left."""
+        plan, watched = self.plan, self.watched
+        wide = {} if watched is None else {one["rule"]: one for one in watched.widened}
         released = []
         for cord in plan.waits:
+            answer: Told | None = None
             if cord.rule in wide:
                 answer = {"released": wide[cord.rule], "narrowed_to": [plan.release], "still": None}
-            else:
+            elif watched is None or cord not in plan.past:
                 answer = self.recovery.resume(cord)
+            elif cord.rule in self.recovery.tried:
+                continue  # somebody else let it pass, and that is told
+            if answer is None:
+                self.left.append(cord)
+                continue
             released.append(answer)
             if not self.as_json:
                 with done("released"):
                     say_released(answer)
-        self.recovery.record(self.ran, after=self.watched.course if self.watched else None)
+        self._record(released)
+        words = recovered.left(self.left)
         if self.as_json:
-            self.say_json(released)
+            self.say_json(released, words)
+        elif not words:
+            say(f"recovered {plan.incident.id} onto {escaped(plan.release)}")
+            say(f"go on: pullcord runbook {plan.incident.id}")
+        if words and self.as_json:
+            raise click.exceptions.Exit(AT_CANARY)
+        if words:
+            raise Failure(words, AT_CANARY)
+
+    def _record(self, released: list[Told]) -> None:
+        """Once, though several commands watched it; not where nothing came of it."""
+        watched = self.watched
+        if self.left and not released:
             return
-        say(f"recovered {plan.incident.id} onto {escaped(plan.release)}")
-        say(f"go on: pullcord runbook {plan.incident.id}")
+        if watched is not None and not watched.widened and self.recovery.is_recorded():
+            return
+        course = watched.course if watched is not None else None
+        self.recovery.record(self.ran, after=course, left=len(self.left))
 
     def say_json(self, released: list[Told], why: str = "") -> None:
         from proxy.going_first import as_json as course_as_json
+        from proxy.operations import pull_as_json
         from proxy.recovering import as_json as told
 
         plan, ran, watched = self.plan, self.ran, self.watched
@@ -229,6 +279,7 @@ class _Answer:
         answer |= {"halted": self.halted, "released": released}
         answer["rolled_back"] = ran and {"code": ran.code, "said": ran.said}
         if watched is not None:
-            state = "widened" if watched.widened else "stays" if watched.stands else "ended"
-            answer["canary"] = {**course_as_json(watched.course), "state": state}
+            said = {"state": watched.fate.state, "changed": list(watched.fate.said)}
+            answer["canary"] = {**course_as_json(watched.course), **said}
+        answer["left"] = [pull_as_json(cord) for cord in self.left]
         say_json({**answer, **({"why": why} if why else {})})

@@ -8,7 +8,10 @@ from proxy.cli.reading import told_cord
 from proxy.cli.terminal import counted, escaped, loud, say, say_json, say_table, warn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ledger.trial_reads import Course
+    from policies.verdict import Pull
     from proxy.recovering import Plan
     from proxy.recovery import Watched
 
@@ -51,11 +54,45 @@ def stop_command(plan: "Plan") -> str:
 
 
 def failed(plan: "Plan", watched: "Watched", first: First) -> str:
-    why = "; ".join(watched.course.found) or "somebody ended it"
+    """Of a canary that was ended, for what it did or by somebody; or that somebody let through
+    although something was found."""
+    from proxy.fate import State
+
+    found = watched.course.found
+    if watched.fate.state is not State.ENDED:
+        return (
+            f"THE CANARY FAILED: {'; '.join(found)}. Yet it flows: "
+            f"{'; '.join(watched.fate.said)}; to stop it again: {stop_command(plan)}"
+        )
+    head = "THE CANARY FAILED" if found else "THE CANARY WAS ENDED"
+    why = "; ".join((*found, *watched.fate.said)) or "somebody ended it"
     return (
-        f"THE CANARY FAILED: {why}. Nothing is let through any more. Look at it: pullcord incident "
+        f"{head}: {why}. Nobody goes first any more. Look at it: pullcord incident "
         f"show {plan.incident.id}; when it is mended: {again(plan, first)}"
     )
+
+
+def overtaken(plan: "Plan", watched: "Watched") -> str:
+    """Of one that somebody else let through before it was judged, or while the answer was lost."""
+    from proxy.fate import State
+
+    why = "; ".join(watched.fate.said)
+    if watched.fate.state is State.WIDENED:
+        return f"it was let through whole: {why}"
+    return (
+        f"it was lifted, so that every release passes, and nothing was judged: {why}; to stop it "
+        f"again: {stop_command(plan)}"
+    )
+
+
+def left(cords: "Sequence[Pull]") -> str:
+    """What was not let flow, for somebody changed it since; empty where nothing is left."""
+    from proxy.operations import undo_command
+
+    if not cords:
+        return ""
+    named = "; ".join(f"{cord.rule}, to lift it: {undo_command(cord)}" for cord in cords)
+    return f"it was pulled or changed since, and is left as it is: {named} (look: pullcord status)"
 
 
 def stays(plan: "Plan", watched: "Watched", first: First) -> str:

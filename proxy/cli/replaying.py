@@ -113,7 +113,8 @@ def proof_as_json(proof: "Proof") -> Told:
 
 
 def _serve(directory: Path, listen: str, as_json: bool) -> None:
-    from proxy import process
+    import asyncio
+
     from proxy.regression_files import responses
     from proxy.settings import host_and_port
 
@@ -123,7 +124,7 @@ def _serve(directory: Path, listen: str, as_json: bool) -> None:
         raise click.UsageError(str(error)) from None
     recorded = responses(directory)
     try:
-        process.serve(_served(recorded, host, port, as_json))
+        asyncio.run(_served(recorded, host, port, as_json))
     except OSError as error:
         raise Failure(f"cannot listen on {listen}: {error.strerror}; choose another", 2) from None
 

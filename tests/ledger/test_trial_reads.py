@@ -8,11 +8,12 @@ import pytest
 
 from ledger import replaying
 from ledger.connection import open_reader
+from ledger.cords import CordName
 from ledger.incident_timeline import milestones
 from ledger.replaying import pull_of
 from ledger.states import CallState, ClaimAfter
 from ledger.tokens import Grant
-from ledger.trial_reads import Health
+from ledger.trial_reads import Health, course, last
 from policies.call import Identity
 from policies.standing import standing
 from policies.verdict import Level, Pull, Reason, Scope
@@ -48,6 +49,129 @@ def test_all_of_it_follows_where_a_run_went_first_and_fared_well(world: World) -
     assert world.store.pulls[CORD].but_releases == (GOOD,)
     assert asked(world, "b", one("r8")) is Reason.ALLOWED
     assert asked(world, "c", one("r8", BAD)) is Reason.HALTED
+
+
+RUN_1, OTHER = (Level.HALT, Scope.RUN, "r1"), one("other")
+FROZEN = (Level.FREEZE, Scope.TENANT, "acme")
+
+
+@pytest.mark.parametrize(
+    "cord, who, effect, tool",
+    [
+        (FROZEN, one("r9"), "read", "read"),
+        (FROZEN, one("r9"), "model", "pay"),
+        (RUN_1, OTHER, "write", "pay"),
+        ((Level.HALT, Scope.TOOL, "pay"), OTHER, "write", "mail"),
+        ((Level.HALT, Scope.TOOL, "r1/pay"), OTHER, "write", "pay"),
+        ((Level.HALT, Scope.TENANT, "globex"), OTHER, "write", "pay"),
+    ],
+)
+def test_calls_that_the_cord_would_never_stop_say_nothing_of_it(
+    world: World, cord: Any, who: Identity, effect: str, tool: str
+) -> None:
+    only(world, cord, who.run)
+    ask = world.ask("a", claimant=who, effect=effect, tool=tool)
+    assert world.decided(ask).verdict.reason is Reason.ALLOWED
+    world.settle("a")
+    assert widened(world) == (Health.IDLE, [])
+    assert world.store.pulls[cord].trial is not None
+
+
+def only(world: World, cord: CordName, run: str) -> None:
+    """One run goes first past this cord, the only one."""
+    world.store.release(*CORD, reason="x", actor="ann", at_us=world.now_us)
+    world.store.pull(Pull(*cord, "", "ann", world.now_us))
+    opened(world, (run,), 0, cord)
+
+
+@pytest.mark.parametrize(
+    "cord, who",
+    [
+        ((Level.HALT, Scope.GLOBAL, ""), OTHER),
+        (FROZEN, OTHER),
+        ((Level.FREEZE, Scope.TOOL, "pay"), OTHER),
+        ((Level.HALT, Scope.TOOL, "other/pay"), OTHER),
+        (RUN_1, one("other", GOOD, "r1")),
+        ((Level.HALT, Scope.TOOL, "top/pay"), one("other", GOOD, "mid", "top")),
+    ],
+)
+def test_calls_that_the_cord_would_stop_tell_how_they_fare(
+    world: World, cord: Any, who: Identity
+) -> None:
+    only(world, cord, who.run)
+    called(world, "a", who)
+    health, widen = widened(world)
+    assert (health, len(widen)) == (Health.GOOD, 1)
+
+
+@pytest.mark.parametrize("ended", [{"status": 404}, {"sent": False, "status": None}])
+def test_what_failed_or_was_not_sent_is_no_success(world: World, ended: Any) -> None:
+    opened(world)
+    called(world, "a", one("r9"), **ended)
+    assert widened(world) == (Health.IDLE, [])
+    called(world, "b", one("r9"))
+    assert widened(world)[0] is Health.GOOD
+
+
+@pytest.mark.parametrize("cord", [CORD, FROZEN])
+def test_a_write_in_flight_is_waited_for(world: World, cord: Any) -> None:
+    only(world, cord, "r9")
+    assert asked(world, "w", one("r9")) is Reason.ALLOWED
+    read = world.read("a", claimant=one("r9"))
+    assert world.decided(read).verdict.reason is Reason.ALLOWED
+    world.settle("a")
+    assert widened(world) == (Health.IDLE, [])
+    world.settle("w")
+    assert widened(world)[0] is Health.GOOD
+
+
+def test_an_answer_from_the_record_is_no_success(world: World) -> None:
+    world.store.release(*CORD, reason="x", actor="ann", at_us=world.now_us)
+    called(world, "a", one("r9"))
+    world.store.pull(replace(a_pull(Scope.TENANT, "acme"), at_us=world.now_us))
+    opened(world, ("r9",), 0)
+    again = replace(world.ask("a", body="a", claimant=one("r9")), call_id="b")
+    assert world.decided(again).verdict.reason is Reason.REPLAYED
+    assert widened(world) == (Health.IDLE, [])
+
+
+def test_what_a_run_was_refused_before_it_had_its_place_spoils_nothing(world: World) -> None:
+    opened(world)
+    assert asked(world, "a", replace(one("r9"), tools=("read",))) is Reason.TOOL_NOT_ALLOWED
+    called(world, "b", one("r9"))
+    assert widened(world)[0] is Health.GOOD
+
+
+@pytest.mark.parametrize("how", ["pulled again", "lifted", "narrowed by hand"])
+def test_it_ends_as_a_whole_where_one_of_its_cords_was_changed(world: World, how: str) -> None:
+    world.store.pull(Pull(*FROZEN, "", "bob", world.now_us))
+    opened(world, (), 1, CORD, FROZEN)
+    called(world, "a", one("r9"))
+    lift: dict[str, Any] = {"reason": "x", "actor": "bob", "at_us": world.now_us}
+    if how == "pulled again":
+        assert world.store.pull(replace(a_pull(Scope.TENANT, "acme"), at_us=world.now_us))
+    elif how == "lifted":
+        world.store.release(*CORD, **lift)
+    else:
+        world.store.release(*CORD, **lift, releases=(GOOD,))
+    assert widened(world) == (Health.BAD, [])
+    assert not any(pull.trial for pull in world.store.pulls.values())
+    assert world.store.pulls[FROZEN].but_releases == ()
+    (row,) = world.rows("SELECT rule, detail FROM event WHERE detail LIKE 'nobody goes%'")
+    assert row[0] == "freeze:tenant:acme"
+    assert "halt:tenant:acme was pulled again, or changed by somebody, since" in row[1]
+
+
+def test_the_record_knows_past_which_cords_runs_went_first_last(world: World) -> None:
+    world.store.pull(Pull(*FROZEN, "", "bob", world.now_us))
+    opened(world, (), 1, CORD, FROZEN)
+    called(world, "a", one("r9"))
+    world.store.end_trial(ours(world).id, reason="x", actor="ann", at_us=world.now_us)
+    with closing(open_reader(world.data)) as reader:
+        was = last(reader, ours(world).id)
+        assert was is not None
+        assert set(was.cords) == {"halt:tenant:acme", "freeze:tenant:acme"}
+        assert (course(reader, was).done, was.runs) == (1, ("r9",))
 
 
 @pytest.mark.parametrize("severity", [ALERT, TRIP])

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from ledger.errors import LedgerError
+from ledger.incidents import QUIET_SECONDS
 from ledger.open_incidents import Incident
+from ledger.records import Arguments
+from ledger.states import HoldState
 from ledger.trial_reads import Health
 from ledger.trials import PLACES_MAX, of
 from policies.call import Identity
 from policies.verdict import Level, Pull, Reason, Scope, Trial
-from tests.ledger.findings import TRIP, listed, told
+from tests.ledger.findings import ALERT, TRIP, close, listed, told
 from tests.ledger.world import World, a_pull
 
 GOOD, BAD = "good-1", "bad-2"
@@ -85,7 +88,8 @@ def test_the_next_run_of_the_good_release_goes_first_and_no_other(world: World) 
     assert asked(world, "e", one("r9", BAD)) is Reason.HALTED
     assert asked(world, "f", one("kid", GOOD, "r9")) is Reason.ALLOWED
     assert asked(world, "g", one("r9")) is Reason.ALLOWED
-    assert trial(world) == Trial(ours(world).id, GOOD, ("r9",), 0, after(world))
+    on = ("halt:tenant:acme",)
+    assert trial(world) == Trial(ours(world).id, GOOD, ("r9",), 0, after(world), on)
 
 
 def after(world: World) -> int:
@@ -100,14 +104,75 @@ def test_runs_that_are_named_leave_no_place_to_others(world: World) -> None:
 
 
 def test_what_would_be_refused_all_the_same_takes_no_place(world: World) -> None:
-    """By another cord, or by a rule."""
+    """By another cord, or by a rule; it is told by which, and may come again."""
     opened(world)
     world.store.pull(replace(a_pull(subject="r8"), at_us=world.now_us))
     assert asked(world, "a", one("r8")) is Reason.HALTED
-    assert asked(world, "b", replace(one("r7"), tools=("read",))) is Reason.HALTED
+    assert asked(world, "b", replace(one("r7"), tools=("read",))) is Reason.TOOL_NOT_ALLOWED
+    assert left(world) == ((), 1)
+
+
+def left(world: World) -> tuple[tuple[str, ...], int]:
     first = trial(world)
     assert first is not None
-    assert (first.runs, first.places) == ((), 1)
+    return first.runs, first.places
+
+
+def test_what_would_wait_all_the_same_is_told_of_the_cord(world: World) -> None:
+    world.store.release(*CORD, reason="x", actor="ann", at_us=world.now_us)
+    ask = world.ask("b", body="same", claimant=one("r9"))
+    assert world.decided(ask).verdict.reason is Reason.ALLOWED
+    world.store.pull(replace(a_pull(Scope.TENANT, "acme"), at_us=world.now_us))
+    opened(world)
+    again = replace(ask, call_id="c", may_wait=True)
+    assert world.decided(again).verdict.reason is Reason.HALTED
+    assert left(world) == ((), 1)
+
+
+def test_what_waits_for_a_person_takes_its_place_when_it_passes(world: World) -> None:
+    pay = replace(world.policy.tools["pay"], hold=True)
+    world.policy = replace(world.policy, tools={**world.policy.tools, "pay": pay})
+    opened(world)
+    ask = world.ask("a", claimant=one("r9"))
+    assert world.decided(ask).verdict.reason is Reason.HELD
+    assert left(world) == ((), 1)
+    ask = replace(ask, bound_to=ask.call.fingerprint)
+    shown = Arguments("POST", "https://api.example/v1/charges", (), b"{}")
+    hold = world.store.hold(ask, shown, "tool:pay", 300)
+    assert hold is not None
+    ask = replace(ask, approval=hold.ticket)
+    rest: dict[str, Any] = {"actor": "ann", "reason": "fine", "at_us": world.now_us}
+    world.store.decide_hold(hold.ticket, HoldState.APPROVED, **rest)
+    assert world.decided(ask).verdict.reason is Reason.ALLOWED
+    assert left(world) == (("r9",), 0)
+
+
+def test_what_is_answered_from_the_record_takes_no_place(world: World) -> None:
+    world.store.release(*CORD, reason="x", actor="ann", at_us=world.now_us)
+    called(world, "a", one("r9"))
+    world.store.pull(replace(a_pull(Scope.TENANT, "acme"), at_us=world.now_us))
+    opened(world)
+    again = replace(world.ask("a", body="a", claimant=one("r9")), call_id="b")
+    assert world.decided(again).verdict.reason is Reason.REPLAYED
+    assert left(world) == ((), 1)
+
+
+@pytest.mark.parametrize("elsewhere", [1, 0], ids=["a place of both", "a place of one"])
+def test_a_run_takes_the_places_of_all_that_stops_it_or_none(world: World, elsewhere: int) -> None:
+    """Of two incidents, each with its canary."""
+    tool = (Level.HALT, Scope.TOOL, "pay")
+    world.store.pull(Pull(*tool, "", "ann", world.now_us))
+    opened(world)
+    runs = () if elsewhere else ("r2",)
+    world.store.open_trial(
+        "another", (tool,), GOOD, runs, elsewhere, reason="x", actor="ann", at_us=world.now_us
+    )
+    expected = Reason.ALLOWED if elsewhere else Reason.HALTED
+    assert asked(world, "a", one("r9")) is expected
+    assert left(world) == ((("r9",), 0) if elsewhere else ((), 1))
+    other = world.store.pulls[tool].trial
+    assert other is not None
+    assert other.runs == (("r9",) if elsewhere else ("r2",))
 
 
 def test_one_place_is_one_run_past_all_cords_of_the_incident(world: World) -> None:
@@ -230,6 +295,31 @@ def test_two_do_not_go_first_past_one_cord(world: World) -> None:
     with pytest.raises(LedgerError, match="runs go first past"):
         world.store.open_trial(
             "another", (CORD,), GOOD, (), 1, reason="x", actor="ann", at_us=world.now_us
+        )
+
+
+@pytest.mark.parametrize("who", ["a person", "time"])
+def test_nobody_goes_first_for_an_incident_that_is_closed(world: World, who: str) -> None:
+    told(world, ALERT, run="r4", release=BAD)
+    (alert,) = [each for each in listed(world) if each.name == "r4"]
+    world.store.open_trial(
+        alert.id, (CORD,), GOOD, (), 2, reason="x", actor="ann", at_us=world.now_us
+    )
+    called(world, "a", one("r9"))
+    if who == "time":
+        world.wait(QUIET_SECONDS + 1)
+        world.store.reap()
+    else:
+        close(world, alert)
+    assert trial(world) is None
+    assert asked(world, "b", one("r9")) is Reason.HALTED
+    rows = world.rows("SELECT type, detail FROM event WHERE incident = ? ORDER BY seq", alert.id)
+    kinds = [kind for kind, _ in rows]
+    assert kinds[-2:] == ["cord.pulled", "incident.closed"]
+    assert rows[-2][1].startswith("nobody goes first any more: the incident is closed: ")
+    with pytest.raises(LedgerError, match="has closed it; nobody goes first for it"):
+        world.store.open_trial(
+            alert.id, (CORD,), GOOD, (), 2, reason="x", actor="ann", at_us=world.now_us
         )
 
 
