@@ -16,9 +16,7 @@ from typing import Any
 
 import pytest
 import requests
-from click.testing import CliRunner
 
-from proxy.cli.main import cli
 from tests.end_to_end.upstreams.journal import Journal, Seen
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,9 +30,6 @@ SETTLE_SECONDS = 5.0
 AGENT_SECONDS = 60.0
 
 OPEN = ("pending", "held")
-
-# Whoever types in this process has its environment and its streams to himself.
-TYPING = threading.Lock()
 
 # What the log may hold only when something in pullcord is broken.
 BROKEN = (
@@ -205,16 +200,6 @@ class Proxy:
         assert ended.returncode == code, f"{words} ended with {ended.returncode}: {ended.stderr}"
         return ended.stdout
 
-    def typed(self, *words: str) -> str:
-        """The same in this process, for what tests ask again and again: a process of its own takes
-        half a second of a core."""
-        places = {"PULLCORD_CONFIG": str(self.folder / "config"), "HOME": str(self.folder)}
-        hidden = {name: None for name in os.environ if name.startswith("PULLCORD_")}
-        with TYPING:
-            ended = CliRunner(env={**hidden, **places}).invoke(cli, words)
-        assert ended.exit_code == 0, f"{words} ended with {ended.exit_code}: {ended.output}"
-        return ended.stdout
-
     def edit_policy(self, text: str) -> None:
         """As an editor saves: a new file in the place of the old."""
         path = self.folder / "config" / "policy.yaml"
@@ -225,7 +210,7 @@ class Proxy:
         """A new run, by `pullcord env`."""
         self.runs += 1
         name = f"run-{self.runs}"
-        block = self.typed("env", "--run", name, "--tenant", tenant, "--format", "json")
+        block = self.cli("env", "--run", name, "--tenant", tenant, "--format", "json")
         return Run(name, tenant, json.loads(block), self.folder)
 
     def calls(self, run: Run, *filters: str, at_least: int = 1) -> list[dict[str, Any]]:
@@ -243,8 +228,7 @@ class Proxy:
 
     def ledger(self, *filters: str) -> list[dict[str, Any]]:
         """Rows of the ledger as they stand, oldest first."""
-        words = ("ledger", "query", *filters, "--json", "--limit", "10000")
-        lines = self.typed(*words).splitlines()
+        lines = self.cli("ledger", "query", *filters, "--json", "--limit", "10000").splitlines()
         return sorted((json.loads(line) for line in lines), key=lambda row: row["id"])
 
 
