@@ -145,11 +145,14 @@ class Batch:
             self.must_last = True
         return pull
 
-    def end_trial(self, incident: str, reason: str, actor: str, at_us: int) -> list[Pull]:
-        """No run goes first for this incident any more: its cords are as they were before. Those
-        that changed."""
+    def end_trial(
+        self, incident: str, reason: str, actor: str, at_us: int, *, shut: bool = False
+    ) -> list[Pull]:
+        """No run goes first for this incident any more: its cords are as they were before, or hold
+        it `shut` until somebody has seen why. Those that changed."""
         ended = [
-            replace(pull, trial=None) for pull in cords.tried_for(self.pulls.values(), incident)
+            replace(pull, trial=replace(pull.trial, shut=reason) if shut and pull.trial else None)
+            for pull in cords.tried_for(self.pulls.values(), incident)
         ]
         for pull in ended:
             self.put_pull(pull)
@@ -245,7 +248,8 @@ class Batch:
         return watch.make(self.conn, policy.detectors, at_us)
 
     def fed(self, step: Step) -> list[Found]:
-        """What the detectors find over a step of which the row has been told, or is told next."""
+        """What the detectors that cannot wait find over a step of which the row has been told, or
+        is told next."""
         if not steps.counts(step.run, step.tenant, step.tool):
             return []
         self._fed = True
@@ -300,6 +304,10 @@ class Batch:
     def forget(self) -> None:
         """The transaction has failed."""
         self.incidents.clear()
+        for call_id in self._closed:
+            held = self._memory.open_calls.get(call_id)
+            if held is not None and held.step is not None:
+                held.step.reopen()
         if self._fed:
             self._memory.watch.lost()
 

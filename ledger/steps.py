@@ -68,7 +68,7 @@ def traits_told(step: Step, traits: Traits) -> dict[str, Any]:
 
 
 def outcome_told(outcome: Outcome, key: bytes) -> dict[str, Any]:
-    """For the column `seen` of an outcome: what `ended` reads and no other column tells; and what
+    """For the column `seen` of an outcome: what `end` reads and no other column tells; and what
     its reservations became, for a simulation (replaying.py)."""
     cost = outcome.cost_microusd
     return {
@@ -120,19 +120,21 @@ def asked(ask: Ask, who: Identity, key: bytes, *, replayed: bool = False) -> Ste
     )
 
 
-def ended(step: Step, outcome: Outcome, key: bytes) -> Step | None:
-    """The step with what came of the call; None of one that was never sent."""
+def end(step: Step, outcome: Outcome, key: bytes) -> bool:
+    """Tell the step what came of the call, also another time if that could not be recorded; False
+    of one that was never sent, and so is none."""
     if outcome.state is CallState.NOT_SENT:
-        return None
+        return False
     status = outcome.status
     is_ok = outcome.state is CallState.DONE and status is not None and status < 400
-    return step.ended(
+    step.end(
         keyed(outcome.result, key) or (outcome.response_digest or b"")[:KEYED_BYTES],
         is_ok=is_ok and not outcome.failed,
         spend_microusd=outcome.cost_microusd or outcome.used_microusd or 0,
         tokens=outcome.used_tokens or (outcome.input_tokens or 0) + (outcome.output_tokens or 0),
         ended_us=outcome.at_us,
     )
+    return True
 
 
 def acted(kind: Kind, who: Identity, at_us: int, mark: int = 0) -> Step:
@@ -303,7 +305,7 @@ _MODEL, _WRITE, _REPLAYED = Effect.MODEL.value, Effect.WRITE.value, EventType.RE
 
 
 def _outcome(row: Row) -> tuple[bytes, bool, int, int, int]:
-    """As `ended`: the result, whether it is good, micro-dollars, tokens, when."""
+    """As `end`: the result, whether it is good, micro-dollars, tokens, when."""
     state, status, _, digest, input_tokens, output_tokens, cost, _ = row[12:]
     told = _seen(row)
     result = told.get("result")

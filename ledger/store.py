@@ -44,6 +44,7 @@ from ledger.steps import Forgotten
 from ledger.tokens import Grant, Token
 from ledger.transactions import PROOF
 from ledger.trials import TrialActs
+from ledger.watching import Found
 from ledger.windows import MESSAGES, PARTS
 from policies import bounds, ceilings
 from policies.call import Facts, ToolCall
@@ -86,6 +87,7 @@ class Store(TrialActs):
 
     _reaped_to = ("", "")
     _sweep_us = 0
+    _found: tuple[Found, ...] = ()
 
     # Calls
 
@@ -169,6 +171,21 @@ class Store(TrialActs):
         with self._joined() as batch:
             return batch.watched(policy, at_us)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether `follow` has anything to do. Safe in any thread."""
+        return bool(self._found) or self._memory.watch.is_behind
+
+    def follow(self, *, patient: bool = True) -> None:
+        """Feed the detectors that may wait with the call that was settled last, and act on what
+        they find: before the next call is judged, but not before whoever settled it is answered.
+        Raises LedgerUnavailable: then that is done when this is asked again."""
+        self._found = (*self._found, *self._memory.watch.follow())
+        if self._found:
+            with self.transaction(durable=True, patient=patient):
+                following.act_on(self._open_batch(), self._found)
+            self._found = ()
+
     def leased(self, call_id: str) -> list[tuple[str, str]]:
         """The windows in which an open call holds what its end may give back."""
         with self._joined() as batch:
@@ -242,16 +259,19 @@ class Store(TrialActs):
 
     # Cords
 
-    def pull(self, pull: Pull) -> bool:
+    def pull(self, pull: Pull, *, tells: bool = False) -> bool:
         """Latch a cord, or tighten the one that stands: the most restrictive of both then holds.
 
-        False, and no new row, when nothing changes.
+        False when nothing changes: then there is no new row, or where it `tells`, for somebody
+        wants it stopped now, one of another kind.
         """
         cords.check(pull)
         with self._joined() as batch:
             new = batch.pull(pull)
-            if new:
-                self._moved(batch, EventType.PULLED, pull, pull.actor, pull.reason, pull.at_us)
+            if new or tells:
+                kind = EventType.PULLED if new else EventType.PULLED_AGAIN
+                self._moved(batch, kind, pull, pull.actor, pull.reason, pull.at_us)
+                batch.must_last = True
             return new
 
     def release(

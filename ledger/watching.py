@@ -1,5 +1,5 @@
 """The detectors over one ledger: each settled call and each act of a run is fed once, in the order
-of the record, inside the transaction that records it.
+of the record, inside the transaction that records it. Those that may wait are fed right after it.
 
 What they remember is not stored. It is a function of the record: after a start, an edit of their
 limits, or a transaction that failed after they were fed, it is made again from the newest rows. A
@@ -9,7 +9,8 @@ written, and is not again.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -56,6 +57,7 @@ class Watch:
         self._limits: Mapping[str, Any] = {}
         self._runs: Runs | None = None
         self._responding = Responding()
+        self._last: Step | None = None  # of which `follow` was not asked yet
         self._failed_us: int | None = None
         self._signals = Signals()
         self._waiting: deque[tuple[Step, int]] = deque()
@@ -94,7 +96,7 @@ class Watch:
             return False
         limits = _limits(rules)
         self._rules, self._limits = rules, limits
-        self._runs, self._responding = Runs(limits), Responding()
+        self._runs, self._responding, self._last = Runs(limits), Responding(), None
         with self._counting:
             self._waiting.clear()
             self._signals = Signals()
@@ -119,20 +121,37 @@ class Watch:
                 self.forget(told)
             else:
                 self.feed(told)
+        self.follow()
 
     def feed(self, step: Step) -> list[Found]:
-        """What is found over one step, of detectors that are not off. A detector that fails is a
-        reason to halt the run whose step it was, and no other."""
+        """What is found over one step by those that cannot wait, of detectors that are not off;
+        before it what `follow` has not told yet. A detector that fails is a reason to halt the run
+        whose step it was, and no other."""
         runs = self._runs
         if runs is None:
             return []
+        found = self.follow() if self._last is not None else []
+        found += self._found(runs, step, partial(runs.at_once, step))
+        self._waiting.append((step, runs.earned_milli))
+        self._last = step
+        return found
+
+    @property
+    def is_behind(self) -> bool:
+        return self._last is not None
+
+    def follow(self) -> list[Found]:
+        """What the others find over the step that was fed last; nothing when asked again."""
+        runs, step, self._last = self._runs, self._last, None
+        if runs is None or step is None:
+            return []
+        if len(self._waiting) >= WAITING_MAX:
+            self._count(patient=False)
+        return self._found(runs, step, runs.later)
+
+    def _found(self, runs: Runs, step: Step, ask: Callable[[], list[Finding]]) -> list[Found]:
         try:
-            try:
-                findings = runs.feed(step)
-            finally:
-                self._waiting.append((step, runs.earned_milli))
-                if len(self._waiting) >= WAITING_MAX:
-                    self._count(patient=False)
+            findings = ask()
             return self._answered(findings, step) if findings else []
         except DetectorError as error:
             return [_broken(error, step)]
@@ -152,6 +171,7 @@ class Watch:
     def forget(self, what: Forgotten) -> None:
         """A person has let this go on: the detectors begin anew with it."""
         if self._runs is not None:
+            self.follow()
             self._runs.forget(what.scope, what.subject)
             self._responding.forget(what.scope, what.subject)
 

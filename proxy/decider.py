@@ -25,6 +25,7 @@ from proxy.judging import UNHEARD, NotJudged, unsent
 from proxy.questions import Questions
 from proxy.sitting import Sitting
 from proxy.tickets import LocalTickets
+from proxy.upkeep import Upkeep
 from proxy.waiting_room import WAITS, Told, WaitingRoom
 from proxy.work import Act, Admit, Settle, Turn, Work, is_durable
 
@@ -72,8 +73,8 @@ class Decider(Questions):
         self._posted = posted
         self._latched = latched
         self._stepped_seconds = stepped_seconds
-        self.failure: LedgerUnavailable | None = None
         self._store = store
+        self._upkeep = Upkeep(store)
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._owed: deque[Outcome] = deque()
         self._late: list[_Item] = []
@@ -125,6 +126,11 @@ class Decider(Questions):
         if waiting != self._waiting_pulls:
             self._waiting_pulls = waiting
             self._move()
+
+    @property
+    def failure(self) -> LedgerUnavailable | None:
+        """Why the ledger could not be written, when that was last tried."""
+        return self._upkeep.failure
 
     @property
     def owed(self) -> int:
@@ -268,12 +274,15 @@ class Decider(Questions):
                 if batch or self._owed or self._posted() or not self._idle_seconds():
                     self._answer(batch)
                 else:
-                    self._probe()
+                    self._upkeep.probe()
+                if (stop or not batch) and self._upkeep.follow(patient=True):
+                    self._loop.call_soon_threadsafe(self._move)
                 due = self._works >= CHECKPOINT_WORKS
                 if due or batches % REAP_BATCHES == 0:
-                    self._reap()
+                    self._upkeep.reap()
                 if due or stop:
-                    self._checkpoint()
+                    self._works = 0
+                    self._upkeep.checkpoint()
             if stop:
                 over = self._room.fail(NotJudged(Reason.SHUTTING_DOWN))
                 self._loop.call_soon_threadsafe(self._deliver, over, False)
@@ -302,9 +311,9 @@ class Decider(Questions):
             # A lock that was waited for once in vain is not waited for by every batch after.
             told = self._commit(batch, patient=self.failure is None)
             if any(map(_is_proof, batch)):
-                self.failure = None
+                self._upkeep.failure = None
         except LedgerUnavailable as failure:
-            self.failure = failure
+            self._upkeep.failure = failure
             told = self._owe(batch, failure)
         except Exception as failure:
             # A bug of ours must refuse the batch, not end the thread: nothing passes either way.
@@ -323,6 +332,7 @@ class Decider(Questions):
         posted = self._posted()
         stepped = self._stepped_seconds()
         durable = bool(owed or posted) or any(is_durable(work) for work, _ in batch)
+        self._store.follow(patient=patient)  # what is judged now meets what was found before
         with self._store.transaction(durable=durable, patient=patient):
             sitting = Sitting(self._store, self.policy, self._room, self.canary_port, stepped)
             for cord in posted:
@@ -337,37 +347,6 @@ class Decider(Questions):
             self._latched(posted)
         return told
 
-    def _probe(self) -> None:
-        """So that `readyz` tells the truth also when nobody calls."""
-        if self._kept(self._store.probe):
-            self.failure = None
-
-    def _checkpoint(self) -> None:
-        self._works = 0
-        self._kept(self._store.checkpoint)
-
-    def _reap(self) -> None:
-        def reap() -> None:
-            self._store.inspect()  # a probe does it, too, but only while nobody calls
-            with self._store.transaction(durable=False):
-                self._store.reap()
-
-        self._kept(reap)
-
-    def _kept(self, work: Callable[[], None]) -> bool:
-        """Whether it was done. Whatever it raises is told by `failure`; it must not end the thread,
-        without which nobody is answered."""
-        try:
-            work()
-        except LedgerUnavailable as failure:
-            self.failure = failure
-        except Exception as failure:
-            log.exception("decider.failed")
-            self.failure = LedgerUnavailable(Kind.OTHER, type(failure).__name__)
-        else:
-            return True
-        return False
-
     # The loop thread again.
 
     def _deliver(self, told: list[Told], moved: bool) -> None:
@@ -380,6 +359,20 @@ class Decider(Questions):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+        if self._store.is_behind:
+            self._loop.call_soon(self._follow_here)  # once those who wait have gone on
+
+    def _follow_here(self) -> None:
+        """While nobody writes. The next one who does does it first."""
+        if not self._writing.acquire(blocking=False):
+            self._loop.call_later(LATE_SECONDS, self._follow_here)
+            return
+        try:
+            moved = self._upkeep.follow(patient=False)
+        finally:
+            self._writing.release()
+        if moved:
+            self._move()
 
 
 def _is_proof(item: _Item) -> bool:

@@ -44,7 +44,8 @@ class Burn:
         at_us, limits = step.at_us, self.limits
         if self._written_us is None or progress.is_written or progress.is_told:
             self._written_us = at_us
-        self._credits.add(at_us, progress.credit)
+        if progress.credit:
+            self._credits.add(at_us, progress.credit)
         if not step.spend_microusd and not step.tokens:
             return None
         if self._spent is None:

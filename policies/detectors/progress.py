@@ -57,7 +57,8 @@ class Progress:
     already, was answered alike, and nothing was written since. `unmoved`
     counts since something was new, `unearned` since something earned, `unwritten` since a write, a
     mark or a human's word, and `repeats` how many calls since then asked what was asked before.
-    `epoch` counts distinct writes, and `writes` those of the last minute, by the second.
+    `epoch` counts distinct writes; `writes` are those of the last minute, by the second, as far as
+    `count_write` was told of them.
     """
 
     unmoved: Since
@@ -108,6 +109,13 @@ class Progress:
             self.unwritten = self.unmoved
             self.repeats = 0
 
+    def count_write(self, at_us: int) -> Sums:
+        """The last call was a distinct write; `writes` with it."""
+        if self.writes is None:
+            self.writes = Sums(SECOND_US, 60)
+        self.writes.add(at_us, 1)
+        return self.writes
+
     def _is_told(self, step: Step) -> bool:
         if self._said.put(step.human) is not None:
             return False
@@ -119,7 +127,7 @@ class Progress:
             self._replayed(step)
             return 0
         if step.is_write and step.is_ok and self._written.put(step.action) is None:
-            self._write(step)
+            self._write()
         told = packed(step.result, RESULT_BYTES) + (2 * self.epoch).to_bytes(MARK_BYTES)
         before = self._answers.put(step.action, told)
         self.is_stale = before == told
@@ -136,13 +144,10 @@ class Progress:
             return 0
         return INFORMATION if known else DESTINATION
 
-    def _write(self, step: Step) -> None:
+    def _write(self) -> None:
         self.is_written = True
         self.epoch += 1
         self._marks = self._told = 0
-        if self.writes is None:
-            self.writes = Sums(SECOND_US, 60)
-        self.writes.add(step.at_us, 1)
 
     def _replayed(self, step: Step) -> None:
         """It has no result of its own, and is stale where it comes after a replay."""

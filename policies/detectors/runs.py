@@ -1,5 +1,8 @@
 """All detectors over all runs: each settled call goes in once, in order; what they find comes out.
 
+Those that stop a run at its next call, D1 to D4, say so `at_once`. The others may do it a moment
+`later`, before the next step and when nobody waits. The same is found either way.
+
 State is bounded: of runs and of trees those that were not heard of for longest are forgotten, which
 may delay a finding and never undoes one.
 """
@@ -52,30 +55,32 @@ class OfMany(Detector, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How a detector is made with its limits, and of what there is one each."""
+    """How a detector is made with its limits, of what there is one each, and whether it may be fed
+    a moment after the call is settled."""
 
     make: Callable[[Any], Detector]
     limits: Any
     per: str
+    may_wait: bool = False
 
 
 DETECTORS: Mapping[str, Kind] = {
     loop.NAME: Kind(loop.Loop, loop.LIMITS, "run"),
     spiral.NAME: Kind(spiral.Spiral, spiral.LIMITS, "run"),
     burn.NAME: Kind(burn.Burn, burn.LIMITS, "run"),
-    novelty.NAME: Kind(novelty.Novelty, novelty.LIMITS, "run"),
+    novelty.NAME: Kind(novelty.Novelty, novelty.LIMITS, "run", may_wait=True),
     fan_out.NAME: Kind(fan_out.FanOut, fan_out.LIMITS, "tree"),
-    write_spike.NAME: Kind(write_spike.WriteSpike, write_spike.LIMITS, "fleet"),
-    first_seen.NAME: Kind(first_seen.FirstSeen, first_seen.LIMITS, "fleet"),
-    releases.NAME: Kind(Releases, releases.LIMITS, "fleet"),
+    write_spike.NAME: Kind(write_spike.WriteSpike, write_spike.LIMITS, "fleet", may_wait=True),
+    first_seen.NAME: Kind(first_seen.FirstSeen, first_seen.LIMITS, "fleet", may_wait=True),
+    releases.NAME: Kind(Releases, releases.LIMITS, "fleet", may_wait=True),
 }
 
 
-def _made(per: str, limits: Mapping[str, Any]) -> tuple[Detector, ...]:
+def _made(per: str, limits: Mapping[str, Any], *, may_wait: bool = False) -> tuple[Detector, ...]:
     return tuple(
         kind.make(limits.get(name, kind.limits))
         for name, kind in DETECTORS.items()
-        if kind.per == per
+        if kind.per == per and kind.may_wait is may_wait
     )
 
 
@@ -90,7 +95,8 @@ class Run:
 
     root: str
     progress: Progress
-    detectors: tuple[Detector, ...]
+    at_once: tuple[Detector, ...]
+    later: tuple[Detector, ...]
 
 
 @dataclass(slots=True)
@@ -118,22 +124,23 @@ class Runs:
     _tools: Used = field(default_factory=dict)
     _releases: Used = field(default_factory=dict)
     _fleet: tuple[Any, ...] = ()
+    _last: tuple[Step, Run] | None = None  # of which `later` was not asked yet
 
     def __post_init__(self) -> None:
-        self._fleet = _made("fleet", self.limits)
+        self._fleet = _made("fleet", self.limits, may_wait=True)
 
     def feed(self, step: Step) -> list[Finding]:
         """What is found. Raises DetectorError where one of them raised anything: then the run (and
         what failed, if it is of many) begins anew after this step."""
+        found = self.at_once(step)
+        return found + self.later()
+
+    def at_once(self, step: Step) -> list[Finding]:
+        """What is found by those that cannot wait. `later` follows, before any other step. Raises
+        like `feed`."""
         run, self.earned_milli = self._run(step), 0
-        detectors = run.detectors + self._fleet
         tree = self._tree(step) if step.depth or step.root in self._trees else None
-        if tree is not None:
-            detectors += tree.detectors
-        if self._tools.get(step.tool, _NOBODY) not in (step.tenant, None):
-            _used(self._tools, step.tool, step.tenant)
-        if self._releases.get(step.release, _NOBODY) not in (step.tenant, None):
-            _used(self._releases, step.release, step.tenant)
+        detectors = run.at_once if tree is None else run.at_once + tree.detectors
         found: list[Finding] = []
         at: Any = None
         try:
@@ -150,12 +157,35 @@ class Runs:
             self._drop(step, at)
             raise DetectorError(_name(at), error) from error
         self.earned_milli = run.progress.credit
+        self._last = step, run
+        return [self._suspected(one, step) for one in found] if found else found
+
+    def later(self) -> list[Finding]:
+        """What the others find over the step that was fed last; nothing when asked again. Raises
+        like `feed`."""
+        if self._last is None:
+            return []
+        (step, run), self._last = self._last, None
+        if self._tools.get(step.tool, _NOBODY) not in (step.tenant, None):
+            _used(self._tools, step.tool, step.tenant)
+        if self._releases.get(step.release, _NOBODY) not in (step.tenant, None):
+            _used(self._releases, step.release, step.tenant)
+        found: list[Finding] = []
+        at: Any = None
+        try:
+            for at in run.later + self._fleet:
+                one = at.feed(step, run.progress)
+                if one is not None:
+                    found.append(one)
+        except Exception as error:
+            self._drop(step, at)
+            raise DetectorError(_name(at), error) from error
         return [self._suspected(one, step) for one in found] if found else found
 
     def _drop(self, step: Step, failed: Any) -> None:
         self._runs.pop(step.run, None)
         self._trees.pop(step.root, None)
-        anew = zip(self._fleet, _made("fleet", self.limits), strict=True)
+        anew = zip(self._fleet, _made("fleet", self.limits, may_wait=True), strict=True)
         self._fleet = tuple(new if old is failed else old for old, new in anew)
 
     def forget(self, scope: Scope, subject: str) -> None:
@@ -180,7 +210,7 @@ class Runs:
             for fleet in self._fleet:
                 fleet.forget(Subject.RUN if run else of[scope], run or tool or subject)
         else:
-            self._fleet = _made("fleet", self.limits)
+            self._fleet = _made("fleet", self.limits, may_wait=True)
 
     def _suspected(self, finding: Finding, step: Step) -> Finding:
         """With the release that is suspect, and whether others use what would be stopped. A release
@@ -206,7 +236,8 @@ class Runs:
     def _run(self, step: Step) -> Run:
         run = self._runs.get(step.run)
         if run is None:
-            run = Run(step.root, Progress.begun(step.at_us), _made("run", self.limits))
+            now, later = (_made("run", self.limits, may_wait=late) for late in (False, True))
+            run = Run(step.root, Progress.begun(step.at_us), now, later)
             self._runs[step.run] = run
             if len(self._runs) > RUNS_MAX:
                 self._runs.popitem(last=False)

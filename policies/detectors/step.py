@@ -35,7 +35,7 @@ class Severity(StrEnum):
 
 @dataclass(slots=True)
 class Step:
-    """Nobody changes one; it is not frozen since each call makes two, which takes a tenth so long.
+    """Nobody changes one but who settles the call, before it is fed.
 
     `action` is the hash of tool and arguments, `result` that of the answer, both without what
     changes by itself (volatile.py). `human` is the hash of what a person last said to the model,
@@ -70,34 +70,19 @@ class Step:
     tokens: int = 0
     ended_us: int = 0
 
-    def ended(
+    def end(
         self, result: bytes, *, is_ok: bool, spend_microusd: int, tokens: int, ended_us: int = 0
-    ) -> "Step":
-        """The step of a call that was let through, once it is settled."""
-        return Step(  # as `replace` would, in a third of its time
-            self.at_us,
-            self.kind,
-            self.call_id,
-            self.run,
-            self.root,
-            self.tenant,
-            self.agent,
-            self.release,
-            self.depth,
-            self.tool,
-            self.destination,
-            self.recipient,
-            self.action,
-            self.is_write,
-            self.replayed,
-            self.human,
-            self.mark,
-            result,
-            is_ok,
-            spend_microusd,
-            tokens,
-            ended_us,
-        )
+    ) -> None:
+        """A call that was let through is settled."""
+        self.result = result
+        self.is_ok = is_ok
+        self.spend_microusd = spend_microusd
+        self.tokens = tokens
+        self.ended_us = ended_us
+
+    def reopen(self) -> None:
+        """That could not be recorded: the call is settled another time."""
+        self.end(b"", is_ok=True, spend_microusd=0, tokens=0)
 
 
 @dataclass(frozen=True, slots=True)

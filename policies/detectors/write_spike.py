@@ -83,8 +83,8 @@ class WriteSpike:
                 usual.now, usual.runs = 0, frozenset()
 
     def _of_run(self, step: Step, progress: Progress) -> Finding | None:
-        most, writes = self.limits.run_writes, progress.writes
-        if writes is None or not writes.may_reach(most + 1):
+        most, writes = self.limits.run_writes, progress.count_write(step.at_us)
+        if not writes.may_reach(most + 1):
             return None
         count = writes.within(step.at_us, 60)
         if count <= most:

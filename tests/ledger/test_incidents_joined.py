@@ -85,7 +85,7 @@ def test_the_store_itself_makes_one_incident_of_what_five_runs_do(world: World) 
         traits = Traits(action=call.encode(), recipient=b"mallory")
         actions.append(world.decided(replace(ask, traits=traits)).verdict.action)
         if actions[-1] == "allow":
-            world.store.settle(world.outcome(call), world.policy)
+            world.end(world.outcome(call))
     assert actions == ["allow"] * 5 + ["refuse"] * 2
     found = the_one(world)
     assert (found.kind, found.name, found.detector) == ("tool", "mail", "first_seen_destination")

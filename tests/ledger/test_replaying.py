@@ -94,7 +94,7 @@ class Traffic:
         ask = self.world.ask(name, effect="read", tool="read", claimant=LOOPING)
         ask = replace(ask, traits=Traits(b"same", b"", b"", 0))
         if self.world.decided(ask).verdict.action is Action.ALLOW:
-            self.world.store.settle(self.world.outcome(name, result=b"same"), self.world.policy)
+            self.world.end(self.world.outcome(name, result=b"same"))
 
     def _end(self, name: str) -> None:
         dice, call = self.dice, self.world.asks[name].call
@@ -120,14 +120,14 @@ class Traffic:
             return
         result = bytes([dice.randrange(2)])
         outcome = self.world.outcome(name, state, after, status=status, result=result, **used)
-        assert self.world.store.settle(outcome, self.world.policy)
+        assert self.world.end(outcome)
 
     def _settle(self, name: str, told: dict[str, Any]) -> None:
         """With its answer, so that it can be replayed."""
         body = told.pop("body")
         answer = Answer(200, (), body)
         outcome = self.world.outcome(name, answer=answer, result=b"same", **told)
-        assert self.world.store.settle(outcome, self.world.policy)
+        assert self.world.end(outcome)
 
     def _cord(self) -> None:
         world, dice = self.world, self.dice

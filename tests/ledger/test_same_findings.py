@@ -50,6 +50,7 @@ def lived(world: World, fed: list[Step]) -> None:
             ask = Ask(step.call_id, step.at_us, who, request, call, traits=traits)
             assert world.store.admit(ask, world.policy, decide).verdict.action == "allow"
             world.store.settle(ended(step), world.policy)
+        world.store.follow()
 
 
 def ended(step: Step) -> Outcome:
@@ -89,7 +90,7 @@ def said_of_rows(world: World) -> Said:
     rows: list[Any] = world.rows(f"SELECT {', '.join(steps.COLUMNS)} FROM event ORDER BY seq")
     for told in steps.of_rows(rows):
         assert not isinstance(told, Forgotten)
-        for found in watch.feed(told):
+        for found in (*watch.feed(told), *watch.follow()):
             first.setdefault((found.finding.detector, found.finding.severity), told.call_id)
     return {(*what, call) for what, call in first.items()}
 

@@ -28,10 +28,8 @@ class Listening(Watch):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[Found] = []
-        self.steps: list[str] = []
-        self.made = 0
-        self._is_reading = False
+        self.found, self.steps = list[Found](), list[str]()
+        self.made, self._is_reading = 0, False
 
     def make(self, *args: Any) -> bool:
         self._is_reading, self.made, self.steps = True, self.made + 1, []
@@ -41,9 +39,11 @@ class Listening(Watch):
             self._is_reading = False
 
     def feed(self, step: Step) -> list[Found]:
-        found = super().feed(step)
-        if self._runs is not None:
-            self.steps.append(step.call_id)
+        self.steps += [step.call_id] if self._runs is not None else []
+        return super().feed(step)
+
+    def _found(self, *args: Any) -> list[Found]:
+        found = super()._found(*args)
         if not self._is_reading:
             self.found += found
         return found
@@ -320,7 +320,7 @@ def test_a_detector_of_all_runs_that_fails_begins_anew_and_the_others_go_on(
     world = looping.world
     with_limits(world, write_spike.NAME, limits)
     world.decided(world.ask("w", claimant=R2))
-    world.store.settle(world.outcome("w"), world.policy)
+    world.end(world.outcome("w"))
     ((detector, pull),) = [(one.finding.detector, one.pull) for one in looping.watch.found]
     assert (detector, pull and pull.subject) == (write_spike.NAME, "r2")
     assert looping.tripped() == USUAL

@@ -123,7 +123,16 @@ class World:
             return [self.store.admit(ask, self.policy, self.judge) for ask in asks]
 
     def decided(self, ask: Ask) -> Decision:
-        return self.admit(ask)[0]
+        """What the detectors that may wait make of it is done, too, as after each transaction."""
+        (decision,) = self.admit(ask)
+        self.store.follow()
+        return decision
+
+    def end(self, outcome: Outcome) -> bool:
+        """Settled under the policy; and the same."""
+        settled = self.store.settle(outcome, self.policy)
+        self.store.follow()
+        return settled
 
     def read_fast(self, name: str) -> Decision:
         """A read in a transaction that does not wait for the disk."""

@@ -13,7 +13,7 @@ from ledger.records import Ask, Outcome
 from ledger.sqlite import sqlite3
 from ledger.states import CallState, ClaimAfter
 from ledger.store import LedgerError, LedgerUnavailable, Store
-from policies.call import Identity, Request
+from policies.call import Identity, Request, Traits
 from policies.match import identify
 from policies.verdict import Action, Level, Pull, Reason, Scope
 from proxy.clock import SystemClock, new_id
@@ -27,6 +27,8 @@ tools:
   pay: {match: {host: pay.test, method: POST}}
   look: {match: {host: pay.test, method: GET}}
 """
+
+SPIKE = f"{POLICY}detectors: {{write_spike: {{mode: enforce, limits: {{run_writes: 1}}}}}}\n"
 
 
 def an_ask(policy, number=0, method="POST", who=R1):
@@ -171,6 +173,42 @@ async def test_a_store_that_is_back_is_known_to_be_without_a_call(world):
     async with asyncio.timeout(10):
         while decider.failure is not None:
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_the_next_call_meets_what_detectors_found_that_may_wait(tmp_path, a_policy, durable):
+    """A cord that moves by it is heard of, too."""
+    policy = a_policy(
+        f"{POLICY}detectors: {{write_spike: {{mode: enforce, limits: {{run_writes: 1}}}}}}\n"
+    )
+    store = Store.open(tmp_path, KEY, SystemClock().now_us)
+    decider, heard = Decider.start(store, policy), asyncio.Event()
+    decider.moved = heard.set
+    for number in range(2):
+        traits = Traits(bytes([number]) * 8)
+        ask = replace(an_ask(policy, number), traits=traits)
+        assert (await decider.admit(ask, policy)).verdict.action is Action.ALLOW
+        await decider.settle(done(ask), durable=durable)
+    assert (await decider.admit(an_ask(policy, 2), policy)).verdict.reason is Reason.FROZEN
+    assert heard.is_set()
+    await decider.stop()
+    store.close()
+
+
+async def test_without_another_call_it_is_acted_on_just_the_same(tmp_path, a_policy):
+    policy = a_policy(SPIKE)
+    store = Store.open(tmp_path, KEY, SystemClock().now_us)
+    decider, heard = Decider.start(store, policy), asyncio.Event()
+    decider.moved = heard.set
+    for number in range(2):
+        ask = replace(an_ask(policy, number), traits=Traits(bytes([number]) * 8))
+        await decider.admit(ask, policy)
+        await decider.settle(done(ask), durable=True)
+    async with asyncio.timeout(1):
+        await heard.wait()
+    assert [pull.rule for pull in decider.pulls.values()] == ["freeze:run:r1"]
+    await decider.stop()
+    store.close()
 
 
 async def test_a_bug_in_a_batch_refuses_it_and_ends_nothing(world):
