@@ -63,7 +63,7 @@ def _passing(kept: Any) -> tuple[tuple[str, ...], Trial | None]:
     if isinstance(kept, list):
         return tuple(kept), None
     trial = kept["trial"]
-    names = {"runs": tuple(trial["runs"]), "cords": tuple(trial.get("cords", ()))}
+    names = {name: tuple(trial.get(name, ())) for name in ("runs", "cords", "roots")}
     return tuple(kept["releases"]), Trial(**{**trial, **names})
 
 

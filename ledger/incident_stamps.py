@@ -19,8 +19,9 @@ COMPARED_MAX = 10_000  # newest model calls of one release among which its usual
 
 _MODEL = "json_extract((SELECT seen FROM event WHERE event.seq = calls.seq), '$.model')"
 _RUNS = """
-SELECT run, release, count(*) FILTER (WHERE effect = 'write') AS writes, count(*) AS calls
-FROM calls WHERE {} AND run IS NOT NULL GROUP BY run, release ORDER BY writes DESC, calls DESC, run
+SELECT run, release, count(*) FILTER (WHERE effect = 'write') AS writes, count(*) AS calls,
+count(*) FILTER (WHERE decision = 'allow') AS passed FROM calls
+WHERE {} AND run IS NOT NULL GROUP BY run, release ORDER BY writes DESC, calls DESC, run
 """
 _ASKED = f"""
 SELECT DISTINCT run, release, {_MODEL} AS model FROM calls
@@ -36,8 +37,9 @@ SELECT DISTINCT run, model FROM (
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """A run and what it was started with, empty for nothing. `usual` are the models that most runs
-    of that release ask; `contradicts`: this one asked others."""
+    """A run and what it was started with, empty for nothing. `passed` are the calls that were let
+    through; `usual` the models that most runs of that release ask; `contradicts`: this one asked
+    others."""
 
     run: str
     release: str
@@ -45,6 +47,7 @@ class Stamp:
     writes: int
     models: tuple[str, ...] = ()
     usual: tuple[str, ...] = ()
+    passed: int = 0
 
     @property
     def contradicts(self) -> bool:
@@ -68,9 +71,18 @@ def stamps(reader: sqlite3.Connection, incident: Incident) -> list[Stamp]:
             row["writes"],
             tuple(sorted(asked[row["run"], row["release"] or ""])),
             usual.get(row["release"] or "", ()),
+            row["passed"],
         )
         for row in rows(reader, _RUNS.format(where), values)
     ]
+
+
+def started_as(reader: sqlite3.Connection, run: str) -> str | None:
+    """The release that a run was started with, empty for none; None for one that nobody started.
+    Raises LedgerUnavailable."""
+    for row in rows(reader, "SELECT release FROM run WHERE name = ?", (run,)):
+        return str(row["release"])
+    return None
 
 
 def _usual(reader: sqlite3.Connection, release: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ the incident's newest evidence, and not at once.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ledger import cords, incident_scope, open_incidents
+from ledger import cords, incident_scope, open_incidents, trial_reads
 from ledger.batch import Batch
 from ledger.events import DETECTOR, PROGRAM
 from ledger.open_incidents import (
@@ -48,7 +48,7 @@ _TOLD_AS = {
 
 def found(batch: Batch, one: Found) -> None:
     """Record a finding, pull the cord that the policy wants pulled, and open or join its
-    incident."""
+    incident. Where the run is one that goes first, nobody does any more."""
     at_us = max(one.step.at_us, one.step.ended_us)
     about = _about(one)
     if one.rule.mode is Mode.OBSERVE:
@@ -67,6 +67,9 @@ def found(batch: Batch, one: Found) -> None:
         reason = redact(pull.reason, batch.key)
         pull = replace(pull, reason=reason, at_us=at_us)
         batch.trip(pull, one.step.call_id, standing.incident.id)
+    why = redact(f"{_actor(one)} of run {one.step.run}: {one.finding.why}", batch.key)
+    for trial in trial_reads.with_run(batch.conn, batch.pulls.values(), one.step.run):
+        batch.end_trial(trial.incident, why, PROGRAM, at_us, shut=True)
     _joined(batch, one, standing, pull, at_us, is_repeat=is_repeat, new_cord=new_cord)
 
 

@@ -36,6 +36,7 @@ class EventType(StrEnum):
     RESOLVED = "call.resolved"
     VERIFIED = "call.verified"
     PULLED = "cord.pulled"
+    PULLED_AGAIN = "cord.pulled_again"  # as it stood, which changes nothing
     RELEASED = "cord.released"
     NARROWED = "cord.narrowed"
     MINTED = "token.minted"

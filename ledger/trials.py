@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from ledger import open_incidents
+from ledger import cord_reads, open_incidents
 from ledger.batch import Batch
 from ledger.cords import CordName, name, named, narrowed, told_narrowed, told_tried, tried_for
 from ledger.errors import LedgerError
@@ -69,7 +69,12 @@ def place(
     if pull is None or pull.trial is None or not may_take_place(pull, policy, identity):
         return None
     trial = pull.trial
-    taken = replace(trial, runs=(*trial.runs, identity.run), places=trial.places - 1)
+    taken = replace(
+        trial,
+        runs=(*trial.runs, identity.run),
+        places=trial.places - 1,
+        roots=(*trial.roots, identity.root),
+    )
     changed = tuple(replace(each, trial=taken) for each in of(pulls.values(), trial.incident))
     return Place({**pulls, **{name(each): each for each in changed}}, changed)
 
@@ -104,12 +109,14 @@ class TrialActs(IncidentActs):
         reason: str,
         actor: str,
         at_us: int,
+        after_seq: int | None = None,
     ) -> list[Pull]:
         """Let these runs of a release, and so many more that come, go first past these cords; the
         cords as they are then. All of them, or none.
 
-        Raises LedgerError where one does not stand or is none to go past, where all of the release
-        may pass them already, where others go first past one, and where the incident is closed.
+        Raises LedgerError where one does not stand or is none to go past, or was pulled behind the
+        row `after_seq`, where all of the release may pass them already, where others go first past
+        one, and where the incident is closed.
         """
         _check(reason, actor, release)
         check_storable(release, *runs)
@@ -121,6 +128,7 @@ class TrialActs(IncidentActs):
             if incident is not None and incident.state == open_incidents.CLOSED:
                 raise LedgerError(f"{incident.closed_by} has closed it; nobody goes first for it")
             found = [_open_to(batch.pulls, cord) for cord in cords]
+            self.check_unpulled(cords, after_seq)
             if of(batch.pulls.values(), incident_id):
                 raise LedgerError("some runs go first for this incident already; end that first")
             past = [pull for pull in found if release not in pull.but_releases]
@@ -134,6 +142,22 @@ class TrialActs(IncidentActs):
                 why = told_tried(trial, reason)
                 narrow(batch, pull, actor, why, at_us, anew=True, incident=incident_id)
             return opened
+
+    def check_unpulled(self, cords: Iterable[CordName], after_seq: int | None) -> None:
+        """Raises LedgerError where one that stands was pulled behind this row of the record, also
+        as it stood: whoever did that means what was planned before it, too."""
+        if after_seq is None:
+            return
+        with self._joined() as batch:
+            batch.journal.write(self._conn)
+            for pull in filter(None, map(batch.pulls.get, cords)):
+                move = cord_reads.pulled(self._conn, pull.rule, after_seq)
+                if move is not None:
+                    why = f": {move.detail}" if move.detail else ""
+                    raise LedgerError(
+                        f"{pull.rule} was pulled since, by {move.actor}{why}; look: pullcord "
+                        "status; if it may flow all the same, type this again"
+                    )
 
     def end_trial(self, incident_id: str, *, reason: str, actor: str, at_us: int) -> list[Pull]:
         """Nobody goes first any more: the cords are as they were before; those that changed."""
@@ -162,7 +186,7 @@ class TrialActs(IncidentActs):
                     f"release {trial.release!r} is not known to be good any more ({policy.source})"
                 )
             batch.journal.write(self._conn)
-            now = course(self._conn, trial)
+            now = course(self._conn, trial, policy.pulls.values())
             now = replace(now, found=(*lost(trial, past), *now.found)[:FOUND_MAX])
             if now.health is Health.BAD:
                 batch.end_trial(incident_id, "; ".join(now.found), actor, at_us)

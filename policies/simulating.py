@@ -21,6 +21,7 @@ from policies.detectors.step import Finding, Kind, Severity, Step, Subject
 from policies.policy import Policy, covers, subjects
 from policies.recognizing import Recognizing
 from policies.simulated import Asked, Ended, Judged, Noticed, Spared, Windows
+from policies.standing import narrowed_as
 from policies.verdict import Action, Level, Pull, Pulls, Reason, Scope, Verdict
 
 KEPT_MAX = 200_000  # of each: calls in flight, calls that were stopped, writes that were made
@@ -275,7 +276,7 @@ class Simulation:
         over_running = pull.actor in self._ceilings and call_id != self._refused
         if ours and self._begun and not over_running and not pull.lets_some_pass:
             return
-        self._put(pull)
+        self._put(narrowed_as(self._pulls.get(name), pull))
 
     def _put(self, pull: Pull) -> None:
         name = (pull.level, pull.scope, pull.subject)

@@ -3,6 +3,8 @@
 What they do to it is judged in decide.py; what a throttle lets pass is counted as under a ceiling.
 """
 
+from dataclasses import replace
+
 from policies import bounds
 from policies.call import Effect, Identity, ToolCall
 from policies.ceilings import Ceiling
@@ -37,6 +39,7 @@ def lets_pass(pull: Pull, policy: Policy, identity: Identity) -> bool:
     trial = pull.trial
     return release in pull.but_releases or (
         trial is not None
+        and not trial.shut
         and trial.release == release
         and any(run in trial.runs for run in (identity.run, *identity.ancestors))
     )
@@ -53,15 +56,30 @@ def would_stop(
 
 
 def may_take_place(pull: Pull, policy: Policy, identity: Identity) -> bool:
-    """Whether a caller whom the cord stops may be one of the runs that go first past it."""
+    """Whether a caller whom the cord stops may be one of the runs that go first past it. A tree of
+    runs takes but one place, so that none takes all; where the cord is over a run there is no other
+    tree."""
     trial = pull.trial
     return (
         trial is not None
+        and not trial.shut
         and trial.places > 0
         and identity.run not in trial.runs
+        and (pull.scope is Scope.RUN or identity.root not in trial.roots)
         and trial.release == identity.release
         and identity.release in policy.known_good
     )
+
+
+def narrowed_as(before: Pull | None, told: Pull) -> Pull:
+    """A cord as it is behind what a row of the record tells of it: one that narrows it names only
+    whom it lets pass as well."""
+    if before is None or not told.lets_some_pass:
+        return told
+    passing = tuple(dict.fromkeys((*before.but_releases, *told.but_releases)))
+    first = told.trial or before.trial
+    over = first is not None and first.release in passing
+    return replace(told, but_releases=passing, trial=None if over else first)
 
 
 def throttled(

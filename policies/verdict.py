@@ -37,7 +37,8 @@ class Trial:
     release may: those of `runs`, and the next `places` runs that come, which are then named here.
 
     All cords of one `incident` hold the same one. `after_seq` is the row of the record behind which
-    it began, `cords` are the rules of those on which it was opened.
+    it began, `cords` are the rules of those on which it was opened, `roots` those of the runs that
+    took a place. `shut` is what a detector found, since when nobody goes first.
     """
 
     incident: str
@@ -46,6 +47,8 @@ class Trial:
     places: int
     after_seq: int
     cords: tuple[str, ...] = ()
+    roots: tuple[str, ...] = ()
+    shut: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ class ReleaseBody(Body):
     subject: str = ""
     reason: str
     releases: tuple[str, ...] = ()
+    after_seq: int | None = None
 
 
 _DOOR: web.AppKey[Door] = web.AppKey("door")
@@ -217,7 +218,11 @@ async def _release(request: web.Request) -> web.Response:
     service, body = request.app[SERVICE], await read(request, ReleaseBody)
     name, who = (body.level, body.scope, body.subject), actor(request)
     answer = await pulling.release(
-        service, name, reason=body.reason, actor=who, releases=body.releases
+        *(service, name),
+        reason=body.reason,
+        actor=who,
+        releases=body.releases,
+        after_seq=body.after_seq,
     )
     rule = answer["released"]["rule"]
     log.info("cord.released", rule=rule, actor=who, reason=body.reason, to=body.releases)

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from ledger.connection import open_reader
 from policies.verdict import Level, Scope
-from proxy import going_first, incidents
+from proxy import going_first, incidents, pulling
 from proxy.control_access import Role, Route, actor
 from proxy.control_service import SERVICE, Body, Service, act, read
 
@@ -36,6 +36,7 @@ class OpenBody(OfOne):
     release: str
     runs: tuple[str, ...] = ()
     places: int = 0
+    after_seq: int | None = None
 
 
 async def _id(service: Service, start: str) -> str:
@@ -64,8 +65,13 @@ async def _open(request: web.Request) -> web.Response:
             reason=body.reason,
             actor=who,
             at_us=now_us,
+            after_seq=body.after_seq,
         ),
     )
+    for cord in cords:  # a start that pulled them again by the file HALT would end it
+        warning = await asyncio.to_thread(pulling.struck, service.letterbox, cord)
+        if warning:
+            log.warning("canary.file", why=warning)
     log.info("canary.opened", incident=one, actor=who, release=body.release, reason=body.reason)
     return web.json_response(answer)
 

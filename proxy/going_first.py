@@ -6,10 +6,14 @@ which order it is done, is in recovery.py.
 from collections.abc import Sequence
 from typing import Any
 
+from ledger.containment import is_known
+from ledger.incident_stamps import started_as
+from ledger.sqlite import sqlite3
 from ledger.store import Store
 from ledger.trial_reads import Course, Health
+from ledger.trials import PLACES_MAX
 from policies.policy import Policy
-from policies.verdict import Pull, Trial
+from policies.verdict import Pull, Scope, Trial
 from proxy import operations
 from proxy.identity import NAME
 
@@ -28,22 +32,47 @@ def opened(
     reason: str,
     actor: str,
     at_us: int,
+    after_seq: int | None = None,
 ) -> Answer:
-    """These runs, and so many more that come, go first. Raises OperationError, and LedgerError for
-    what cannot be."""
+    """These runs, and so many more that come, go first, unless one of the cords was pulled behind
+    the row `after_seq`. Raises OperationError, and LedgerError for what cannot be."""
     _check(reason)
     if policy is None or release not in policy.known_good:
         source = policy.source if policy else "no policy that can be read"
         raise operations.OperationError(
             f"release {release!r} is not known to be good (releases: known_good in {source})"
         )
+    check(runs, places)
+    found = store.open_trial(
+        *(incident_id, cords, release, runs, places),
+        reason=reason,
+        actor=actor,
+        at_us=at_us,
+        after_seq=after_seq,
+    )
+    return {"opened": [operations.pull_as_json(cord) for cord in found]}
+
+
+def check(runs: Sequence[str], places: int) -> None:
+    """Raises OperationError for those of which nobody could go first."""
     for run in runs:
         if not NAME.fullmatch(run):
             raise operations.OperationError(f"{run!r} can be no run: A-Z a-z 0-9 . _ ~ - only")
-    found = store.open_trial(
-        incident_id, cords, release, runs, places, reason=reason, actor=actor, at_us=at_us
-    )
-    return {"opened": [operations.pull_as_json(cord) for cord in found]}
+    if places < 0 or not 0 < len(set(runs)) + places <= PLACES_MAX:
+        raise operations.OperationError(f"between 1 and {PLACES_MAX} runs may go first")
+
+
+def unseen(reader: sqlite3.Connection, release: str, runs: Sequence[str]) -> list[str]:
+    """The runs that nobody has started yet. Raises OperationError for one that was started as
+    another release, for it stays that."""
+    for run in runs:
+        other = started_as(reader, run)
+        if other not in (None, release):
+            raise operations.OperationError(
+                f"run {run} was started with {f'release {other}' if other else 'no release'}, so "
+                f"it can never go first as {release}"
+            )
+    return [run for run in runs if not is_known(reader, Scope.RUN, run)]
 
 
 def ended(store: Store, incident_id: str, *, reason: str, actor: str, at_us: int) -> Answer:
@@ -71,6 +100,8 @@ def as_json(course: Course) -> Answer:
         "calls": course.calls,
         "writes": course.writes,
         "done": course.done,
+        "failed": course.failed,
+        "pending": course.pending,
         "unknown": course.unknown,
         "refused": dict(course.refused),
         "found": list(course.found),
@@ -80,7 +111,8 @@ def as_json(course: Course) -> Answer:
 def trial_of(answer: Answer) -> Trial:
     """Of what `opened` gave: as it was opened."""
     made = answer["opened"][0]["trial"]
-    return Trial(**{**made, "runs": tuple(made["runs"]), "cords": tuple(made["cords"])})
+    names = {name: tuple(made[name]) for name in ("runs", "cords", "roots")}
+    return Trial(**{**made, **names})
 
 
 def is_bad(answer: Answer) -> bool:

@@ -78,7 +78,7 @@ def pull(store: Store, policy: Policy | None, cord: Pull) -> tuple[Pull, bool]:
     standing = store.pulls.get(cord_name(cord))
     if standing is not None and not cord.reason:
         cord = replace(cord, reason=standing.reason)  # what was said before is still why
-    if store.pull(cord):
+    if store.pull(cord, tells=True):
         return cord, True
     return standing or cord, False
 
@@ -92,8 +92,10 @@ def release(
     actor: str,
     at_us: int,
     releases: tuple[str, ...] = (),
+    after_seq: int | None = None,
 ) -> Pull:
-    """Release a cord and give it back. Raises OperationError, NotFound when none is pulled.
+    """Release a cord and give it back. Raises OperationError, NotFound when none is pulled, and
+    LedgerError when it was pulled behind the row `after_seq` of the record.
 
     With `releases` it stays, and calls of these pass it too: the cord as it is then. A throttle is
     lifted as a freeze is, and with the freeze of that name where both stand.
@@ -105,6 +107,7 @@ def release(
         raise OperationError("a release needs a reason that can be read: --reason TEXT")
     _check_releases(policy, level, scope, releases)
     levels = (level, Level.THROTTLE) if level is Level.FREEZE else (level,)
+    store.check_unpulled([(each, scope, subject) for each in levels], after_seq)
     lift = partial(store.release, reason=reason, actor=actor, at_us=at_us, releases=releases)
     lifted = [lift(each, scope, subject) for each in levels]
     released = next((cord for cord in lifted if cord is not None), None)

@@ -88,8 +88,10 @@ async def release(
     reason: str,
     actor: str,
     releases: Sequence[str] = (),
+    after_seq: int | None = None,
 ) -> Answer:
-    """Lift a cord, or with `releases` let calls of these known good ones pass it.
+    """Lift a cord, or with `releases` let calls of these known good ones pass it; not one that was
+    pulled behind the row `after_seq` of the record.
 
     Raises what `operations.release` does, and LedgerUnavailable.
     """
@@ -104,11 +106,12 @@ async def release(
             actor=actor,
             at_us=now_us,
             releases=tuple(releases),
+            after_seq=after_seq,
         )
         return cord, still_full(store, policy, cord, now_us)
 
     cord, full = await acted(service, act)
-    warning = await asyncio.to_thread(_struck, service.letterbox, name)
+    warning = await asyncio.to_thread(struck, service.letterbox, name)
     return _released(cord, releases, policy, service.decider.pulls, warning, full)
 
 
@@ -160,6 +163,7 @@ def release_on_store(
     reason: str,
     actor: str,
     releases: Sequence[str] = (),
+    after_seq: int | None = None,
 ) -> Answer:
     """Lift a cord while no proxy runs. Raises as `release` does, and LedgerBusy."""
     with operations.opened(data, clock.now_us) as store:
@@ -171,9 +175,10 @@ def release_on_store(
             actor=actor,
             at_us=clock.now_us(),
             releases=tuple(releases),
+            after_seq=after_seq,
         )
         full = still_full(store, policy, cord, clock.now_us())
-    warning = _struck(Letterbox(data), name)
+    warning = struck(Letterbox(data), name)
     return _released(cord, releases, policy, store.pulls, warning, full)
 
 
@@ -272,7 +277,7 @@ def _released(
     return {**answer, **{name: text for name, text in told.items() if text}}
 
 
-def _struck(letterbox: Letterbox, name: operations.CordName) -> str:
+def struck(letterbox: Letterbox, name: operations.CordName) -> str:
     """Take a released cord out of the file HALT; what to know when that does not work."""
     try:
         letterbox.strike(*name)

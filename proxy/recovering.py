@@ -5,27 +5,33 @@ is done is in recovery.py.
 """
 
 import contextlib
+import fcntl
 import os
 import shlex
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from ledger import cords, incident_reads, queries, trials
+from ledger import cord_reads, cords, incident_reads, queries, trials
 from ledger.incident_stamps import Stamp, stamps
 from ledger.open_incidents import CLOSED, Incident
 from ledger.sqlite import sqlite3
 from ledger.states import EventType
+from ledger.trial_reads import Course, course, last
 from policies.policy import Policy
 from policies.verdict import Level, Pull, Scope, Trial
 from proxy import operations
+from proxy.fate import State, fate
+from proxy.going_first import as_json as course_as_json
 from proxy.runbook import covering
 
 ROLLBACK_SECONDS = 900  # of one deployment; what takes longer is started by it and not awaited
 OUTPUT_BYTES_MAX = 64 * 1024  # the end of what it says
+LOCK = "recover.lock"
 STEP = "recover"
 """The name of the runbook's step that this is."""
 
@@ -35,9 +41,12 @@ Answer = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`did` is the release that did it, empty where several may have; `bad` the same, where the
-    policy (`source`) does not know it as good, and `stands` whether it is halted. `resumes` are the
+    policy (`source`) does not know it as good, and `stands` whether it is halted. What was pulled
+    behind row `seq` of the record, it does not know of. `resumes` are the
     cords that calls of `release` pass from then on, `stays` those that a person lifts by hand.
-    `trial` are the runs that go first past them already; `is_done`: it was recovered so before.
+    `trial` are the runs that go first past them already, `course` how they fare; `ended` is why
+    some that did were stopped, `untold` these where nobody has said so; `is_done`: it was recovered
+    so before.
     `rolled_back`: the rollback was run for this very recovery, which did not come to its end;
     `unrecorded`: all of that one is done but for its step in the record."""
 
@@ -53,9 +62,13 @@ class Plan:
     rollback: tuple[str, ...]
     source: str
     trial: Trial | None
+    seq: int
     is_done: bool
     rolled_back: bool = False
     unrecorded: bool = False
+    course: Course | None = None
+    ended: str = ""
+    untold: Trial | None = None
 
     @property
     def waits(self) -> tuple[Pull, ...]:
@@ -87,7 +100,7 @@ def plan(
             "no policy can be read, so no release is known to be good; go to where "
             "config/policy.yaml is, or name its directory: --config DIR"
         )
-    standing = list(queries.pulls(reader))
+    seq, standing = cord_reads.head(reader), list(queries.pulls(reader))
     covers = covering(incident, standing, policy)
     if not covers:
         raise operations.OperationError(
@@ -96,7 +109,7 @@ def plan(
         )
     good = _good(policy, release)
     stamped = tuple(stamps(reader, incident))
-    did = _did(incident, stamped)
+    did = _did(incident, stamped, policy)
     bad = "" if did in policy.known_good else did
     every = [*standing, *policy.pulls.values()]
     halts = {cord.subject for cord in every if (cord.level, cord.scope) == _HALTED}
@@ -119,16 +132,21 @@ def plan(
         rollback=rollback,
         source=policy.source,
         trial=trial,
+        seq=seq,
         is_done=False,
     )
     flows = not made.waits and trial is None and not (made.bad and not made.stands)
     is_done = flows and is_recorded(reader, made)
     begun = _begun(reader, made)
+    untold, ended = _untold(reader, made, begun)
     return replace(
         made,
         is_done=is_done,
         rolled_back=begun.went_on or (begun.runs and not made.waits),
         unrecorded=flows and not is_done and begun.widened,
+        course=course(reader, trial, policy.pulls.values()) if trial is not None else None,
+        ended=ended,
+        untold=untold,
     )
 
 
@@ -141,12 +159,16 @@ def is_recorded(reader: sqlite3.Connection, found: Plan, since_seq: int = 0) -> 
 
 
 class _Begun(NamedTuple):
-    """A recovery that did not come to its end: its rollback was begun; something was let through
-    after that, so it had ended well; all of the release was, past some cord."""
+    """A recovery that did not come to its end: its rollback was begun; it ended well, or something
+    was let through after that; all of the release was, past some cord; the release of which runs
+    went first last; why they do no more, and whether nobody has said so."""
 
     runs: bool = False
     went_on: bool = False
     widened: bool = False
+    first: str = ""
+    ended: str = ""
+    untold: bool = False
 
 
 def _begun(reader: sqlite3.Connection, found: Plan) -> _Begun:
@@ -156,21 +178,41 @@ def _begun(reader: sqlite3.Connection, found: Plan) -> _Begun:
     for row in incident_reads.rows_of(reader, found.incident):
         kind, detail = row["type"], row["detail"] or ""
         if kind == EventType.INCIDENT_NOTED and detail.startswith(told_rolling(found.release)):
-            begun = _Begun(runs=True)
+            begun = begun._replace(runs=True, went_on=False, widened=False)
+        elif kind == EventType.INCIDENT_NOTED and detail.startswith(told_rolled(found.release)):
+            begun = begun._replace(went_on=begun.runs)
         elif kind == EventType.NARROWED:
-            releases, _ = cords.narrowed_to(detail)
+            releases, trial = cords.narrowed_to(detail)
             widened = begun.widened or found.release in releases
-            begun = _Begun(begun.runs, went_on=begun.runs, widened=widened)
-        elif (
-            kind == EventType.PULLED
-            or (kind == EventType.INCIDENT_STEP and row["rule"] == STEP)
-            or (kind == EventType.INCIDENT_NOTED and detail.startswith(_ENDS))
-        ):
+            first, ended = (trial.release, "") if trial else (begun.first, begun.ended)
+            begun = _Begun(begun.runs, begun.runs, widened, first, ended, trial is not None)
+        elif kind == EventType.INCIDENT_STEP and row["rule"] == STEP:
             begun = _Begun()
+        elif kind == EventType.INCIDENT_NOTED and detail.startswith(OVERTAKEN):
+            begun = begun._replace(untold=False)
+        elif kind == EventType.INCIDENT_NOTED and detail.startswith(ENDED):
+            begun = _Begun(first=begun.first, ended=detail)
+        elif kind == EventType.PULLED or (
+            kind == EventType.INCIDENT_NOTED and detail.startswith("the rollback ")
+        ):
+            begun = _Begun(first=begun.first, ended=begun.ended, untold=begun.untold)
     return begun
 
 
-_ENDS = ("the rollback ", "nobody goes first any more: ")  # how notes of recovery.py begin
+ENDED, OVERTAKEN = "nobody goes first any more: ", "the canary was overtaken: "
+"""How the notes begin of what became of a canary."""
+
+
+def _untold(reader: sqlite3.Connection, found: Plan, begun: _Begun) -> tuple[Trial | None, str]:
+    """Those of the release that went first and were stopped while nobody watched; and why nobody
+    goes first any more."""
+    if found.trial is not None or begun.first != found.release:
+        return None, ""
+    trial = last(reader, found.incident.id) if begun.untold else None
+    if trial is None:
+        return None, begun.ended
+    came = fate(reader, trial)
+    return (trial, f"{ENDED}{'; '.join(came.said)}") if came.state is State.ENDED else (None, "")
 
 
 def _is_step(row: Answer, release: str) -> bool:
@@ -189,6 +231,11 @@ def told_as(release: str) -> str:
 def told_rolling(release: str) -> str:
     """How the note of a rollback begins that is run."""
     return f"recovery onto {release}: runs "
+
+
+def told_rolled(release: str) -> str:
+    """The same of one that ended well."""
+    return f"recovery onto {release}: ran "
 
 
 _HALTED = (Level.HALT, Scope.RELEASE)
@@ -211,12 +258,13 @@ def _good(policy: Policy, release: str | None) -> str:
     return release
 
 
-def _did(incident: Incident, stamped: Sequence[Stamp]) -> str:
+def _did(incident: Incident, stamped: Sequence[Stamp], policy: Policy) -> str:
     """The release that an incident is about, or of the call over which it was opened; where a
-    person opened it, the one of all its runs."""
+    person opened it, the one of all its runs of which calls passed, beside known good ones."""
     if incident.kind == Scope.RELEASE:
         return incident.name
-    found = {stamp.release for stamp in stamped if stamp.release}
+    found = {stamp.release for stamp in stamped if stamp.release and stamp.passed}
+    found = found - policy.known_good or found
     return incident.release or (found.pop() if len(found) == 1 else "")
 
 
@@ -241,6 +289,8 @@ def as_json(found: Plan) -> Answer:
         "resumes": [operations.pull_as_json(cord) for cord in found.resumes],
         "stays": [operations.pull_as_json(cord) for cord in found.stays],
         "goes_first": asdict(found.trial) if found.trial else None,
+        "fares": course_as_json(found.course) if found.course else None,
+        "canary_ended": found.ended or None,
         "recovered_before": found.is_done,
         "runs": [
             {
@@ -256,6 +306,35 @@ def as_json(found: Plan) -> Answer:
             for stamp in found.stamps
         ],
     }
+
+
+@contextlib.contextmanager
+def turn(data: Path) -> Iterator[None]:
+    """One recovery at a time is planned and rolls back. The lock is the kernel's, so it ends with
+    its process. Raises OperationError while another process has it."""
+    path = data / LOCK
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileNotFoundError:
+        yield  # there is no ledger either, and that is told
+        return
+    except OSError as error:
+        raise operations.OperationError(f"{path} cannot be opened: {error.strerror}") from None
+    with os.fdopen(handle, "r+") as file:
+        if os.geteuid() == 0:  # the proxy's user recovers, too
+            owner = data.stat()
+            os.fchown(handle, owner.st_uid, owner.st_gid)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise operations.OperationError(
+                f"another recovery goes on here (pid {file.read() or 'unknown'}); when that has "
+                "ended, type the same again"
+            ) from None
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ is given. What it does is planned in recovering.py.
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from ledger import queries, trials
+from ledger import cord_reads, queries, trials
+from ledger.errors import LedgerError
 from ledger.sqlite import sqlite3
 from ledger.store import Store
 from ledger.trial_reads import Course, Health, course, last
@@ -25,6 +26,7 @@ from proxy.fate import Fate, State, fate
 from proxy.recovering import Plan, Ran
 
 LOOK_SECONDS = 0.5
+MUTE_SECONDS = 3.0  # a proxy that is busy, or whose decider starts again, answers within that
 
 Answer = dict[str, Any]
 Directly = Callable[[Store, str, int], Answer]
@@ -71,7 +73,7 @@ class Recovery:
         self._hand = hand
         self._reason = reason
         self._id = plan.incident.id
-        self._trial = plan.trial
+        self._trial = plan.trial or plan.untold
 
     @property
     def tried(self) -> tuple[str, ...]:
@@ -97,12 +99,15 @@ class Recovery:
         ran = recovering.roll_back(self.plan)
         if ran.code != 0:
             self.note(f"the rollback {ended(ran)}; nothing was resumed")
+        else:
+            self.note(f"{recovering.told_rolled(self.plan.release)}{command}, which {ended(ran)}")
         return ran
 
     # Those that go first
 
     def open(self, runs: Sequence[str], places: int) -> Answer:
-        """Let them go first. Raises OperationError where nothing can be gone past."""
+        """Let them go first. Raises OperationError where nothing can be gone past, and what the act
+        raises where one of the cords was pulled since it was planned."""
         plan, reason = self.plan, self._reason
         cords = [operations.cord_name(cord) for cord in plan.past]
         if not cords:
@@ -119,11 +124,13 @@ class Recovery:
                 reason=reason,
                 actor=actor,
                 at_us=at_us,
+                after_seq=plan.seq,
             )
 
         named = going_first.cord_names(plan.past)
         body = {"release": plan.release, "runs": list(runs), "places": places, "cords": named}
-        answer = self._hand.act("/v1/incidents/canary", {**self._body(reason), **body}, directly)
+        body = {**self._body(reason), **body, "after_seq": plan.seq}
+        answer = self._hand.act("/v1/incidents/canary", body, directly)
         self._trial = going_first.trial_of(answer)
         return answer
 
@@ -134,22 +141,26 @@ class Recovery:
         tell: Callable[[Course], None],
         sleep: Callable[[float], None] = time.sleep,
     ) -> Watched:
-        """Look at them until something is found, somebody ends it, or the time is over. What is
-        heard is told each time that it changes. Without a proxy nobody can come, and nobody is
-        waited for."""
+        """Look at them until something is found or is in doubt for good, somebody ends it, or the
+        time is over. What is heard is told each time that it changes. Without a proxy nobody can
+        come, and nobody is waited for."""
         told = Course()
         deadline_seconds = clock.monotonic_seconds() + seconds
+        heard_seconds: float | None = None
         with self._hand.reader() as reader:
             while True:
                 now = self._look(reader)
                 if now.course != told:
                     told = now.course
                     tell(told)
-                left_seconds = deadline_seconds - clock.monotonic_seconds()
-                over = left_seconds <= 0 or told.health is Health.BAD
-                has_proxy = self._hand.has_proxy()
-                if over or not now.stands or not has_proxy:
-                    return replace(now, by_proxy=has_proxy)
+                at_seconds = clock.monotonic_seconds()
+                left_seconds = deadline_seconds - at_seconds
+                over = left_seconds <= 0 or told.health is Health.BAD or bool(told.refused)
+                if self._hand.has_proxy():
+                    heard_seconds = at_seconds
+                lives = heard_seconds is not None and at_seconds - heard_seconds <= MUTE_SECONDS
+                if over or not now.stands or not lives:
+                    return replace(now, by_proxy=lives)
                 sleep(min(LOOK_SECONDS, left_seconds))
 
     def conclude(self, watched: Watched) -> Watched:
@@ -171,7 +182,7 @@ class Recovery:
             answer = self._hand.through_proxy(path, self._body(self._reason))
         except Refused as error:
             refused = error
-        now = self._looked()  # an answer that did not come tells nothing
+        now = self.look()  # an answer that did not come tells nothing
         if refused is not None and now.stands:
             raise refused
         widened = tuple(answer["widened"]) if answer is not None else ()
@@ -187,30 +198,34 @@ class Recovery:
                 return going_first.ended(store, self._id, reason=reason, actor=actor, at_us=at_us)
 
             self._hand.act("/v1/incidents/canary/end", self._body(reason), directly)
-            now = self._looked().fate
+            now = self.look().fate
             if now.state is State.ENDED:
                 now = replace(now, said=watched.fate.said)
             else:  # somebody let it pass just before
                 why = "; ".join((*watched.course.found, *now.said))
             watched = replace(watched, fate=now)
         if watched.fate.state is State.ENDED:
-            self.note(f"nobody goes first any more: {why}")
+            self.note(f"{recovering.ENDED}{why}")
         else:
-            self.note(f"the canary was overtaken: {why}")
+            self.note(f"{recovering.OVERTAKEN}{why}")
         return watched
 
-    def _looked(self) -> Watched:
+    def look(self) -> Watched:
+        """Once, at how they fare now."""
+        policy = self._hand.policy()
         with self._hand.reader() as reader:
-            return self._look(reader)
+            return self._look(reader, policy.pulls.values() if policy else ())
 
-    def _look(self, reader: sqlite3.Connection) -> Watched:
+    def _look(self, reader: sqlite3.Connection, lines: Iterable[Pull] = ()) -> Watched:
         """How they fare now; of those that go first no more, as far as the record knows who they
         were."""
         if self._trial is None:
             raise operations.OperationError("no run goes first for this incident")
         standing = trials.of(queries.pulls(reader), self._id)
         trial = next((cord.trial for cord in standing), None) or last(reader, self._id)
-        return Watched(course(reader, trial) if trial else Course(), fate(reader, self._trial))
+        return Watched(
+            course(reader, trial, lines) if trial else Course(), fate(reader, self._trial)
+        )
 
     # All of it
 
@@ -219,21 +234,26 @@ class Recovery:
         was planned, and then it is left: whoever pulled it since did not mean this."""
         if not self._is_as_planned(cord):
             return None
-        return self._hand.release(
-            {
-                "level": cord.level.value,
-                "scope": cord.scope,
-                "subject": cord.subject,
-                "reason": self._reason,
-                "releases": [self.plan.release],
-            }
-        )
+        body = {
+            "level": cord.level.value,
+            "scope": cord.scope,
+            "subject": cord.subject,
+            "reason": self._reason,
+            "releases": [self.plan.release],
+            "after_seq": self.plan.seq,
+        }
+        try:
+            return self._hand.release(body)
+        except (Refused, LedgerError, operations.OperationError):
+            if self._is_as_planned(cord):
+                raise
+            return None  # it was changed at this very moment
 
     def _is_as_planned(self, cord: Pull) -> bool:
         with self._hand.reader() as reader:
             now = next((each for each in queries.pulls(reader) if each.rule == cord.rule), None)
-        if now is None or (now.actor, now.at_us) != (cord.actor, cord.at_us):
-            return False
+            if now is None or cord_reads.pulled(reader, cord.rule, self.plan.seq) is not None:
+                return False
         if self.plan.release in now.but_releases:
             return True
         if now.trial is None or cord.trial is None:

@@ -38,7 +38,7 @@ class Hand:
             from proxy.pulling import release_on_store
 
             name = Level(body["level"]), Scope(body["scope"]), body["subject"]
-            why = {"reason": body["reason"], "releases": body["releases"]}
+            why = {name: body[name] for name in ("reason", "releases", "after_seq")}
             return release_on_store(self.data, name, self.policy(), clock, actor=actor, **why)
 
         return acting.act_alone(self.data, "/v1/release", body, alone)

@@ -1,5 +1,6 @@
 """`incident recover`: let it flow again, on a release that is known to be good."""
 
+import contextlib
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from proxy.cli.incidents import id_argument, json_option
 from proxy.cli.places import config_option, data_directory, data_option, settings
 from proxy.cli.pulled import done, say_pulled, say_released
 from proxy.cli.recovered import First
-from proxy.cli.terminal import Failure, escaped, loud, say, say_json
+from proxy.cli.terminal import Failure, escaped, loud, say, say_json, warn
 
 if TYPE_CHECKING:
     from ledger.trial_reads import Course
@@ -74,28 +75,31 @@ def recover(
     so it does when this command is ended. Type it again to go on. A cord that somebody pulls again
     meanwhile ends it (3); what was pulled since is never let flow, but told.
     """
+    from proxy.recovering import turn
     from proxy.recovery import Recovery
 
     if not dry_run and not reason.strip():
         raise click.UsageError("say why it may flow again: --reason TEXT")
     hand = Hand(data_directory(data, config), config)
-    recovery = Recovery(hand, _plan(hand, incident_id, release, data), reason)
-    plan = recovery.plan
     first = First(runs, canary or 0, watch) if canary or runs else None
-    _check_first(plan, first)
-    if dry_run:
-        recovered.say_plan(plan, as_json, first)
-        return
-    if plan.is_done and not as_json:
-        recovered.say_done(plan)
-        return
-    if not as_json:
-        recovered.say_plan(plan, as_json, first)
-    told = _Answer(recovery, as_json)
-    if plan.is_done:
-        told.say_json([])
-        return
-    told.prepare()
+    with contextlib.nullcontext() if dry_run else turn(hand.data):
+        recovery = Recovery(hand, _plan(hand, incident_id, release, data), reason)
+        plan = recovery.plan
+        _check_first(hand, plan, first)
+        if plan.is_done and not as_json and not dry_run:
+            recovered.say_done(plan)
+            return
+        if dry_run or not as_json:
+            recovered.say_plan(plan, as_json, first)
+        if dry_run:
+            return
+        told = _Answer(recovery, as_json)
+        if plan.is_done:
+            told.say_json([])
+            return
+        if plan.untold is not None or (first is None and plan.trial is not None):
+            told.look(first)
+        told.prepare()
     if first is None or plan.unrecorded or told.go_first(first):
         told.resume()
 
@@ -110,16 +114,12 @@ def _plan(hand: Hand, start: str, release: str | None, data: str | None) -> "Pla
         return plan(connection, incident, hand.policy(), release, rollback)
 
 
-def _check_first(plan: "Plan", first: First | None) -> None:
-    """Raises Failure where others go first already, or none can."""
+def _check_first(hand: Hand, plan: "Plan", first: First | None) -> None:
+    """Before anything is done. Raises Failure where others go first already, or none can."""
     trial = plan.trial
     if trial is None:
-        if first is not None and not plan.past and not (plan.is_done or plan.unrecorded):
-            raise Failure(
-                f"no cord of it keeps {plan.release} out past which a run could go first; leave "
-                "--canary out",
-                USAGE,
-            )
+        if first is not None and not (plan.is_done or plan.unrecorded):
+            _check_new(hand, plan, first)
         return
     going = First(trial.runs, trial.places)
     said = f"{going} of {trial.release} may go first already"
@@ -131,6 +131,29 @@ def _check_first(plan: "Plan", first: First | None) -> None:
     more = len(first.runs) + first.places > len(trial.runs) + trial.places
     if more or not set(first.runs) <= set(trial.runs):
         raise Failure(f"{said}; watch them: {recovered.again(plan, going)}", USAGE)
+
+
+def _check_new(hand: Hand, plan: "Plan", first: First) -> None:
+    from proxy.going_first import check, unseen
+
+    if not plan.past:
+        raise Failure(
+            f"no cord of it keeps {plan.release} out past which a run could go first; leave "
+            "--canary out",
+            USAGE,
+        )
+    for cord in plan.past:
+        if cord.trial is not None:
+            one = cord.trial.incident
+            raise Failure(
+                f"runs go first past {cord.rule} for incident {one}; recover that before: "
+                f"pullcord incident show {one}",
+                USAGE,
+            )
+    check(first.runs, first.places)
+    with hand.reader() as reader:
+        for run in unseen(reader, plan.release, first.runs):
+            warn(f"the ledger has never seen run {escaped(run)}: is that its name? pullcord status")
 
 
 class _Answer:
@@ -198,13 +221,25 @@ class _Answer:
             return True
         if state in (State.WIDENED, State.LIFTED) and not watched.course.found:
             return self._overtaken(watched)
-        code = AT_CANARY if watched.stands else FAILED
-        why = recovered.stays if watched.stands else recovered.failed
-        words = why(plan, watched, first)
-        if self.as_json:
-            self.say_json([], words)
-            raise click.exceptions.Exit(code)
-        raise Failure(words, code)
+        if watched.stands:
+            raise self._stopped(recovered.stays(plan, watched, first), AT_CANARY)
+        raise self._stopped(recovered.failed(plan, watched, first), FAILED)
+
+    def look(self, first: First | None) -> None:
+        """Those that went first unwatched are looked at once before anything follows. Raises Exit
+        where they fare badly, or were stopped and nobody has said so."""
+        watched, trial = self.recovery.look(), self.plan.trial or self.plan.untold
+        if trial is not None and (watched.course.found or self.plan.untold is not None):
+            self.watched = watched = self.recovery.conclude(watched)
+            first = first or First(trial.runs, trial.places)
+            raise self._stopped(recovered.failed(self.plan, watched, first), FAILED)
+
+    def _stopped(self, words: str, code: int) -> Exception:
+        """Nothing is resumed, and that is how to end."""
+        if not self.as_json:
+            return Failure(words, code)
+        self.say_json([], words)
+        return click.exceptions.Exit(code)
 
     def _overtaken(self, watched: "Watched") -> bool:
         """Somebody else let it through, and says so: whether it is as it was wanted here."""

@@ -96,16 +96,27 @@ def left(cords: "Sequence[Pull]") -> str:
 
 
 def stays(plan: "Plan", watched: "Watched", first: First) -> str:
-    course = watched.course
+    from ledger.trial_reads import Health
+
+    course, then = watched.course, goes_on(plan, first)
     if not watched.by_proxy:
         why = "no proxy runs, so none can go first or be judged (start it: pullcord up)"
-    elif course.refused or course.unknown:
+    elif course.health is Health.DOUBTFUL:
         why = f"for it is in doubt: {'; '.join(_doubts(course))}"
+    elif course.pending:
+        why = f"{counted(course.pending, 'call')} of it has not ended yet"
+    elif course.done:
+        why = "it fared well only after it was judged"
     elif course.calls:
-        why = "no call has ended yet"
+        why = "none of its calls was done with success"
     else:
         why = "no run of it has called yet"
-    return f"it stays at the canary: {why}; {goes_on(plan, first)}"
+    if course.refused:
+        then = (
+            f"that stays so; to begin anew: {stop_command(plan)}; then {again(plan, first)}; to "
+            f"let all of {plan.release} pass: {again(plan)}"
+        )
+    return f"it stays at the canary: {why}; {then}"
 
 
 def goes_on(plan: "Plan", first: First) -> str:
@@ -119,11 +130,14 @@ def told(course: "Course") -> str:
     """How they fare, on one line made harmless for a terminal."""
     runs = f"run {', '.join(course.runs)}" if course.runs else "nobody came yet"
     said = f"{counted(course.calls, 'call')}, {counted(course.writes, 'write')}, {course.done} done"
+    said += f", {course.pending} not ended" if course.pending else ""
     return escaped("; ".join([f"{runs}: {said}", *_doubts(course), *course.found]))
 
 
 def _doubts(course: "Course") -> list[str]:
     found = [f"{counted(calls, 'call')} refused: {why}" for why, calls in course.refused.items()]
+    if course.failed:
+        found.append(f"{counted(course.failed, 'call')} failed")
     if course.unknown:
         found.append(f"{counted(course.unknown, 'call')} of unknown outcome")
     return found
@@ -168,9 +182,13 @@ def say_plan(plan: "Plan", as_json: bool, first: First | None) -> None:
     if plan.trial is not None:
         going = First(plan.trial.runs, plan.trial.places)
         say(f"canary    {escaped(str(going))}; it is open already")
+        if plan.course is not None:
+            say(f"          {told(plan.course)}")
     elif first is not None:
         seconds = f"watched for {first.watch_seconds:g} s"
         say(f"canary    {escaped(str(first))}, alone; {seconds}")
+    if plan.ended:
+        say(loud(f"before    {escaped(plan.ended)}"))
     if not plan.resumes:
         warn("no cord of this incident can be narrowed to a release; what stays is lifted by hand")
 

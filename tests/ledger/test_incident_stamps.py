@@ -45,8 +45,8 @@ def test_each_run_of_the_tree_has_its_stamp_and_its_models(world: World) -> None
     calls(world, "kid", "v8", parent="r1")
     calls(world, "r2", "v7", "large", "small")
     assert found(world) == {
-        "r1": Stamp("r1", "v7", 4, 1, ("large", "small"), ("large", "small")),
-        "kid": Stamp("kid", "v8", 1, 1),
+        "r1": Stamp("r1", "v7", 4, 1, ("large", "small"), ("large", "small"), 4),
+        "kid": Stamp("kid", "v8", 1, 1, passed=1),
     }
 
 

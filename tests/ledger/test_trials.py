@@ -3,12 +3,15 @@ and what survives a crash.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ledger.connection import open_reader
+from ledger.cord_reads import head
 from ledger.errors import LedgerError
 from ledger.incidents import QUIET_SECONDS
 from ledger.open_incidents import Incident
@@ -46,11 +49,11 @@ def ours(world: World) -> Incident:
 
 
 def opened(
-    world: World, runs: Sequence[str] = (), places: int = 1, *cords: Any, release: str = GOOD
+    world: World, runs: Sequence[str] = (), places: int = 1, *cords: Any, **rest: Any
 ) -> list[Pull]:
     return world.store.open_trial(
-        ours(world).id, cords or (CORD,), release, runs, places,
-        reason="mended", actor="ann", at_us=world.now_us,
+        ours(world).id, cords or (CORD,), GOOD, runs, places,
+        reason="mended", actor="ann", at_us=world.now_us, **rest,
     )  # fmt: skip
 
 
@@ -89,7 +92,7 @@ def test_the_next_run_of_the_good_release_goes_first_and_no_other(world: World) 
     assert asked(world, "f", one("kid", GOOD, "r9")) is Reason.ALLOWED
     assert asked(world, "g", one("r9")) is Reason.ALLOWED
     on = ("halt:tenant:acme",)
-    assert trial(world) == Trial(ours(world).id, GOOD, ("r9",), 0, after(world), on)
+    assert trial(world) == Trial(ours(world).id, GOOD, ("r9",), 0, after(world), on, ("r9",))
 
 
 def after(world: World) -> int:
@@ -196,6 +199,28 @@ def test_a_frozen_write_takes_the_place_and_a_read_needs_none(world: World) -> N
     assert asked(world, "c", one("r8")) is Reason.FROZEN
 
 
+def test_a_tree_of_runs_takes_one_place_and_leaves_the_others(world: World) -> None:
+    opened(world, (), 2)
+    assert asked(world, "a", one("k1", GOOD, "top")) is Reason.ALLOWED
+    assert asked(world, "b", one("k2", GOOD, "top")) is Reason.HALTED
+    assert asked(world, "c", one("top")) is Reason.HALTED
+    assert asked(world, "d", one("below", GOOD, "k1", "top")) is Reason.ALLOWED
+    world.reopen()
+    assert asked(world, "e", one("k3", GOOD, "top")) is Reason.HALTED
+    assert left(world) == (("k1",), 1)
+    assert asked(world, "f", one("r9")) is Reason.ALLOWED
+
+
+def test_past_a_cord_over_a_run_each_of_its_tree_takes_a_place(world: World) -> None:
+    """There is no other tree to leave one to."""
+    run = (Level.HALT, Scope.RUN, "r1")
+    world.store.release(*CORD, reason="x", actor="ann", at_us=world.now_us)
+    opened(world, (), 2, run)
+    assert asked(world, "a", one("k1", GOOD, "r1")) is Reason.ALLOWED
+    assert asked(world, "b", one("k2", GOOD, "r1")) is Reason.ALLOWED
+    assert asked(world, "c", one("k3", GOOD, "r1")) is Reason.HALTED
+
+
 def test_a_release_that_is_no_longer_good_stops_with_all_its_runs(world: World) -> None:
     opened(world)
     called(world, "a", one("r9"))
@@ -285,6 +310,27 @@ def test_what_cannot_be_is_refused_and_nothing_changes(
     with pytest.raises(LedgerError, match=said):
         opened(world, runs, places, CORD, *cords)
     assert dict(world.store.pulls) == before
+
+
+@pytest.mark.parametrize("how", ["as it stands", "lifted and pulled anew", "made tighter"])
+def test_nobody_goes_first_past_what_was_pulled_since_it_was_planned(
+    world: World, how: str
+) -> None:
+    world.store.pull(Pull(*FREEZE, "", "ann", world.now_us))
+    with closing(open_reader(world.data)) as reader:
+        planned = head(reader)
+    if how == "lifted and pulled anew":
+        world.store.release(*CORD, reason="look", actor="bob", at_us=world.now_us)
+    elif how == "made tighter":
+        lift: dict[str, Any] = {"reason": "x", "actor": "ann", "at_us": world.now_us}
+        world.store.release(*CORD, **lift, releases=("good-0",))
+    stop = replace(a_pull(Scope.TENANT, "acme"), actor="bob", reason="STOP", at_us=world.now_us)
+    assert world.store.pull(stop, tells=True) is (how != "as it stands")
+    before = dict(world.store.pulls)
+    with pytest.raises(LedgerError, match="halt:tenant:acme was pulled since, by bob: STOP; look"):
+        opened(world, (), 1, FREEZE, CORD, after_seq=planned)
+    assert dict(world.store.pulls) == before
+    assert opened(world, (), 1, FREEZE, after_seq=planned)
 
 
 def test_two_do_not_go_first_past_one_cord(world: World) -> None:

@@ -20,7 +20,7 @@ from ledger.open_incidents import Incident
 from policies.call import Identity
 from policies.load import load
 from policies.policy import Policy
-from policies.verdict import Level, Pull, Scope
+from policies.verdict import Level, Pull, Reason, Scope
 from proxy import process, recovering
 from proxy.cli.main import cli
 from proxy.control_socket import user_name
@@ -154,7 +154,10 @@ def test_a_release_that_is_known_to_be_good_is_none_to_halt(world: World) -> Non
     assert plan(world).bad == ""
 
 
-@pytest.mark.parametrize("releases, did", [(("v7", "v7"), "v7"), (("v7", "v8"), "")])
+@pytest.mark.parametrize(
+    "releases, did",
+    [(("v7", "v7"), "v7"), (("v7", "v8"), ""), (("v7", GOOD), "v7"), ((GOOD, GOOD), GOOD)],
+)
 def test_where_a_person_opened_it_the_one_release_of_its_runs_did_it(
     world: World, releases: tuple[str, ...], did: str
 ) -> None:
@@ -165,9 +168,11 @@ def test_where_a_person_opened_it_the_one_release_of_its_runs_did_it(
         Scope.TENANT, "acme", "acme", None, "double refunds", "ann", world.now_us
     )
     world.store.pull(Pull(Level.HALT, Scope.TENANT, "acme", "", "ann", world.now_us))
+    who = Identity("r9", "acme", release="whatever")
+    assert world.decided(world.ask("c9", claimant=who)).verdict.reason is Reason.HALTED
     made = plan(world)
-    assert (made.did, made.bad) == (did, did)
-    assert {stamp.release for stamp in made.stamps} == set(releases)
+    assert (made.did, made.bad) == (did, did if did != GOOD else "")
+    assert {stamp.release for stamp in made.stamps} == {*releases, "whatever"}
     assert [cord.rule for cord in made.resumes] == ["halt:tenant:acme"]
 
 
@@ -264,8 +269,10 @@ def test_without_a_proxy_it_halts_narrows_and_records(config: Path) -> None:
         ).fetchall()
     assert pulled == {"r1": f'["{GOOD}"]', "v7": "[]"}
     me = user_name(os.geteuid())
-    (noted, step) = rows
+    (noted, ran, step) = rows
     assert noted[3].startswith(f"recovery onto {GOOD}: runs ")
+    assert ran[3].startswith(f"recovery onto {GOOD}: ran ")
+    assert ran[3].endswith(", which ended with 0")
     assert step[:3] == ("incident.step", "recover", me)
     assert step[3].startswith(f"resumed for {GOOD} alone: prompt mended (release v7 is halted; ")
 

@@ -318,9 +318,9 @@ def test_without_a_proxy_nobody_is_waited_for(config: Path) -> None:
     """What was opened counts when one starts, and is not wider then."""
     one = opened(config, release="v7")
     rolls_back(config, "print('back')")
-    out = said(one.id, "--canary", "1", "--watch", "3600", "--reason", "x", code=10)
+    out = said(one.id, "--canary", "1", "--watch", "3", "--reason", "x", code=10)
     assert "no proxy runs, so none can go first or be judged (start it: pullcord up)" in out
-    out = said(one.id, "--canary", "1", "--watch", "3600", "--reason", "x", code=10)
+    out = said(one.id, "--canary", "1", "--watch", "3", "--reason", "x", code=10)
     assert "| back" not in out  # it is rolled back already
     with closing(open_reader(config / "data")) as reader:
         kept = dict(reader.execute("SELECT subject, but_releases FROM pull"))["r1"]
