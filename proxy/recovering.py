@@ -11,7 +11,7 @@ import shlex
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,7 +135,12 @@ def plan(
         seq=seq,
         is_done=False,
     )
-    flows = not made.waits and trial is None and not (made.bad and not made.stands)
+    return _since(reader, made, policy.pulls.values())
+
+
+def _since(reader: sqlite3.Connection, made: Plan, lines: Iterable[Pull]) -> Plan:
+    """The plan with what the record says was done of it, and became of that."""
+    flows = not made.waits and made.trial is None and not (made.bad and not made.stands)
     is_done = flows and is_recorded(reader, made)
     begun = _begun(reader, made)
     untold, ended = _untold(reader, made, begun)
@@ -144,7 +149,7 @@ def plan(
         is_done=is_done,
         rolled_back=begun.went_on or (begun.runs and not made.waits),
         unrecorded=flows and not is_done and begun.widened,
-        course=course(reader, trial, policy.pulls.values()) if trial is not None else None,
+        course=course(reader, made.trial, lines) if made.trial else None,
         ended=ended,
         untold=untold,
     )

@@ -45,13 +45,19 @@ async def the_id(running: Controlled) -> str:
     return str((await running.asked("GET", "/v1/incidents"))["incidents"][-1]["id"])
 
 
-async def called(running: Controlled, name: str, run: str = "r1", release: str = GOOD) -> Reason:
+async def called(
+    running: Controlled,
+    name: str,
+    run: str = "r1",
+    release: str = GOOD,
+    fault: Reason | None = None,
+) -> Reason:
     """A read as this run, which ends well if it is let through."""
 
     def act(store: Store) -> Reason:
         at_us = running.clock.us
         request = Request("GET", "https", "mail.example", 443, "/inbox")
-        call = ToolCall("mail.read", Effect.READ, "GET /inbox", name.encode() * 32)
+        call = ToolCall("mail.read", Effect.READ, "GET /inbox", name.encode() * 32, fault=fault)
         ask = Ask(name, at_us, Identity(run, "acme", release=release), request, call)
         policy = running.service.decider.policy
         reason = store.admit(ask, policy, decide).verdict.reason
@@ -170,13 +176,25 @@ async def test_where_nobody_came_it_stays_and_can_be_watched_on(
 async def test_where_a_call_is_refused_it_stays(running: Controlled, config: Path) -> None:
     async def comes() -> None:
         await called(running, "a")
-        await running.asked("POST", "/v1/pull", level="halt", scope="tool", subject="mail.read")
-        assert await called(running, "b") is Reason.HALTED
+        fault = Reason.BATCH_OF_WRITES
+        assert await called(running, "b", fault=fault) is fault
 
     watched = await recovered(running, config, comes)
     assert (watched.stands, watched.course.health) == (True, Health.DOUBTFUL)
-    assert watched.course.refused == {"halted by halt:tool:mail.read": 1}
+    assert sum(watched.course.refused.values()) == 1
     assert halts(running)["halt:run:r1"] == ((), ("r1",))
+
+
+async def test_where_another_cord_is_pulled_over_it_it_ends(
+    running: Controlled, config: Path
+) -> None:
+    async def comes() -> None:
+        await called(running, "a")
+        await running.asked("POST", "/v1/pull", level="halt", scope="tool", subject="mail.read")
+
+    watched = await recovered(running, config, comes)
+    assert (watched.stands, watched.course.health) == (False, Health.BAD)
+    assert halts(running)["halt:run:r1"] == ((), None)
 
 
 async def test_where_somebody_pulls_the_cord_again_nothing_is_widened(
