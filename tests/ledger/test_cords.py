@@ -86,6 +86,14 @@ def test_a_second_pull_loosens_nothing(world: World, first: Any, second: Any) ->
     assert len(acts(world)) == 1
 
 
+def test_who_pulls_what_stands_is_in_the_record_where_a_person_does(world: World) -> None:
+    world.store.pull(timed())
+    before = standing(world)
+    assert world.store.pull(timed(actor="bob", reason="STOP"), tells=True) is False
+    assert standing(world) == before
+    assert acts(world)[1:] == [("cord.pulled_again", "bob", "STOP")]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -18,7 +18,7 @@ from policies.policy import Policy
 from policies.recognizing import Recognizing
 from policies.simulated import Asked, Ended, Judged
 from policies.simulating import Simulation
-from policies.verdict import Action, Level, Pull, Reason, Scope
+from policies.verdict import Action, Level, Pull, Reason, Scope, Trial
 
 R1 = Identity("r1", "acme")
 TOOLS = """\
@@ -208,6 +208,22 @@ def test_cords_of_people_stand_and_those_of_rules_are_their_own(
     assert reason(given.judge()) is expected
     given.simulation.moved(pull(actor), is_released=True)
     assert reason(given.judge()) is Reason.ALLOWED
+
+
+def test_a_cord_that_is_narrowed_twice_lets_both_pass(given: Given) -> None:
+    """Each row tells only whom it lets pass as well: a release, or the runs that go first."""
+    given.begin(TOOLS + "releases: {known_good: [v1, v2]}\n")
+    given.simulation.moved(pull(), is_released=False)
+    first = Trial("i1", "v2", ("r1",), 0, 0)
+    for more in ({"but_releases": ("v1",)}, {"trial": first}):
+        given.simulation.moved(replace(pull(), **more), is_released=False)
+
+    def stopped(release: str) -> bool:
+        return reason(given.judge(identity=replace(R1, release=release))) is Reason.HALTED
+
+    assert [stopped(release) for release in ("v1", "v2", "")] == [False, False, True]
+    given.simulation.moved(pull(), is_released=False)
+    assert stopped("v1")
 
 
 def test_a_cord_from_before_the_beginning_stands_whoever_pulled_it(given: Given) -> None:

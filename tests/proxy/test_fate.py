@@ -136,6 +136,60 @@ async def test_a_cord_that_is_pulled_while_the_rollback_runs_is_left(
     assert step["detail"].endswith("; 1 cord, 1 left)")
 
 
+async def test_a_cord_that_is_pulled_as_it_stands_while_the_rollback_runs_is_left(
+    running: Controlled, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it changes but who wants it."""
+    rolls_back(config, "print('back')")
+
+    def rolled(plan: Plan) -> Ran:
+        pulled_anew(running)
+        return Ran(0, "back")
+
+    monkeypatch.setattr(recovering, "roll_back", rolled)
+    out = await beside(await the_id(running), "--reason", "x", "--json", code=10)
+    answer = json.loads(out.splitlines()[-1])
+    assert [cord["rule"] for cord in answer["left"]] == [HALT]
+    cords = halts(running)
+    assert (cords[HALT], cords[FREEZE]) == (((), None), ((GOOD,), None))
+
+
+async def test_no_run_goes_first_past_a_cord_that_is_pulled_while_the_rollback_runs(
+    running: Controlled, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rolls_back(config, "print('back')")
+
+    def rolled(plan: Plan) -> Ran:
+        pulled_anew(running)
+        return Ran(0, "back")
+
+    monkeypatch.setattr(recovering, "roll_back", rolled)
+    words = (await the_id(running), "--canary", "1", "--watch", "0", "--reason", "x")
+    out = await beside(*words, code=2)
+    assert f"{HALT} was pulled since, by " in out
+    assert ": STOP; look: pullcord status; if it may flow all the same, type this again" in out
+    cords = halts(running)
+    assert (cords[HALT], cords[FREEZE]) == (((), None), ((), None))
+
+
+async def test_one_that_is_pulled_between_the_look_and_the_release_is_left(
+    running: Controlled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at once more in the transaction that narrows it."""
+    release = Hand.release
+
+    def late(hand: Hand, body: dict[str, Any]) -> Any:
+        if body["level"] == "freeze":
+            ask(running.data, "POST", "/v1/pull", {**STOP, "level": "freeze"})
+        return release(hand, body)
+
+    monkeypatch.setattr(Hand, "release", late)
+    out = await beside(await the_id(running), "--reason", "x", code=10)
+    assert f"{FREEZE}, to lift it: pullcord thaw tenant acme --reason" in out
+    cords = halts(running)
+    assert (cords[HALT], cords[FREEZE]) == (((GOOD,), None), ((), None))
+
+
 async def test_a_throttle_is_lifted_alone(running: Controlled) -> None:
     """Not with a freeze of its name that is pulled meanwhile."""
     await running.asked("POST", "/v1/release", **{**STOP, "level": "freeze"})
