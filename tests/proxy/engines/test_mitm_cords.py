@@ -192,7 +192,8 @@ async def test_a_websocket_message_that_cannot_be_judged_never_leaves(
         writer.write(frame(b"hello"))
         await reader.read()
         writer.close()
-    assert b"\x81" not in made.received
+    _, _, frames = made.received.partition(b"\r\n\r\n")
+    assert frames[:1] in (b"", b"\x88")  # at most a close, whose masked bytes may be any
 
 
 # A write that is answered by an event stream
