@@ -136,10 +136,8 @@ async def test_a_cord_that_is_pulled_while_the_rollback_runs_is_left(
     assert step["detail"].endswith("; 1 cord, 1 left)")
 
 
-async def test_a_cord_that_is_pulled_as_it_stands_while_the_rollback_runs_is_left(
-    running: Controlled, config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing of it changes but who wants it."""
+def pulled_meanwhile(running: Controlled, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody pulls the cord while the rollback runs."""
     rolls_back(config, "print('back')")
 
     def rolled(plan: Plan) -> Ran:
@@ -147,6 +145,13 @@ async def test_a_cord_that_is_pulled_as_it_stands_while_the_rollback_runs_is_lef
         return Ran(0, "back")
 
     monkeypatch.setattr(recovering, "roll_back", rolled)
+
+
+async def test_a_cord_that_is_pulled_as_it_stands_while_the_rollback_runs_is_left(
+    running: Controlled, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it changes but who wants it."""
+    pulled_meanwhile(running, config, monkeypatch)
     out = await beside(await the_id(running), "--reason", "x", "--json", code=10)
     answer = json.loads(out.splitlines()[-1])
     assert [cord["rule"] for cord in answer["left"]] == [HALT]
@@ -157,13 +162,7 @@ async def test_a_cord_that_is_pulled_as_it_stands_while_the_rollback_runs_is_lef
 async def test_no_run_goes_first_past_a_cord_that_is_pulled_while_the_rollback_runs(
     running: Controlled, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rolls_back(config, "print('back')")
-
-    def rolled(plan: Plan) -> Ran:
-        pulled_anew(running)
-        return Ran(0, "back")
-
-    monkeypatch.setattr(recovering, "roll_back", rolled)
+    pulled_meanwhile(running, config, monkeypatch)
     words = (await the_id(running), "--canary", "1", "--watch", "0", "--reason", "x")
     out = await beside(*words, code=2)
     assert f"{HALT} was pulled since, by " in out
