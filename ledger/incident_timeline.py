@@ -161,14 +161,15 @@ def _refusals(reader: sqlite3.Connection, incident: Incident) -> Iterator[Row]:
 
 
 def _cords(reader: sqlite3.Connection, cords: Sequence[Pulled]) -> Iterator[Row]:
-    """Pulled, narrowed, released: each cord up to its end."""
+    """Pulled, pulled again, narrowed, released: each cord up to its end."""
     seqs = {each for one in cords for each in (one.seq, one.released_seq) if each is not None}
     for seq in sorted(seqs):
         yield from rows(reader, f"{_EVENT} WHERE seq = ?", (seq,))
-    narrowed = f"{_EVENT} WHERE actor IS NOT NULL AND type = ? AND rule = ? AND seq > ? AND seq < ?"
+    moved = f"{_EVENT} WHERE actor IS NOT NULL AND type = ? AND rule = ? AND seq > ? AND seq < ?"
     for one in cords:
         end = 2**62 if one.released_seq is None else one.released_seq
-        yield from rows(reader, narrowed, (EventType.NARROWED, one.rule, one.seq, end))
+        for kind in (EventType.NARROWED, EventType.PULLED_AGAIN):
+            yield from rows(reader, moved, (kind, one.rule, one.seq, end))
 
 
 def _acts(reader: sqlite3.Connection, incident: Incident, limit: int) -> Iterator[Row]:

@@ -132,6 +132,7 @@ def _chart(reader: sqlite3.Connection, chosen: Filter, facts: Answer) -> Answer 
 
 _MARKED = {
     EventType.PULLED: ("pulled", "pulled {}"),
+    EventType.PULLED_AGAIN: ("pulled", "pulled {} again"),
     EventType.RELEASED: ("released", "released {}"),
     EventType.NARROWED: ("released", "narrowed {}"),
     EventType.INCIDENT_OPENED: ("other", "the incident was opened"),

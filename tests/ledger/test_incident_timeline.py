@@ -147,6 +147,7 @@ def test_the_cords_of_a_tree_are_those_of_its_runs(
         world.store.pull(replace(a_pull(subject=subject), at_us=world.now_us))
     world.store.release(Level.HALT, Scope.RUN, "r1", reason="ok", actor="bob",
                         at_us=world.now_us, releases=("v7",))  # fmt: skip
+    world.store.pull(replace(a_pull(subject="child"), actor="eve", at_us=world.now_us), tells=True)
     released(world, Scope.RUN, "child")
     world.store.pull(replace(a_pull(subject="child"), at_us=world.now_us - 3_700_000_000))
     rows = timeline(reader, the_one(world), 100)
@@ -154,6 +155,7 @@ def test_the_cords_of_a_tree_are_those_of_its_runs(
         ("cord.pulled", "child", "ann"),
         ("cord.pulled", "r1", "ann"),
         ("cord.narrowed", "r1", "bob"),
+        ("cord.pulled_again", "child", "eve"),
         ("cord.released", "child", "ann"),
     ]
 
