@@ -18,7 +18,8 @@ import pytest
 
 from tests.end_to_end import origin
 from tests.end_to_end.origin import HOST
-from tests.end_to_end.running import AGENTS, PULLCORD, ROOT, Proxy, free_port
+from tests.end_to_end.running import AGENTS, PULLCORD, ROOT, Proxy
+from tests.ports import free_port
 
 POLICY = """\
 version: 1

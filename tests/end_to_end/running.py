@@ -2,9 +2,7 @@
 
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +16,7 @@ import pytest
 import requests
 
 from tests.end_to_end.upstreams.journal import Journal, Seen
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = Path(__file__).with_name("launch.py")
@@ -107,7 +106,7 @@ class Proxy:
     policy: str
     upstream_ca: Path
     routes: Mapping[str, int]
-    port: int = field(default_factory=lambda: free_port())
+    port: int = field(default_factory=free_port)
     process: "subprocess.Popen[str] | None" = None
     runs: int = 0
     workers: int = int(os.environ.get("WORKERS", "1"))
@@ -234,15 +233,3 @@ class Proxy:
 
 StartProxy = Callable[[str], Proxy]
 """Starts a proxy on the text of a policy."""
-
-
-def free_port() -> int:
-    """A port below those that the kernel hands out, so that it is still ours after a restart."""
-    for port in random.sample(range(18_000, 32_000), 200):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise OSError("no free port between 18000 and 32000")

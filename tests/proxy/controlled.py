@@ -1,9 +1,8 @@
 """A proxy without an engine, with its control API open at both doors, for the tests of that API."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from proxy.gate import Gate
 from proxy.identity import Credentials
 from proxy.live import Live
 from proxy.settings import Settings
+from tests.ports import free_port
 
 NOW_US = 1_800_000_000_000_000
 
@@ -162,17 +162,11 @@ class Controlled:
         return [dict(zip(names, row, strict=True)) for row in found]
 
 
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @asynccontextmanager
 async def controlled(root: Path, policy: str = POLICY) -> AsyncIterator[Controlled]:
     """Until the end of the block, when rows that wait are written."""
     (root / "policy.yaml").write_text(policy, "utf-8")
-    clock, port = FakeClock(), unused_port()
+    clock, port = FakeClock(), free_port()
     data = root / "data"
     store = Store.open(data, secret_keys.vault_key(data), clock.now_us)
     settings = Settings(config=root, data=data, identity="open", control=f"127.0.0.1:{port}")
@@ -181,12 +175,11 @@ async def controlled(root: Path, policy: str = POLICY) -> AsyncIterator[Controll
     service.listening = "127.0.0.1:8640"
     gate = Gate(service.decider, clock, "open")
     await service.fleet.join(InProcess(gate, Worker("w1", 1, "", clock.us)))
-    at_socket = await control.serve(control.build(service), data / SOCKET)
-    at_port = await control.serve_port(service, f"127.0.0.1:{port}")
-    try:
+    async with AsyncExitStack() as closing_last:
+        closing_last.callback(store.close)
+        closing_last.push_async_callback(service.decider.stop)
+        at_socket = await control.serve(control.build(service), data / SOCKET)
+        closing_last.push_async_callback(at_socket.cleanup)
+        at_port = await control.serve_port(service, f"127.0.0.1:{port}")
+        closing_last.push_async_callback(at_port.cleanup)
         yield Controlled(service, file, gate, clock, data, port)
-    finally:
-        await at_port.cleanup()
-        await at_socket.cleanup()
-        await service.decider.stop()
-        store.close()

@@ -8,7 +8,8 @@ import pytest
 
 from proxy.cli.main import exit_code
 from proxy.control_client import PortUnreachable, Refused, Unreachable, ask
-from tests.proxy.controlled import Controlled, controlled, unused_port
+from tests.ports import free_port
+from tests.proxy.controlled import Controlled, controlled
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ async def test_a_port_without_a_proxy_is_no_reason_to_act_on_the_ledger_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be the end of a tunnel: the ledger here is then another's."""
-    monkeypatch.setenv("PULLCORD_CONTROL", f"127.0.0.1:{unused_port()}")
+    monkeypatch.setenv("PULLCORD_CONTROL", f"127.0.0.1:{free_port()}")
     monkeypatch.setenv("PULLCORD_OPERATOR_TOKEN", "secret")
     with pytest.raises(PortUnreachable, match="PULLCORD_CONTROL") as nobody:
         await asked_port(tmp_path)

@@ -29,7 +29,7 @@ from proxy.control_client import TOKEN_FILE
 from proxy.dial import system_resolver
 from proxy.serve import running
 from proxy.settings import Settings
-from tests.proxy.controlled import unused_port
+from tests.ports import free_port
 from tests.proxy.engines.conftest import Proxy, whole_answer
 
 # Every way to write this machine: a policy that allows them all is no excuse.
@@ -176,7 +176,7 @@ async def besieged(root: Path, upstream_port: int = 80) -> AsyncIterator[Agent]:
     async def resolve(host: str, port: int) -> Any:
         return await look_up("127.0.0.1" if host.endswith(".test") else host, port)
 
-    config, port = root / "config", unused_port()
+    config, port = root / "config", free_port()
     config.mkdir()
     policy = POLICY.replace("PORT", str(port)).replace("WEB", str(upstream_port))
     (config / "policy.yaml").write_text(policy)
