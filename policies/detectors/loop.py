@@ -55,6 +55,10 @@ class Bucket:
         self.until_us = max(at_us, self.until_us) + self.every_us
         return self.until_us - at_us > self.burst * self.every_us
 
+    def may_fire(self, at_us: int) -> bool:
+        """Whether `take` would say so; with a burst of at least one."""
+        return self.until_us - at_us > (self.burst - 1) * self.every_us
+
 
 class Repeats:
     """What is remembered of a run in which something repeats: buckets, and what they took lately,
@@ -71,6 +75,15 @@ class Repeats:
         self.evidence: list[tuple[str, str]] = []
         self.since_us = 0
 
+    def may_fire(self, at_us: int) -> bool:
+        return (
+            self.alert.may_fire(at_us)
+            or self.fast.may_fire(at_us)
+            or self.trip.may_fire(at_us)
+            or self.same_alert.may_fire(at_us)
+            or self.same_trip.may_fire(at_us)
+        )
+
     def note(self, step: Step) -> None:
         if step.at_us > max(self.alert.until_us, self.same_alert.until_us):
             self.evidence, self.since_us = [], step.at_us  # what was repeated before is over
@@ -86,6 +99,11 @@ class Loop:
     _batch: int = 0
     _counted: tuple[int, int] = (-1, 0)
     _repeats: Repeats | None = None
+
+    def may_find(self, step: Step, progress: Progress) -> bool:
+        """No bucket is so full that one more repeat would be too many."""
+        repeats = self._repeats
+        return repeats is not None and step.kind is Kind.TOOL and repeats.may_fire(step.at_us)
 
     def feed(self, step: Step, progress: Progress) -> Finding | None:
         """`progress` has seen the step already."""

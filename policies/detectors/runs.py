@@ -1,7 +1,9 @@
 """All detectors over all runs: each settled call goes in once, in order; what they find comes out.
 
 Those that stop a run at its next call, D1 to D4, say so `at_once`. The others may do it a moment
-`later`, before the next step and when nobody waits. The same is found either way.
+`later`, before the next step and when nobody waits. The same is found either way. Whoever settles a
+call waits for what is found at once, and over most calls nothing can be: `may_find` knows those by
+a look, and then both may be done a moment later.
 
 State is bounded: of runs and of trees those that were not heard of for longest are forgotten, which
 may delay a finding and never undoes one.
@@ -46,6 +48,14 @@ class DetectorError(Exception):
         self.detector = detector
 
 
+class Prompt(Detector, Protocol):
+    """One that cannot wait."""
+
+    def may_find(self, step: Step, progress: Progress) -> bool:
+        """Whether `feed` might find anything over the step, which nobody has seen yet: a no is
+        certain."""
+
+
 class OfMany(Detector, Protocol):
     """One over all runs."""
 
@@ -76,7 +86,7 @@ DETECTORS: Mapping[str, Kind] = {
 }
 
 
-def _made(per: str, limits: Mapping[str, Any], *, may_wait: bool = False) -> tuple[Detector, ...]:
+def _made(per: str, limits: Mapping[str, Any], *, may_wait: bool = False) -> tuple[Any, ...]:
     return tuple(
         kind.make(limits.get(name, kind.limits))
         for name, kind in DETECTORS.items()
@@ -95,7 +105,7 @@ class Run:
 
     root: str
     progress: Progress
-    at_once: tuple[Detector, ...]
+    at_once: tuple[Prompt, ...]
     later: tuple[Detector, ...]
 
 
@@ -103,7 +113,7 @@ class Run:
 class Tree:
     """What is remembered of a run with its descendants."""
 
-    detectors: tuple[Detector, ...]
+    detectors: tuple[Prompt, ...]
     hopping: Hopping
 
 
@@ -124,16 +134,32 @@ class Runs:
     _tools: Used = field(default_factory=dict)
     _releases: Used = field(default_factory=dict)
     _fleet: tuple[Any, ...] = ()
+    _new: Run = field(init=False)  # as every run begins; never fed
     _last: tuple[Step, Run] | None = None  # of which `later` was not asked yet
 
     def __post_init__(self) -> None:
         self._fleet = _made("fleet", self.limits, may_wait=True)
+        self._new = self._begun("", 0)
 
     def feed(self, step: Step) -> list[Finding]:
         """What is found. Raises DetectorError where one of them raised anything: then the run (and
         what failed, if it is of many) begins anew after this step."""
         found = self.at_once(step)
         return found + self.later()
+
+    def may_find(self, step: Step) -> bool:
+        """Whether anything may be found `at_once` over the step, before any other is fed: a no is
+        certain. Of most calls a few numbers of their run tell, and nothing is changed."""
+        run = self._runs.get(step.run) or self._new
+        for at in run.at_once:
+            if at.may_find(step, run.progress):
+                return True
+        if not step.depth and step.root not in self._trees:
+            return False
+        tree = self._trees.get(step.root)
+        if tree is None or tree.hopping.may_find(step, run.progress):
+            return True
+        return any(at.may_find(step, run.progress) for at in tree.detectors)
 
     def at_once(self, step: Step) -> list[Finding]:
         """What is found by those that cannot wait. `later` follows, before any other step. Raises
@@ -236,14 +262,16 @@ class Runs:
     def _run(self, step: Step) -> Run:
         run = self._runs.get(step.run)
         if run is None:
-            now, later = (_made("run", self.limits, may_wait=late) for late in (False, True))
-            run = Run(step.root, Progress.begun(step.at_us), now, later)
-            self._runs[step.run] = run
+            run = self._runs[step.run] = self._begun(step.root, step.at_us)
             if len(self._runs) > RUNS_MAX:
                 self._runs.popitem(last=False)
         else:
             self._runs.move_to_end(step.run)
         return run
+
+    def _begun(self, root: str, at_us: int) -> Run:
+        now, later = (_made("run", self.limits, may_wait=late) for late in (False, True))
+        return Run(root, Progress.begun(at_us), now, later)
 
     def _tree(self, step: Step) -> Tree:
         return kept(self._trees, step.root, self._new_tree, TREES_MAX)

@@ -105,12 +105,18 @@ class Signals:
     def feed(self, step: Step, credit_milli: int) -> None:
         """`credit_milli` is what its run's progress earned by it."""
         counts = self._counts(step, credit_milli)
-        if not counts:
-            return
+        if counts:
+            self._add(step, counts, is_model=step.kind is Kind.MODEL)
+
+    def earned(self, step: Step, credit_milli: int) -> None:
+        """What a step earned that was fed without."""
+        if credit_milli:
+            self._add(step, [(CREDIT, credit_milli)])
+
+    def _add(self, step: Step, counts: list[tuple[int, int]], *, is_model: bool = False) -> None:
         at_us = step.ended_us or step.at_us
         run = self._run(step)
-        if step.kind is Kind.MODEL:
-            run.steps += 1
+        run.steps += is_model
         own = (self._tenant(step.tenant), run) if step.tenant else (run,)
         for ring in (self._fleet, *own):
             begin = ring.at(at_us)
