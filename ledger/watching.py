@@ -141,7 +141,11 @@ class Watch:
         if runs is None:
             return []
         found = self.follow() if self._last is not None else []
-        self._last, self._is_fed = step, _may_find(runs, step)
+        self._last = step
+        try:
+            self._is_fed = runs.may_find(step)
+        except Exception:  # a look that fails tells nothing: then those are asked that it is for
+            self._is_fed = True
         if self._is_fed:
             found += self._found(runs, step, partial(runs.at_once, step))
             self._waiting.append((step, runs.earned_milli, False))
@@ -205,14 +209,6 @@ class Watch:
     def lost(self) -> None:
         """The transaction in which calls were fed has failed: they will be fed again."""
         self._runs = None
-
-
-def _may_find(runs: Runs, step: Step) -> bool:
-    """A look that fails tells nothing: then those that it is for are asked."""
-    try:
-        return runs.may_find(step)
-    except Exception:
-        return True
 
 
 def _limits(rules: Mapping[str, Rule]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from policies.detectors import (
     spiral,
     write_spike,
 )
+from policies.detectors.calm import Calm, Prompt, calm, is_cheap, may_find
 from policies.detectors.hopping import Hopping
 from policies.detectors.kept import kept
 from policies.detectors.progress import Progress
@@ -46,14 +47,6 @@ class DetectorError(Exception):
     def __init__(self, detector: str, cause: Exception) -> None:
         super().__init__(f"{detector} failed: {type(cause).__name__}")
         self.detector = detector
-
-
-class Prompt(Detector, Protocol):
-    """One that cannot wait."""
-
-    def may_find(self, step: Step, progress: Progress) -> bool:
-        """Whether `feed` might find anything over the step, which nobody has seen yet: a no is
-        certain."""
 
 
 class OfMany(Detector, Protocol):
@@ -107,6 +100,7 @@ class Run:
     progress: Progress
     at_once: tuple[Prompt, ...]
     later: tuple[Detector, ...]
+    calm: Calm
 
 
 @dataclass(slots=True)
@@ -149,17 +143,17 @@ class Runs:
 
     def may_find(self, step: Step) -> bool:
         """Whether anything may be found `at_once` over the step, before any other is fed: a no is
-        certain. Of most calls a few numbers of their run tell, and nothing is changed."""
+        certain. Nothing is changed."""
         run = self._runs.get(step.run) or self._new
-        for at in run.at_once:
-            if at.may_find(step, run.progress):
-                return True
+        is_calm = step.kind in run.calm and is_cheap(step)
+        if not is_calm and may_find(run.at_once, step, run.progress):
+            return True
         if not step.depth and step.root not in self._trees:
             return False
         tree = self._trees.get(step.root)
         if tree is None or tree.hopping.may_find(step, run.progress):
             return True
-        return any(at.may_find(step, run.progress) for at in tree.detectors)
+        return may_find(tree.detectors, step, run.progress)
 
     def at_once(self, step: Step) -> list[Finding]:
         """What is found by those that cannot wait. `later` follows, before any other step. Raises
@@ -182,6 +176,7 @@ class Runs:
         except Exception as error:
             self._drop(step, at)
             raise DetectorError(_name(at), error) from error
+        run.calm = calm(run.at_once, run.progress)
         self.earned_milli = run.progress.credit
         self._last = step, run
         return [self._suspected(one, step) for one in found] if found else found
@@ -271,7 +266,8 @@ class Runs:
 
     def _begun(self, root: str, at_us: int) -> Run:
         now, later = (_made("run", self.limits, may_wait=late) for late in (False, True))
-        return Run(root, Progress.begun(at_us), now, later)
+        progress = Progress.begun(at_us)
+        return Run(root, progress, now, later, calm(now, progress))
 
     def _tree(self, step: Step) -> Tree:
         return kept(self._trees, step.root, self._new_tree, TREES_MAX)

@@ -5,11 +5,13 @@ certain, and changes nothing.
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from policies.detectors import burn, fan_out, loop, spiral
-from policies.detectors.runs import Runs
+from policies.detectors.calm import CHEAP_MICROUSD, CHEAP_TOKENS
+from policies.detectors.runs import DetectorError, Runs
 from policies.detectors.step import Finding, Kind, Step
 from tests.policies.runs_of import CASES, START_US, Row, steps
 
@@ -80,6 +82,26 @@ def test_so_it_is_in_runs_and_trees_of_all_kinds(seed: int, limits: dict[str, ob
     assert found == said(mixed(seed), Runs(limits), looks=False)[0]
     assert {one.detector for one in found} >= set(limits)
     assert quiet > 20
+
+
+@pytest.mark.parametrize("more", [{"spend_microusd": 1_000_000}, {"tokens": 500_000}, {}])
+def test_a_dear_call_is_looked_at_more_closely(more: dict[str, Any]) -> None:
+    runs = Runs()
+    call = Step(START_US, Kind.MODEL, "m", "r", "r", "acme", spend_microusd=CHEAP_MICROUSD)
+    call.tokens = CHEAP_TOKENS
+    assert not runs.may_find(replace(call, **more))
+    runs.feed(replace(call, **more))
+    assert runs.may_find(replace(call, **more)) is bool(more)
+
+
+def test_limits_that_cannot_be_compared_are_for_the_detector_to_tell() -> None:
+    runs = Runs({burn.NAME: burn.Limits(trip_microusd="much")})  # type: ignore[arg-type]
+    call = Step(START_US, Kind.MODEL, "m", "r", "r", "acme", spend_microusd=1)
+    with pytest.raises(TypeError):
+        runs.may_find(call)
+    runs.feed(call)
+    with pytest.raises(DetectorError, match="burn failed: TypeError"):
+        [runs.feed(call) for _ in range(5)]
 
 
 def test_nothing_is_to_be_found_in_a_healthy_run() -> None:
