@@ -214,9 +214,12 @@ async def test_without_another_call_it_is_acted_on_just_the_same(tmp_path, a_pol
 async def test_what_may_wait_waits_for_the_writer_once_however_many_calls_end(world, monkeypatch):
     decider, policy, _ = world
     asked, later = [], asyncio.get_running_loop().call_later
-    monkeypatch.setattr(
-        decider._loop, "call_later", lambda *args: (asked.append(args), later(*args))[1]
-    )
+
+    def call_later(seconds, act):
+        asked.append(act)
+        return later(seconds, act)
+
+    monkeypatch.setattr(decider._loop, "call_later", call_later)
     ask = an_ask(policy)
     await decider.admit(ask, policy)
     await asyncio.to_thread(decider._writing.acquire)
@@ -229,7 +232,7 @@ async def test_what_may_wait_waits_for_the_writer_once_however_many_calls_end(wo
         decider._writing.release()
     await settled
     monkeypatch.undo()
-    assert [act for _, act in asked] == [decider._follow_late]
+    assert asked == [decider._follow_late]
     async with asyncio.timeout(5):
         while decider._store.is_behind or decider._follows_late:
             await asyncio.sleep(0.005)
