@@ -4,7 +4,8 @@ Those that stop a run at its next call, D1 to D4, say so `at_once`. The others m
 `later`, before the next step and when nobody waits. The same is found either way.
 
 State is bounded: of runs and of trees those that were not heard of for longest are forgotten, which
-may delay a finding and never undoes one.
+may delay a finding and never undoes one. What is known of a run that is only quiet is kept, packed
+(resting.py).
 """
 
 from collections import OrderedDict
@@ -26,6 +27,7 @@ from policies.detectors.hopping import Hopping
 from policies.detectors.kept import kept
 from policies.detectors.progress import Progress
 from policies.detectors.releases import Releases
+from policies.detectors.resting import Resting
 from policies.detectors.step import Finding, Severity, Step, Subject
 from policies.verdict import Scope, tool_of
 
@@ -97,6 +99,7 @@ class Run:
     progress: Progress
     at_once: tuple[Detector, ...]
     later: tuple[Detector, ...]
+    heard_us: int = 0
 
 
 @dataclass(slots=True)
@@ -119,15 +122,19 @@ class Runs:
 
     limits: Mapping[str, Any] = field(default_factory=dict)
     earned_milli: int = 0
-    _runs: OrderedDict[str, Run] = field(default_factory=OrderedDict)
+    _runs: Resting[Run] = field(init=False)
     _trees: OrderedDict[str, Tree] = field(default_factory=OrderedDict)
     _tools: Used = field(default_factory=dict)
     _releases: Used = field(default_factory=dict)
     _fleet: tuple[Any, ...] = ()
+    _new: Run = field(init=False)  # as every run begins; never fed
     _last: tuple[Step, Run] | None = None  # of which `later` was not asked yet
 
     def __post_init__(self) -> None:
         self._fleet = _made("fleet", self.limits, may_wait=True)
+        self._new = self._begun("", 0)
+        limits = [self.limits.get(name, kind.limits) for name, kind in DETECTORS.items()]
+        self._runs = Resting(self._new, limits)
 
     def feed(self, step: Step) -> list[Finding]:
         """What is found. Raises DetectorError where one of them raised anything: then the run (and
@@ -166,6 +173,7 @@ class Runs:
         if self._last is None:
             return []
         (step, run), self._last = self._last, None
+        run.heard_us = step.ended_us or step.at_us
         if self._tools.get(step.tool, _NOBODY) not in (step.tenant, None):
             _used(self._tools, step.tool, step.tenant)
         if self._releases.get(step.release, _NOBODY) not in (step.tenant, None):
@@ -180,10 +188,11 @@ class Runs:
         except Exception as error:
             self._drop(step, at)
             raise DetectorError(_name(at), error) from error
+        self._runs.rest(run.heard_us)
         return [self._suspected(one, step) for one in found] if found else found
 
     def _drop(self, step: Step, failed: Any) -> None:
-        self._runs.pop(step.run, None)
+        self._runs.pop(step.run)
         self._trees.pop(step.root, None)
         anew = zip(self._fleet, _made("fleet", self.limits, may_wait=True), strict=True)
         self._fleet = tuple(new if old is failed else old for old, new in anew)
@@ -195,9 +204,7 @@ class Runs:
         if scope is Scope.RUN:
             run = subject
         if run:
-            for one in [name for name, known in self._runs.items() if known.root == run]:
-                del self._runs[one]
-            self._runs.pop(run, None)
+            self._runs.pop_tree(run)
             self._trees.pop(run, None)
             for tree in self._trees.values():
                 tree.hopping.forget(run)
@@ -236,14 +243,16 @@ class Runs:
     def _run(self, step: Step) -> Run:
         run = self._runs.get(step.run)
         if run is None:
-            now, later = (_made("run", self.limits, may_wait=late) for late in (False, True))
-            run = Run(step.root, Progress.begun(step.at_us), now, later)
-            self._runs[step.run] = run
+            run = self._runs[step.run] = self._begun(step.root, step.at_us)
             if len(self._runs) > RUNS_MAX:
-                self._runs.popitem(last=False)
+                self._runs.pop_oldest()
         else:
             self._runs.move_to_end(step.run)
         return run
+
+    def _begun(self, root: str, at_us: int) -> Run:
+        now, later = (_made("run", self.limits, may_wait=late) for late in (False, True))
+        return Run(root, Progress.begun(at_us), now, later)
 
     def _tree(self, step: Step) -> Tree:
         return kept(self._trees, step.root, self._new_tree, TREES_MAX)
