@@ -42,7 +42,7 @@ _TOOL, _MODEL = [
     Step(0, kind, "", "", "", spend_microusd=CHEAP_MICROUSD, tokens=CHEAP_TOKENS)
     for kind in (Kind.TOOL, Kind.MODEL)
 ]
-_CALMS: dict[tuple[bool, bool], Calm] = {  # one for ten thousand runs
+CALMS: dict[tuple[bool, bool], Calm] = {  # one for ten thousand runs
     (False, False): (),
     (True, False): (Kind.TOOL,),
     (False, True): (Kind.MODEL,),
@@ -54,6 +54,6 @@ def calm(detectors: Iterable[Prompt], progress: Progress) -> Calm:
     """Of a run as it is now; nothing where the look fails, which is for the detectors to tell."""
     try:
         tool = not may_find(detectors, _TOOL, progress)
-        return _CALMS[tool, not may_find(detectors, _MODEL, progress)]
+        return CALMS[tool, not may_find(detectors, _MODEL, progress)]
     except Exception:
         return ()

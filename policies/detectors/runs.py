@@ -6,7 +6,8 @@ call waits for what is found at once, and over most calls nothing can be: `may_f
 a look, and then both may be done a moment later.
 
 State is bounded: of runs and of trees those that were not heard of for longest are forgotten, which
-may delay a finding and never undoes one.
+may delay a finding and never undoes one. What is known of a run that is only quiet is kept, packed
+(resting.py).
 """
 
 from collections import OrderedDict
@@ -24,11 +25,12 @@ from policies.detectors import (
     spiral,
     write_spike,
 )
-from policies.detectors.calm import Calm, Prompt, calm, is_cheap, may_find
+from policies.detectors.calm import CALMS, Calm, Prompt, calm, is_cheap, may_find
 from policies.detectors.hopping import Hopping
 from policies.detectors.kept import kept
 from policies.detectors.progress import Progress
 from policies.detectors.releases import Releases
+from policies.detectors.resting import Resting
 from policies.detectors.step import Finding, Severity, Step, Subject
 from policies.verdict import Scope, tool_of
 
@@ -101,6 +103,7 @@ class Run:
     at_once: tuple[Prompt, ...]
     later: tuple[Detector, ...]
     calm: Calm
+    heard_us: int = 0
 
 
 @dataclass(slots=True)
@@ -123,7 +126,7 @@ class Runs:
 
     limits: Mapping[str, Any] = field(default_factory=dict)
     earned_milli: int = 0
-    _runs: OrderedDict[str, Run] = field(default_factory=OrderedDict)
+    _runs: Resting[Run] = field(init=False)
     _trees: OrderedDict[str, Tree] = field(default_factory=OrderedDict)
     _tools: Used = field(default_factory=dict)
     _releases: Used = field(default_factory=dict)
@@ -134,6 +137,8 @@ class Runs:
     def __post_init__(self) -> None:
         self._fleet = _made("fleet", self.limits, may_wait=True)
         self._new = self._begun("", 0)
+        limits = [self.limits.get(name, kind.limits) for name, kind in DETECTORS.items()]
+        self._runs = Resting(self._new, (*limits, *CALMS.values()))
 
     def feed(self, step: Step) -> list[Finding]:
         """What is found. Raises DetectorError where one of them raised anything: then the run (and
@@ -144,11 +149,15 @@ class Runs:
     def may_find(self, step: Step) -> bool:
         """Whether anything may be found `at_once` over the step, before any other is fed: a no is
         certain. Nothing is changed."""
+        known = self._runs.calm(step.run)
+        is_calm = step.kind in (self._new.calm if known is None else known) and is_cheap(step)
+        in_tree = step.depth > 0 or step.root in self._trees
+        if is_calm and not in_tree:
+            return False
         run = self._runs.get(step.run) or self._new
-        is_calm = step.kind in run.calm and is_cheap(step)
         if not is_calm and may_find(run.at_once, step, run.progress):
             return True
-        if not step.depth and step.root not in self._trees:
+        if not in_tree:
             return False
         tree = self._trees.get(step.root)
         if tree is None or tree.hopping.may_find(step, run.progress):
@@ -187,6 +196,7 @@ class Runs:
         if self._last is None:
             return []
         (step, run), self._last = self._last, None
+        run.heard_us = step.ended_us or step.at_us
         if self._tools.get(step.tool, _NOBODY) not in (step.tenant, None):
             _used(self._tools, step.tool, step.tenant)
         if self._releases.get(step.release, _NOBODY) not in (step.tenant, None):
@@ -201,10 +211,11 @@ class Runs:
         except Exception as error:
             self._drop(step, at)
             raise DetectorError(_name(at), error) from error
+        self._runs.rest(run.heard_us)
         return [self._suspected(one, step) for one in found] if found else found
 
     def _drop(self, step: Step, failed: Any) -> None:
-        self._runs.pop(step.run, None)
+        self._runs.pop(step.run)
         self._trees.pop(step.root, None)
         anew = zip(self._fleet, _made("fleet", self.limits, may_wait=True), strict=True)
         self._fleet = tuple(new if old is failed else old for old, new in anew)
@@ -216,9 +227,7 @@ class Runs:
         if scope is Scope.RUN:
             run = subject
         if run:
-            for one in [name for name, known in self._runs.items() if known.root == run]:
-                del self._runs[one]
-            self._runs.pop(run, None)
+            self._runs.pop_tree(run)
             self._trees.pop(run, None)
             for tree in self._trees.values():
                 tree.hopping.forget(run)
@@ -259,7 +268,7 @@ class Runs:
         if run is None:
             run = self._runs[step.run] = self._begun(step.root, step.at_us)
             if len(self._runs) > RUNS_MAX:
-                self._runs.popitem(last=False)
+                self._runs.pop_oldest()
         else:
             self._runs.move_to_end(step.run)
         return run
