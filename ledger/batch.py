@@ -13,6 +13,7 @@ from ledger.chain import Head
 from ledger.cords import CordName
 from ledger.events import PROGRAM, Journal
 from ledger.open_incidents import OpenIncidents
+from ledger.recent import Recent
 from ledger.records import Bearer, Claimant, Worker
 from ledger.redact import redact
 from ledger.sqlite import sqlite3
@@ -21,7 +22,7 @@ from ledger.steps import Forgotten
 from ledger.tally import Tally
 from ledger.tokens import Resolved, Token
 from ledger.watching import Found, Watch
-from ledger.windows import Committed, InFlight, Leases, Windows, packed
+from ledger.windows import COMMITTED_MAX, Committed, InFlight, Leases, Windows, packed
 from policies.call import Identity
 from policies.detectors.step import Step
 from policies.policy import Policy
@@ -52,8 +53,8 @@ class Memory:
     pulls: Pulls = field(default_factory=dict)
     open_calls: OpenCalls = field(default_factory=dict)
     policies: dict[str, int] = field(default_factory=dict)
-    tokens: dict[bytes, Token] = field(default_factory=dict)
-    windows: Committed = field(default_factory=dict)
+    tokens: Recent[bytes, Token] = field(default_factory=lambda: Recent(TOKENS_MAX))
+    windows: Committed = field(default_factory=lambda: Committed(COMMITTED_MAX))
     in_flight: InFlight = field(default_factory=dict)
     unpriced: set[str] = field(default_factory=set)
     workers: Mapping[str, Worker] = field(default_factory=dict)
@@ -100,6 +101,7 @@ class Batch:
         if token is None:
             token = tokens.by_hash(self.conn, claimant.token_hash)
             if token is not None and not self._tokens_changed:
+                self._memory.tokens.turn(now_us)
                 self._memory.tokens[claimant.token_hash] = token
         return tokens.checked(token, claimant, now_us)
 
@@ -324,5 +326,3 @@ class Batch:
         memory.policies |= self._policies
         memory.unpriced |= self._unpriced
         self.windows.remember()
-        if len(memory.tokens) > TOKENS_MAX:
-            memory.tokens.clear()

@@ -14,7 +14,9 @@ from policies.detectors.step import Step
 
 def follow(batch: Batch, step: Step) -> None:
     """The row of the step has been told, or is told next."""
-    act_on(batch, batch.fed(step))
+    found = batch.fed(step)
+    if found:
+        act_on(batch, found)
 
 
 def act_on(batch: Batch, found: Iterable[Found]) -> None:

@@ -20,7 +20,7 @@ from ledger.redact import MARK
 from ledger.sqlite import sqlite3
 from ledger.states import CallState, EventType
 from ledger.steps import Forgotten, Reader
-from ledger.windows import Committed, InFlight, Leases, Windows
+from ledger.windows import COMMITTED_MAX, Committed, InFlight, Leases, Windows
 from policies.call import Draw, Identity, ToolCall
 from policies.ceilings import Count
 from policies.detectors.step import Step
@@ -144,7 +144,7 @@ class Scratch:
 
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
-        self._committed: Committed = {}
+        self._committed = Committed(COMMITTED_MAX)
         self._in_flight: InFlight = {}
         self._windows = Windows(conn, self._committed, self._in_flight)
 

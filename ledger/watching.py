@@ -1,5 +1,7 @@
 """The detectors over one ledger: each settled call and each act of a run is fed once, in the order
-of the record, inside the transaction that records it. Those that may wait are fed right after it.
+of the record. What stops a run at once is found inside the transaction that records the step. Those
+that may wait are fed right after it, and so are all with a step over which nothing can be found at
+once: whoever settled the call does not wait for that.
 
 What they remember is not stored. It is a function of the record: after a start, an edit of their
 limits, or a transaction that failed after they were fed, it is made again from the newest rows. A
@@ -49,6 +51,10 @@ class Found(NamedTuple):
     pull: Pull | None
 
 
+_Uncounted = tuple[Step, int, bool]
+"""A step, what it earned, and whether the signals have all but that already."""
+
+
 class Watch:
     """Part of the store's memory; only its thread calls, but for the signals."""
 
@@ -60,7 +66,8 @@ class Watch:
         self._last: Step | None = None  # of which `follow` was not asked yet
         self._failed_us: int | None = None
         self._signals = Signals()
-        self._waiting: deque[tuple[Step, int]] = deque()
+        self._is_fed = False  # to those that cannot wait
+        self._waiting: deque[_Uncounted] = deque()
         self._counting = Lock()
 
     @property
@@ -75,7 +82,9 @@ class Watch:
             return
         try:
             while self._waiting:
-                self._signals.feed(*self._waiting.popleft())
+                step, credit_milli, is_counted = self._waiting.popleft()
+                count = self._signals.earned if is_counted else self._signals.feed
+                count(step, credit_milli)
         finally:
             self._counting.release()
 
@@ -126,14 +135,22 @@ class Watch:
     def feed(self, step: Step) -> list[Found]:
         """What is found over one step by those that cannot wait, of detectors that are not off;
         before it what `follow` has not told yet. A detector that fails is a reason to halt the run
-        whose step it was, and no other."""
+        whose step it was, and no other; over a step of which nothing else is to be said `follow`
+        tells so."""
         runs = self._runs
         if runs is None:
             return []
         found = self.follow() if self._last is not None else []
-        found += self._found(runs, step, partial(runs.at_once, step))
-        self._waiting.append((step, runs.earned_milli))
         self._last = step
+        try:
+            self._is_fed = runs.may_find(step)
+        except Exception:  # a look that fails tells nothing: then those are asked that it is for
+            self._is_fed = True
+        if self._is_fed:
+            found += self._found(runs, step, partial(runs.at_once, step))
+            self._waiting.append((step, runs.earned_milli, False))
+        else:
+            self._waiting.append((step, 0, False))
         return found
 
     @property
@@ -145,9 +162,23 @@ class Watch:
         runs, step, self._last = self._runs, self._last, None
         if runs is None or step is None:
             return []
+        found = [] if self._is_fed else self._late(runs, step)
         if len(self._waiting) >= WAITING_MAX:
             self._count(patient=False)
-        return self._found(runs, step, runs.later)
+        return found + self._found(runs, step, runs.later)
+
+    def _late(self, runs: Runs, step: Step) -> list[Found]:
+        """Feed those that cannot wait with a step over which they find nothing: what is not empty
+        is that one of them failed."""
+        found = self._found(runs, step, partial(runs.at_once, step))
+        if runs.earned_milli:
+            try:
+                self._waiting.pop()  # the step itself, without what it earned
+                is_counted = False
+            except IndexError:  # somebody has read the signals meanwhile
+                is_counted = True
+            self._waiting.append((step, runs.earned_milli, is_counted))
+        return found
 
     def _found(self, runs: Runs, step: Step, ask: Callable[[], list[Finding]]) -> list[Found]:
         try:

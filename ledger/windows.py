@@ -6,11 +6,11 @@ Places in flight are no rows at all: they are the leases of the calls that are o
 """
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from typing import NamedTuple
 
 import orjson
 
+from ledger.recent import Recent
 from ledger.sqlite import sqlite3
 from policies import bounds, ceilings
 from policies.call import Draw, Identity, ToolCall
@@ -22,13 +22,13 @@ from policies.verdict import Pulls
 Name = tuple[str, str]
 """A window: what is counted, and for whom."""
 
-Committed = dict[Name, Window]
+Committed = Recent[Name, Window]
 """Windows as the database holds them, for those that were looked at lately."""
 
 InFlight = dict[Name, int]
 """How many open calls hold a place, by window."""
 
-COMMITTED_MAX = 32_768  # some 26 MB; beyond it the older half is read again when it is wanted
+COMMITTED_MAX = 32_768  # some 26 MB; beyond it the stalest are read again when they are wanted
 
 # An enumeration's members are slow to look up, and every call asks for these.
 _IN_FLIGHT, _DESTINATIONS = Count.IN_FLIGHT, Count.DESTINATIONS
@@ -236,10 +236,8 @@ class Windows:
 
     def remember(self) -> None:
         """After the commit."""
-        if len(self._committed) > COMMITTED_MAX:
-            for name in list(islice(self._committed, COMMITTED_MAX // 2)):
-                del self._committed[name]
-        for name, (_, window, _) in self._charged.items():
+        for name, (_, window, now_us) in self._charged.items():
+            self._committed.turn(now_us)
             self._committed[name] = window
         for name, more in self._places.items():
             left = self._in_flight.get(name, 0) + more

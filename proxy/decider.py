@@ -80,6 +80,7 @@ class Decider(Questions):
         self._late: list[_Item] = []
         self._soon: list[_Item] = []
         self._writing = threading.Lock()
+        self._follows_late = False
         self._works = 0
         self._waiting_pulls: Pulls = {}
         self._loop = asyncio.get_running_loop()
@@ -363,9 +364,13 @@ class Decider(Questions):
             self._loop.call_soon(self._follow_here)  # once those who wait have gone on
 
     def _follow_here(self) -> None:
-        """While nobody writes. The next one who does does it first."""
+        """While nobody writes. The next one who does does it first, and nothing is left here."""
+        if not self._store.is_behind:
+            return
         if not self._writing.acquire(blocking=False):
-            self._loop.call_later(LATE_SECONDS, self._follow_here)
+            if not self._follows_late:  # one is enough, however many calls meanwhile end
+                self._follows_late = True
+                self._loop.call_later(LATE_SECONDS, self._follow_late)
             return
         try:
             moved = self._upkeep.follow(patient=False)
@@ -373,6 +378,10 @@ class Decider(Questions):
             self._writing.release()
         if moved:
             self._move()
+
+    def _follow_late(self) -> None:
+        self._follows_late = False
+        self._follow_here()
 
 
 def _is_proof(item: _Item) -> bool:

@@ -39,6 +39,23 @@ class Burn:
     _credits: Sums = field(default_factory=lambda: Sums(SHORT_US, 60))
     _written_us: int | None = None
 
+    def may_find(self, step: Step, progress: Progress) -> bool:
+        """Whether this much more is enough for any of the sums, whatever else would be asked."""
+        microusd, tokens = step.spend_microusd, step.tokens
+        if not microusd and not tokens:
+            return False
+        limits, since = self.limits, progress.unearned
+        if since.spend_microusd + microusd >= limits.trip_microusd:
+            return True
+        if since.tokens + tokens >= limits.trip_tokens:
+            return True
+        fast = min(limits.fast_alert_microusd, limits.fast_trip_microusd) - microusd
+        idle = limits.idle_alert_microusd - microusd
+        if self._spent is None:
+            return fast <= 0 or idle <= 0
+        short, long = self._spent
+        return short.may_reach(fast) or long.may_reach(idle)
+
     def feed(self, step: Step, progress: Progress) -> Finding | None:
         """`progress` has seen the step already."""
         at_us, limits = step.at_us, self.limits

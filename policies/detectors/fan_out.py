@@ -40,6 +40,9 @@ class FanOut:
     _descendants: int = 0
     _depth: int = 0
 
+    def may_find(self, step: Step, progress: Progress) -> bool:
+        return step.kind is Kind.SPAWN
+
     def feed(self, step: Step, progress: Progress) -> Finding | None:
         if step.depth == 0:
             return None

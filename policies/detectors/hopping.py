@@ -41,6 +41,23 @@ class Hopping:
     _repeating: OrderedDict[str, tuple[object, int, int]] = field(default_factory=OrderedDict)
     _writes: Newest = field(default_factory=lambda: Newest(WRITES_MAX))
 
+    def may_find(self, step: Step, progress: Progress) -> bool:
+        """Whether the run may be stuck part-way with this step; `progress` has not seen it yet."""
+        if step.kind is Kind.TOOL:
+            *_, count = self._repeating.get(step.run, (None, 0, 0))
+            if count >= REPEATS - 1:
+                return True
+        elif step.kind is Kind.MODEL:
+            calls = progress.unmoved.model_calls + 1
+            if calls >= self.limits[spiral.NAME].alert_calls:
+                return True
+        microusd, tokens = step.spend_microusd, step.tokens
+        if not microusd and not tokens:
+            return False
+        limits, since = self.limits[burn.NAME], progress.unearned
+        dear = 2 * (since.spend_microusd + microusd) >= limits.trip_microusd
+        return bool(dear or 2 * (since.tokens + tokens) >= limits.trip_tokens)
+
     def feed(self, step: Step, progress: Progress) -> Iterator[Finding]:
         """`progress`, of the step's run, has seen the step already."""
         written = progress.is_written and self._writes.put(step.action) is None

@@ -55,12 +55,18 @@ class Bucket:
         self.until_us = max(at_us, self.until_us) + self.every_us
         return self.until_us - at_us > self.burst * self.every_us
 
+    @property
+    def full_us(self) -> int:
+        """`take` says yes to what comes before that, and to nothing else. No burst is 0."""
+        return self.until_us - (self.burst - 1) * self.every_us
+
 
 class Repeats:
     """What is remembered of a run in which something repeats: buckets, and what they took lately,
     each by its tool and call."""
 
-    __slots__ = ("alert", "evidence", "fast", "same_alert", "same_trip", "since_us", "trip")
+    __slots__ = ("alert", "evidence", "fast", "full_us", "same_alert", "same_trip", "since_us",
+                 "trip")  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
         self.alert = Bucket(limits.alert_every_us, limits.alert_burst)
@@ -70,6 +76,12 @@ class Repeats:
         self.same_trip = Bucket(limits.same_result_every_us, limits.same_result_trip)
         self.evidence: list[tuple[str, str]] = []
         self.since_us = 0
+        self.full_us = 0  # over what comes later than that nothing is found
+
+    def taken(self) -> None:
+        """For one look at the next call, which somebody waits for."""
+        slow, same = self.trip.full_us, max(self.same_alert.full_us, self.same_trip.full_us)
+        self.full_us = max(self.alert.full_us, self.fast.full_us, slow, same)
 
     def note(self, step: Step) -> None:
         if step.at_us > max(self.alert.until_us, self.same_alert.until_us):
@@ -86,6 +98,11 @@ class Loop:
     _batch: int = 0
     _counted: tuple[int, int] = (-1, 0)
     _repeats: Repeats | None = None
+
+    def may_find(self, step: Step, progress: Progress) -> bool:
+        """No bucket is so full that one more repeat would be too many."""
+        repeats = self._repeats
+        return repeats is not None and step.kind is Kind.TOOL and step.at_us < repeats.full_us
 
     def feed(self, step: Step, progress: Progress) -> Finding | None:
         """`progress` has seen the step already."""
@@ -106,7 +123,9 @@ class Loop:
         if repeats is None:
             repeats = self._repeats = Repeats(self.limits)
         repeats.note(step)
-        return self._repeated(step, repeats, progress) if stale else _varied(step, repeats)
+        found = self._repeated(step, repeats, progress) if stale else _varied(step, repeats)
+        repeats.taken()
+        return found
 
     def _repeated(self, step: Step, repeats: Repeats, progress: Progress) -> Finding | None:
         alerts, fast = repeats.alert.take(step.at_us), repeats.fast.take(step.at_us)

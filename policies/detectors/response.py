@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from policies.detectors import fan_out, loop, write_spike
-from policies.detectors.kept import kept
 from policies.detectors.rules import Mode, Response, Rule
 from policies.detectors.step import Finding, Severity, Step, Subject
 from policies.verdict import Level, Pull, Scope, tool_of
@@ -60,11 +59,16 @@ class Common(NamedTuple):
     enforced: bool
 
 
+Alike = tuple[tuple[object, Trip], ...]
+"""Trips that have something in common, the newest last: of each member the newest, of at most so
+many. Nearly always it is one, of which there are thousands."""
+
+
 @dataclass(slots=True)
 class Responding:
     """Remembers which runs tripped lately, so that what is wrong with many is stopped as one."""
 
-    _trips: OrderedDict[Common, dict[object, Trip]] = field(default_factory=OrderedDict)
+    _trips: OrderedDict[Common, Alike] = field(default_factory=OrderedDict)
 
     def cord(self, finding: Finding, rule: Rule, step: Step) -> Pull | None:
         """The cord of a trip; None of an alert. Its actor is `detector:NAME`, its reason says what
@@ -95,16 +99,15 @@ class Responding:
         trips that pulled none do not count."""
         for counts in (True, False) if enforced else (False,):
             for common, member in _commons(trip, finding, counts):
-                alike = kept(self._trips, common, dict[object, Trip], TRIPS_MAX)
-                alike.pop(member, None)
-                alike[member] = trip
-                if len(alike) > ALIKE_MAX:
-                    del alike[next(iter(alike))]
+                others = [one for one in self._trips.pop(common, ()) if one[0] != member]
+                self._trips[common] = (*others, (member, trip))[-ALIKE_MAX:]
+                if len(self._trips) > TRIPS_MAX:
+                    self._trips.popitem(last=False)
 
     def _alike(self, common: Common, trip: Trip) -> list[Trip]:
         """Those of the last ten minutes, of each member the newest; this trip is one."""
-        known = self._trips.get(common, {}).values()
-        return [one for one in known if trip.at_us - one.at_us <= WITHIN_US]
+        known = self._trips.get(common, ())
+        return [one for _, one in known if trip.at_us - one.at_us <= WITHIN_US]
 
     def forget(self, scope: Scope, subject: str) -> None:
         """A person has released a cord: what was before counts no more for what it stood over."""
@@ -119,7 +122,7 @@ class Responding:
             return scope in whose and whose[scope] != (tool or subject)
 
         left = {
-            common: {member: trip for member, trip in alike.items() if stays(trip)}
+            common: tuple(one for one in alike if stays(one[1]))
             for common, alike in self._trips.items()
         }
         self._trips = OrderedDict((common, alike) for common, alike in left.items() if alike)

@@ -1,10 +1,13 @@
 """All detectors over all runs: each settled call goes in once, in order; what they find comes out.
 
 Those that stop a run at its next call, D1 to D4, say so `at_once`. The others may do it a moment
-`later`, before the next step and when nobody waits. The same is found either way.
+`later`, before the next step and when nobody waits. The same is found either way. Whoever settles a
+call waits for what is found at once, and over most calls nothing can be: `may_find` knows those by
+a look, and then both may be done a moment later.
 
 State is bounded: of runs and of trees those that were not heard of for longest are forgotten, which
-may delay a finding and never undoes one.
+may delay a finding and never undoes one. What is known of a run that is only quiet is kept, packed
+(resting.py).
 """
 
 from collections import OrderedDict
@@ -22,10 +25,12 @@ from policies.detectors import (
     spiral,
     write_spike,
 )
+from policies.detectors.calm import CALMS, Calm, Prompt, calm, is_cheap, may_find
 from policies.detectors.hopping import Hopping
 from policies.detectors.kept import kept
 from policies.detectors.progress import Progress
 from policies.detectors.releases import Releases
+from policies.detectors.resting import Resting
 from policies.detectors.step import Finding, Severity, Step, Subject
 from policies.verdict import Scope, tool_of
 
@@ -76,7 +81,7 @@ DETECTORS: Mapping[str, Kind] = {
 }
 
 
-def _made(per: str, limits: Mapping[str, Any], *, may_wait: bool = False) -> tuple[Detector, ...]:
+def _made(per: str, limits: Mapping[str, Any], *, may_wait: bool = False) -> tuple[Any, ...]:
     return tuple(
         kind.make(limits.get(name, kind.limits))
         for name, kind in DETECTORS.items()
@@ -95,15 +100,17 @@ class Run:
 
     root: str
     progress: Progress
-    at_once: tuple[Detector, ...]
+    at_once: tuple[Prompt, ...]
     later: tuple[Detector, ...]
+    calm: Calm
+    heard_us: int = 0
 
 
 @dataclass(slots=True)
 class Tree:
     """What is remembered of a run with its descendants."""
 
-    detectors: tuple[Detector, ...]
+    detectors: tuple[Prompt, ...]
     hopping: Hopping
 
 
@@ -119,21 +126,43 @@ class Runs:
 
     limits: Mapping[str, Any] = field(default_factory=dict)
     earned_milli: int = 0
-    _runs: OrderedDict[str, Run] = field(default_factory=OrderedDict)
+    _runs: Resting[Run] = field(init=False)
     _trees: OrderedDict[str, Tree] = field(default_factory=OrderedDict)
     _tools: Used = field(default_factory=dict)
     _releases: Used = field(default_factory=dict)
     _fleet: tuple[Any, ...] = ()
+    _new: Run = field(init=False)  # as every run begins; never fed
     _last: tuple[Step, Run] | None = None  # of which `later` was not asked yet
 
     def __post_init__(self) -> None:
         self._fleet = _made("fleet", self.limits, may_wait=True)
+        self._new = self._begun("", 0)
+        limits = [self.limits.get(name, kind.limits) for name, kind in DETECTORS.items()]
+        self._runs = Resting(self._new, (*limits, *CALMS.values()))
 
     def feed(self, step: Step) -> list[Finding]:
         """What is found. Raises DetectorError where one of them raised anything: then the run (and
         what failed, if it is of many) begins anew after this step."""
         found = self.at_once(step)
         return found + self.later()
+
+    def may_find(self, step: Step) -> bool:
+        """Whether anything may be found `at_once` over the step, before any other is fed: a no is
+        certain. Nothing is changed."""
+        known = self._runs.calm(step.run)
+        is_calm = step.kind in (self._new.calm if known is None else known) and is_cheap(step)
+        in_tree = step.depth > 0 or step.root in self._trees
+        if is_calm and not in_tree:
+            return False
+        run = self._runs.get(step.run) or self._new
+        if not is_calm and may_find(run.at_once, step, run.progress):
+            return True
+        if not in_tree:
+            return False
+        tree = self._trees.get(step.root)
+        if tree is None or tree.hopping.may_find(step, run.progress):
+            return True
+        return may_find(tree.detectors, step, run.progress)
 
     def at_once(self, step: Step) -> list[Finding]:
         """What is found by those that cannot wait. `later` follows, before any other step. Raises
@@ -156,6 +185,7 @@ class Runs:
         except Exception as error:
             self._drop(step, at)
             raise DetectorError(_name(at), error) from error
+        run.calm = calm(run.at_once, run.progress)
         self.earned_milli = run.progress.credit
         self._last = step, run
         return [self._suspected(one, step) for one in found] if found else found
@@ -166,6 +196,7 @@ class Runs:
         if self._last is None:
             return []
         (step, run), self._last = self._last, None
+        run.heard_us = step.ended_us or step.at_us
         if self._tools.get(step.tool, _NOBODY) not in (step.tenant, None):
             _used(self._tools, step.tool, step.tenant)
         if self._releases.get(step.release, _NOBODY) not in (step.tenant, None):
@@ -180,10 +211,11 @@ class Runs:
         except Exception as error:
             self._drop(step, at)
             raise DetectorError(_name(at), error) from error
+        self._runs.rest(run.heard_us)
         return [self._suspected(one, step) for one in found] if found else found
 
     def _drop(self, step: Step, failed: Any) -> None:
-        self._runs.pop(step.run, None)
+        self._runs.pop(step.run)
         self._trees.pop(step.root, None)
         anew = zip(self._fleet, _made("fleet", self.limits, may_wait=True), strict=True)
         self._fleet = tuple(new if old is failed else old for old, new in anew)
@@ -195,9 +227,7 @@ class Runs:
         if scope is Scope.RUN:
             run = subject
         if run:
-            for one in [name for name, known in self._runs.items() if known.root == run]:
-                del self._runs[one]
-            self._runs.pop(run, None)
+            self._runs.pop_tree(run)
             self._trees.pop(run, None)
             for tree in self._trees.values():
                 tree.hopping.forget(run)
@@ -236,14 +266,17 @@ class Runs:
     def _run(self, step: Step) -> Run:
         run = self._runs.get(step.run)
         if run is None:
-            now, later = (_made("run", self.limits, may_wait=late) for late in (False, True))
-            run = Run(step.root, Progress.begun(step.at_us), now, later)
-            self._runs[step.run] = run
+            run = self._runs[step.run] = self._begun(step.root, step.at_us)
             if len(self._runs) > RUNS_MAX:
-                self._runs.popitem(last=False)
+                self._runs.pop_oldest()
         else:
             self._runs.move_to_end(step.run)
         return run
+
+    def _begun(self, root: str, at_us: int) -> Run:
+        now, later = (_made("run", self.limits, may_wait=late) for late in (False, True))
+        progress = Progress.begun(at_us)
+        return Run(root, progress, now, later, calm(now, progress))
 
     def _tree(self, step: Step) -> Tree:
         return kept(self._trees, step.root, self._new_tree, TREES_MAX)

@@ -79,9 +79,9 @@ class Ring(Rows):
 
     __slots__ = ("run", "steps", "tenant")
 
-    def __init__(self, bucket_us: int, tenant: str = "", run: str = "") -> None:
+    def __init__(self, bucket_us: int, tenant: str = "", run: str = "", steps: int = 0) -> None:
         super().__init__(bucket_us, FIVE_MINUTES_US // bucket_us, FIELDS)
-        self.tenant, self.run, self.steps = tenant, run, 0
+        self.tenant, self.run, self.steps = tenant, run, steps
 
     def gauges(self, now_us: int, window_us: int) -> Gauges:
         """The sums of the buckets of a window that ends now, the running one among them."""
@@ -100,17 +100,24 @@ class Signals:
     _fleet: Ring = field(default_factory=lambda: Ring(FINE_US))
     _tenants: OrderedDict[str, Ring] = field(default_factory=OrderedDict)
     _runs: OrderedDict[str, Ring] = field(default_factory=OrderedDict)
+    _idle: OrderedDict[str, tuple[str, int]] = field(default_factory=OrderedDict)
     _known: OrderedDict[int, None] = field(default_factory=OrderedDict)
 
     def feed(self, step: Step, credit_milli: int) -> None:
         """`credit_milli` is what its run's progress earned by it."""
         counts = self._counts(step, credit_milli)
-        if not counts:
-            return
+        if counts:
+            self._add(step, counts, is_model=step.kind is Kind.MODEL)
+
+    def earned(self, step: Step, credit_milli: int) -> None:
+        """What a step earned that was fed without."""
+        if credit_milli:
+            self._add(step, [(CREDIT, credit_milli)])
+
+    def _add(self, step: Step, counts: list[tuple[int, int]], *, is_model: bool = False) -> None:
         at_us = step.ended_us or step.at_us
         run = self._run(step)
-        if step.kind is Kind.MODEL:
-            run.steps += 1
+        run.steps += is_model
         own = (self._tenant(step.tenant), run) if step.tenant else (run,)
         for ring in (self._fleet, *own):
             begin = ring.at(at_us)
@@ -151,13 +158,24 @@ class Signals:
 
     def _run(self, step: Step) -> Ring:
         run = self._runs.get(step.run)
-        if run is None:
-            run = self._runs[step.run] = Ring(COARSE_US, step.tenant, step.run)
-            if len(self._runs) > RUNS_MAX:
-                self._runs.popitem(last=False)
-        else:
+        if run is not None:
             self._runs.move_to_end(step.run)
+            return run
+        self._rest(step.ended_us or step.at_us)
+        tenant, steps = self._idle.get(step.run, (step.tenant, 0))
+        run = self._runs[step.run] = Ring(COARSE_US, tenant, step.run, steps)
+        self._idle.pop(step.run, None)  # another thread finds it here or there
+        if len(self._runs) + len(self._idle) > RUNS_MAX:
+            (self._idle or self._runs).popitem(last=False)
         return run
+
+    def _rest(self, now_us: int) -> None:
+        """Of a run that did nothing within the longest window there is no more to know than whose
+        it is, and its steps. One for each that comes, so that there are no more than are active."""
+        run = next(iter(self._runs.values()), None)
+        if run is not None and not run.is_within(now_us):
+            self._idle[run.run] = run.tenant, run.steps
+            del self._runs[run.run]
 
     def _tenant(self, name: str) -> Ring:
         tenant = self._tenants.get(name)
@@ -195,7 +213,10 @@ class Signals:
     def run(self, name: str, now_us: int) -> Signal | None:
         """None where it is not known, or forgotten."""
         ring = self._runs.get(name)
-        return None if ring is None else _read(ring, now_us)
+        if ring is not None:
+            return _read(ring, now_us)
+        tenant, steps = self._idle.get(name, ("", -1))
+        return None if steps < 0 else _read(Ring(COARSE_US, tenant, name, steps), now_us)
 
     def _steps(self, now_us: int) -> dict[str, int]:
         """The most model calls of one active run: of each tenant, and under None of all."""

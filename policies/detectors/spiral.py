@@ -35,6 +35,14 @@ class Spiral:
 
     limits: Limits = LIMITS
 
+    def may_find(self, step: Step, progress: Progress) -> bool:
+        if step.kind is not Kind.MODEL:
+            return False
+        limits, wandered = self.limits, progress.unwritten.model_calls + 1
+        return progress.unmoved.model_calls + 1 >= limits.alert_calls or (
+            wandered >= limits.wander_calls and progress.repeats >= limits.wander_repeats
+        )
+
     def feed(self, step: Step, progress: Progress) -> Finding | None:
         """`progress` has seen the step already."""
         if step.kind is not Kind.MODEL:

@@ -215,7 +215,8 @@ def test_a_full_disk_refuses_until_there_is_room(world: World) -> None:
     assert failure.kind is Kind.FULL
     # Whatever was told to have passed is there, and nothing else is.
     assert len(world.calls(limit=2000)) == passed + 1
-    window = world.store._memory.windows[world.policy.ceilings[0].id, "r1"]
+    window = world.store._memory.windows.get((world.policy.ceilings[0].id, "r1"))
+    assert window is not None
     assert sum(window.counts) == passed
     world.conn.execute("PRAGMA max_page_count=1000000")
     assert world.decided(world.read("last")).verdict.action is Action.ALLOW

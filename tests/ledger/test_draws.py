@@ -38,7 +38,8 @@ def test_what_was_drawn_is_settled_with_the_rest(world: World) -> None:
     world.check_memory()
     ended(world, "a", used_microusd=250_000, used_tokens=700)
     assert spent(world) == 250_000
-    tokens = world.store._memory.windows[world.policy.ceilings[1].id, "r1"]
+    tokens = world.store._memory.windows.get((world.policy.ceilings[1].id, "r1"))
+    assert tokens is not None
     assert sum(tokens.counts) == 700
 
 

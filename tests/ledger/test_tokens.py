@@ -96,6 +96,20 @@ def test_a_token_is_revoked_within_a_transaction_and_comes_back_with_its_failure
     assert told(world, bearer("r1"))[0] == "allowed"
 
 
+def test_a_token_that_was_not_used_for_long_is_read_again(world: World) -> None:
+    known = world.store._memory.tokens
+    for name in ("r1", "r2", "r3", "r4"):
+        mint(world, name, tenant="acme")
+    assert told(world, bearer("r1"))[0] == told(world, bearer("r2"))[0] == "allowed"
+    for name in ("r3", "r4"):
+        world.wait(61)
+        assert told(world, bearer(name))[0] == "allowed"
+    assert len(known) == 2
+    world.store.revoke("r2", actor="bob", at_us=world.now_us)
+    assert told(world, bearer("r1"))[0] == "allowed"
+    assert told(world, bearer("r2"))[0] == "token_revoked"
+
+
 def test_a_token_expires(world: World) -> None:
     mint(world, "r1", tenant="acme", expires_us=world.now_us + 5_000_000)
     assert told(world, bearer("r1"))[0] == "allowed"

@@ -145,8 +145,23 @@ def test_what_is_remembered_of_windows_is_bounded(world: World) -> None:
     world.policy = a_policy(a_ceiling(1))
     known = world.store._memory.windows
     allowed(world, 1)
-    window = known["run-calls-1", "r1"]
-    known.update({("c", str(number)): window for number in range(COMMITTED_MAX + 1)})
+    window = known.get(("run-calls-1", "r1"))
+    assert window is not None
+    for number in range(COMMITTED_MAX + 1):
+        known["c", str(number)] = window
+        assert len(known) <= COMMITTED_MAX
     assert allowed(world, 1, claimant=Identity("r2", "acme")) == 1
-    assert len(known) <= COMMITTED_MAX // 2 + 4
+    assert len(known) <= COMMITTED_MAX
     assert allowed(world, 1) == 0
+
+
+def test_windows_that_nobody_charges_are_given_back_and_count_on(world: World) -> None:
+    world.policy = a_policy(a_ceiling(3, within_seconds=None))
+    known = world.store._memory.windows
+    assert allowed(world, 2) == 2
+    for _ in range(3):
+        world.wait(60)
+        allowed(world, 1, claimant=Identity("r2", "acme"))
+    assert known.get(("run-calls-3", "r1")) is None
+    assert known.get(("run-calls-3", "r2")) is not None
+    assert allowed(world, 2) == 1

@@ -171,6 +171,31 @@ def test_a_destination_that_is_in_use_is_not_the_one_forgotten(
     assert made.fleet(after(1)).minute.destinations == 3
 
 
+def test_of_an_idle_run_its_steps_are_known_and_go_on() -> None:
+    made = fed(a_step(0, Kind.MODEL, "a"), a_step(1, Kind.MODEL, "b"), a_step(250, run="b"))
+    made.feed(a_step(400, run="c"), 0)
+    assert (list(made._runs), list(made._idle)) == (["b", "c"], ["a"])
+    told = made.run("a", after(401))
+    assert told is not None
+    assert (told.tenant, told.run, told.steps) == ("acme", "a", 1)
+    assert told.minute == told.five_minutes == Gauges()
+    made.feed(a_step(402, Kind.MODEL, "a", tenant="other"), 0)
+    assert (list(made._runs), list(made._idle)) == (["b", "c", "a"], [])
+    told = made.run("a", after(403))
+    assert told is not None
+    assert (told.tenant, told.steps, told.minute.model_calls) == ("acme", 2, 1)
+
+
+def test_idle_runs_are_forgotten_before_those_that_are_active(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(signals, "RUNS_MAX", 4)
+    made = fed(*(a_step(0, run=name) for name in "abcd"))
+    for number, name in enumerate("efg"):
+        made.feed(a_step(1_000 + number, run=name), 0)
+    assert [name for name in "abcdefg" if made.run(name, after(1_004))] == ["d", "e", "f", "g"]
+
+
 def test_a_run_that_is_heard_of_is_not_the_one_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "RUNS_MAX", 2)
     made = fed(a_step(0, run="a"), a_step(1, run="b"), a_step(2, run="a"), a_step(3, run="c"))

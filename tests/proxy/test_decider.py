@@ -211,6 +211,33 @@ async def test_without_another_call_it_is_acted_on_just_the_same(tmp_path, a_pol
     store.close()
 
 
+async def test_what_may_wait_waits_for_the_writer_once_however_many_calls_end(world, monkeypatch):
+    decider, policy, _ = world
+    asked, later = [], asyncio.get_running_loop().call_later
+
+    def call_later(seconds, act):
+        asked.append(act)
+        return later(seconds, act)
+
+    monkeypatch.setattr(decider._loop, "call_later", call_later)
+    ask = an_ask(policy)
+    await decider.admit(ask, policy)
+    await asyncio.to_thread(decider._writing.acquire)
+    try:
+        settled = decider.settle(done(ask), durable=True)
+        monkeypatch.setattr(Store, "is_behind", True)
+        for _ in range(3):
+            decider._follow_here()
+    finally:
+        decider._writing.release()
+    await settled
+    monkeypatch.undo()
+    assert asked == [decider._follow_late]
+    async with asyncio.timeout(5):
+        while decider._store.is_behind or decider._follows_late:
+            await asyncio.sleep(0.005)
+
+
 async def test_a_bug_in_a_batch_refuses_it_and_ends_nothing(world):
     decider, policy, _ = world
     with pytest.raises(ZeroDivisionError):
