@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from tests.end_to_end.upstreams.journal import Journal, Seen
+from tests.engine import SETTING
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = Path(__file__).with_name("launch.py")
@@ -120,6 +121,7 @@ class Proxy:
             f"upstream_ca: {self.upstream_ca}\n"
             f"drain_seconds: 5\n"
             f"workers: {self.workers}\n"
+            + "".join(f"{name}: {value}\n" for name, value in SETTING.items())
         )
         self.edit_policy(self.policy)
 
@@ -170,7 +172,7 @@ class Proxy:
     def _environment(self) -> dict[str, str]:
         kept = {
             name: os.environ[name]
-            for name in ("PATH", "COVERAGE_PROCESS_START", "LANG")
+            for name in ("PATH", "COVERAGE_PROCESS_START", "LANG", "ENGINE")
             if name in os.environ
         }
         return kept | {
