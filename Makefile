@@ -6,18 +6,29 @@ ARGS ?=
 # Of what ARGS picks out there may be no test in one of the two halves: pytest's exit code 5.
 NONE = { test $$? -eq 5 && test -n '$(value ARGS)'; }
 
+
+# What `make test` runs over the http1 engine too: all that an engine does in one process, and of the
+# real program what is hard about one. `make engines` runs the rest. Two files run both by themselves.
+HTTP1 := tests/proxy/engines $(patsubst %,tests/end_to_end/test_%.py,\
+  crash_matrix cut halt_race kill secrets start upstream_faults writes_once)
+BOTH := --ignore=tests/proxy/engines/test_malformed.py --ignore=tests/proxy/engines/test_http1_fuzz.py
+OVER_HTTP1 = ENGINE=http1 $(BIN)/python -m pytest -q $(BOTH)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup up test demo check format-check lint types contracts format eval bench proof lock
+.PHONY: help setup up test engines demo check format-check lint types contracts format eval bench \
+  instructions scale proof lock
 
 help:
-	@printf '%-12s %s\n' \
+	@printf '%-17s %s\n' \
 	  'make up'     'start pullcord here; prints its address, stops with Ctrl-C (ARGS="--listen ...")' \
 	  'make test'   'all tests, those of past incidents too, 3 rounds of each kill and race (ARGS="-k name")' \
+	  'make engines' 'all tests of the engines and of the program over the http1 engine' \
 	  'make demo'   'a runaway agent, contained before your eyes, in about 30 seconds' \
 	  'make check'  'format, lint, types, import contracts, tests' \
-	  'make proof'  'the kills and races alone, 50 rounds (ROUNDS=n), a million calls (CALLS=n)' \
+	  'make proof'  'the kills and races alone, 50 rounds (ROUNDS=n), a million calls (CALLS=n), an hour of fuzzing (FUZZ_SECONDS=n)' \
 	  'make eval'   'the detectors over real traces: false alerts, what is caught and when' \
-	  'make bench'  'direct, stock mitmdump and pullcord side by side, in one run' \
+	  'make bench'  'direct, stock mitmdump and pullcord over both engines side by side, in one run' \
+	  'make instructions'  'what a call costs in instructions, over both engines, against the baseline' \
 	  'make scale'  'admissions beside a sync of the disk, and a ledger of ten million rows' \
 	  'make format' 'rewrite the sources in the one format' \
 	  'make setup'  'make .venv; every target above does it when needed' \
@@ -37,6 +48,15 @@ demo: setup
 test: setup
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not proof and not alone" $(ARGS) || $(NONE)
 	@ROUNDS=$${ROUNDS:-3} $(BIN)/python -m pytest -q -m "proof or alone" $(ARGS) || $(NONE)
+	@$(OVER_HTTP1) -n 3 --dist loadfile --no-loadscope-reorder \
+	  -m "not mitmproxy and not proof and not alone" $(HTTP1) $(ARGS) || $(NONE)
+	@ROUNDS=1 $(OVER_HTTP1) -m "not mitmproxy and (proof or alone)" $(HTTP1) $(ARGS) || $(NONE)
+
+engines: setup
+	@$(OVER_HTTP1) -n 3 --dist loadfile --no-loadscope-reorder \
+	  -m "not mitmproxy and not proof and not alone" tests/proxy/engines tests/end_to_end $(ARGS) || $(NONE)
+	@ROUNDS=$${ROUNDS:-3} $(OVER_HTTP1) -m "not mitmproxy and (proof or alone)" \
+	  tests/proxy/engines tests/end_to_end $(ARGS) || $(NONE)
 
 check: format-check lint types contracts test
 
@@ -62,11 +82,15 @@ eval: setup
 bench: setup
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
+instructions: setup
+	@$(BIN)/python -m tests.bench.instructions $(ARGS)
+
 scale: setup
 	@$(BIN)/python -m tests.bench.scale $(ARGS)
 
 proof: setup
-	@ROUNDS=$${ROUNDS:-50} CALLS=$${CALLS:-1000000} $(BIN)/python -m pytest -q -m proof $(ARGS)
+	@ROUNDS=$${ROUNDS:-50} CALLS=$${CALLS:-1000000} FUZZ_SECONDS=$${FUZZ_SECONDS:-3600} \
+	  $(BIN)/python -m pytest -q -m proof $(ARGS)
 
 lock: setup
 	@.ci/lock

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         if kind == "decider":
             process.serve(_decide(settings, where))
         else:
-            process.serve(_engine(settings, int(where)))
+            process.serve(_engine(settings, int(where)), fast=settings.engine == "http1")
     except (ControlError, LedgerError, PolicyError, OSError) as error:
         _say(f"{kind}: {error}")
         return UNUSABLE

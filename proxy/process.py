@@ -17,9 +17,9 @@ HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """The signals that a process of ours obeys while it serves."""
 
 
-def serve[Result](main: Coroutine[Any, Any, Result]) -> Result:
+def serve[Result](main: Coroutine[Any, Any, Result], *, fast: bool = False) -> Result:
     """As `asyncio.run`, for a process that does nothing after it but end, and obeys HEEDED until
-    then.
+    then. `fast` is on uvloop's loop, under which mitmproxy does not run.
 
     A second request to end, while the loop closes, would meet half of it: a traceback about its
     closed pipe, or death by the signal in place of the exit code. From the end of `main` on they
@@ -36,7 +36,14 @@ def serve[Result](main: Coroutine[Any, Any, Result]) -> Result:
                 loop.remove_signal_handler(number)  # which closing it would do, to the default
                 signal.signal(number, signal.SIG_IGN)
 
-    return asyncio.run(until_it_ends())
+    with asyncio.Runner(loop_factory=_fast_loop if fast else None) as runner:
+        return runner.run(until_it_ends())
+
+
+def _fast_loop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()
 
 
 def settle_heap() -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -17,13 +18,17 @@ from proxy.authority import Authority
 from proxy.clock import Clock, SystemClock, new_id
 from proxy.deciding import PolicyFile, Service, deciding, prepared
 from proxy.dial import Dialer, Resolver, system_resolver
-from proxy.engines.mitm import MitmEngine, Timeouts
+from proxy.engines.waits import Timeouts
 from proxy.fleet import InProcess
 from proxy.gate import Gate
 from proxy.listening import address_of, bind, greeting
 from proxy.settings import Settings
 from proxy.tracing import SOCKET, Tell, Tracing
 from proxy.upgrading import Stopped, Upgrading
+
+if TYPE_CHECKING:
+    from proxy.engines.http1 import Http1Engine
+    from proxy.engines.mitm import MitmEngine
 
 log = structlog.get_logger()
 
@@ -38,7 +43,7 @@ async def engine_running(
 ) -> AsyncIterator[None]:
     """An engine on a bound socket; at the end what is in flight may end within the drain time."""
     port = listener.getsockname()[1]
-    engine = MitmEngine(
+    engine = _engine(settings.engine)(
         gate,
         Dialer(settings.own_ports | {port}, settings.connect_seconds, resolve or system_resolver()),
         certificates,
@@ -52,6 +57,18 @@ async def engine_running(
     finally:
         gate.draining = True
         await engine.stop(settings.drain_seconds)
+
+
+def _engine(name: str) -> "type[MitmEngine] | type[Http1Engine]":
+    """The one that is chosen. The other is not imported: that takes longer than the start."""
+    if name == "http1":
+        from proxy.engines.http1 import Http1Engine
+
+        return Http1Engine
+
+    from proxy.engines.mitm import MitmEngine
+
+    return MitmEngine
 
 
 @contextlib.asynccontextmanager
@@ -140,7 +157,7 @@ def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; SIGUSR1 halts everything. Returns the exit code."""
     logs.configure(sys.stderr)
     try:
-        process.serve(_until_signalled(settings))
+        process.serve(_until_signalled(settings), fast=settings.engine == "http1")
     except Stopped as stopped:
         log.info("proxy.stopping", told=str(stopped))
     return 0

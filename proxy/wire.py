@@ -177,7 +177,7 @@ class Peer:
 
     def _flush(self) -> None:
         said, self._said = self._said, []
-        if self._over:
+        if self._over or self._writer.transport.is_closing():  # uvloop raises where asyncio drops
             return
         frame = pickle.dumps(said, pickle.HIGHEST_PROTOCOL)
         self._writer.write(_LENGTH.pack(len(frame)) + frame)

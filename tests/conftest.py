@@ -13,10 +13,15 @@ from policies.call import Effect, Identity, ToolCall
 from policies.load import load
 from policies.policy import Policy
 from proxy.process import HEEDED
+from tests.engine import skip_of_another_engine
 
 # The same examples on every machine, however slow it is.
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    skip_of_another_engine(items)
 
 
 @pytest.fixture(autouse=True)

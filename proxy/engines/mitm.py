@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -18,27 +17,22 @@ from mitmproxy import http, options
 from proxy.authority import Authority
 from proxy.dial import Dialer
 from proxy.engines import handles, mitm_answers
+from proxy.engines.arriving import Bodies
 from proxy.engines.mitm_addons import Master, proxyserver, tlsconfig
 from proxy.engines.mitm_client import Handler
 from proxy.engines.mitm_events import CutFlow, Unended
-from proxy.engines.mitm_exchange import CUT_SECONDS, Arriving, Bodies, Exchange
+from proxy.engines.mitm_exchange import Arriving, Exchange
+from proxy.engines.waits import (
+    ACCEPT_PAUSE_SECONDS,
+    ACCEPTS_AT_ONCE,
+    CUT_SECONDS,
+    SWEEP_SECONDS,
+    Timeouts,
+)
 from proxy.gate import Gate
 from proxy.live import Live
 
 log = structlog.get_logger()
-
-ACCEPTS_AT_ONCE = 100  # then other work has its turn
-ACCEPT_PAUSE_SECONDS = 1.0  # after the kernel had no room for one more connection
-SWEEP_SECONDS = 1.0  # how often deadlines are looked at; a deadline is late by this at most
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds. A model may think for minutes before its first byte."""
-
-    first_byte_seconds: float = 300.0
-    idle_seconds: float = 300.0
-    client_idle_seconds: float = 900.0
 
 
 class MitmEngine:

@@ -6,24 +6,20 @@ from typing import TYPE_CHECKING
 from mitmproxy import http
 from mitmproxy.net.http.http1 import expected_http_body_size
 
-from policies.call import Dialect
 from policies.verdict import Reason
 from proxy import head
-from proxy.dial import AddressRefused
+from proxy.engines import faults
 from proxy.engines import mitm_wire as wire
+from proxy.engines.flowing import way_of
 from proxy.engines.mitm_events import NotProcessed
 from proxy.engines.mitm_exchange import Exchange
-from proxy.held import HeldResult, OneBehind
+from proxy.held import OneBehind
 from proxy.refuse import Refusal
 from proxy.usage_asked import WithoutUsage
 
 if TYPE_CHECKING:
     from proxy.engines.mitm_client import Handler
     from proxy.engines.mitm_uploads import Upload
-
-_UNTRUSTED = "Certificate verify failed"  # as mitmproxy begins it
-_ENDED_BY_TRAILERS = "application/grpc"
-"""A client of these knows no result before the trailers, so what comes before them may flow."""
 
 
 def response_headers(handler: "Handler", flow: http.HTTPFlow) -> None:
@@ -33,7 +29,6 @@ def response_headers(handler: "Handler", flow: http.HTTPFlow) -> None:
         return
     live = exchange.live
     exchange.touch(handler.engine.timeouts.idle_seconds)
-    exchange.status = response.status_code
     upgraded = response.status_code == 101
     response.headers = http.Headers(
         head.agent_headers(response.headers.fields, live.decision, websocket=upgraded)
@@ -41,23 +36,23 @@ def response_headers(handler: "Handler", flow: http.HTTPFlow) -> None:
     if live.catch is not None:
         live.catch.headed(response.status_code, response.headers.fields)
     if upgraded:
+        exchange.status = response.status_code
         return
     _ended_by_its_framing(flow.request, response)
     kind = response.headers.get("content-type", "")
     coding = response.headers.get("content-encoding", "")
     handler.engine.gate.answering(live, kind, coding)
-    events = kind.startswith("text/event-stream")
+    exchange.status = response.status_code
     if live.spending is not None:
         flow.metadata["take"] = exchange.take
-    if flow.metadata.get("usage_asked") and events and not coding:
-        exchange.held = WithoutUsage()
+    asked = flow.metadata.get("usage_asked", False)
+    way = way_of(live, kind, coding, usage_asked=asked)
+    exchange.held = way.held
+    if isinstance(way.held, WithoutUsage):
         _of_any_length(flow.request, response)
-    if live.is_write and (events or kind.startswith(_ENDED_BY_TRAILERS)):
+    if way.settles_last:
         flow.metadata["settle_last"] = True
-        plain = "content-encoding" not in response.headers
-        if events and plain and live.call.dialect is Dialect.MCP:
-            exchange.held = HeldResult()
-    elif live.is_write:
+    elif way.settles_first:
         flow.metadata["settle_first"] = True  # read by the layer if it outgrows the buffer
         return
     response.stream = exchange.tee
@@ -150,9 +145,8 @@ async def failed(handler: "Handler", flow: http.HTTPFlow) -> None:
     if exchange is None:
         return
     message = exchange.cut_by or _left(flow) or (flow.error.msg if flow.error else "")
-    if exchange.live.sent:  # what follows a colon may quote the upstream, and so a secret
-        message = message.partition(":")[0] if not exchange.cut_by else message
-    reply = await settle(exchange, flow, complete=False, error=message[:200])
+    error = faults.words_of(exchange.live, exchange.cut_by, message)
+    reply = await settle(exchange, flow, complete=False, error=error)
     if reply is not None:
         flow.response = wire.response(reply)
 
@@ -162,9 +156,7 @@ def _left(flow: http.HTTPFlow) -> str:
     upload: Upload | None = flow.metadata.get("upload")
     if upload is None or upload.over or not flow.metadata.get("left"):
         return ""
-    told = flow.request.headers.get("content-length", "")
-    whole = f" of {int(told) / 1e6:.1f}" if told.isascii() and told.isdigit() else ""
-    return f"the client left after {upload.body_bytes / 1e6:.1f}{whole} MB"
+    return faults.left_after(upload.body_bytes, flow.request.headers.get("content-length", ""))
 
 
 async def settle(
@@ -183,13 +175,7 @@ async def settle(
         exchange.live.sent = False  # it says so itself, so the write may be made again
     if not complete and fault is None and exchange.live.stopped is None:
         refused = handler.not_dialled.pop((flow.request.host, flow.request.port), None)
-        if exchange.cut_by and exchange.cut_by != "timeout":
-            fault = Reason.CUT
-        elif refused is not None:
-            own = not isinstance(refused, AddressRefused)
-            fault = Reason.OWN_LISTENER if own else Reason.ADDRESS_REFUSED
-        elif not exchange.live.sent and error.startswith(_UNTRUSTED):
-            fault = Reason.UPSTREAM_UNTRUSTED
+        fault = faults.fault_of(exchange.live, exchange.cut_by, refused, error)
     reply = await handler.engine.gate.settle(
         exchange.live,
         status=response.status_code if response is not None else exchange.status,

@@ -24,9 +24,10 @@ from proxy.engines import (
     mitm_hooks,
     mitm_http2_upstream,  # noqa: F401 - it puts its layer in mitmproxy's place
 )
+from proxy.engines.heard import Tunnel
 from proxy.engines.mitm_exchange import Exchange
 from proxy.engines.mitm_pace import PacedReader
-from proxy.engines.mitm_wire import Tunnel
+from proxy.engines.waits import FIRST_CALL_SECONDS, LINGER_SECONDS
 
 if TYPE_CHECKING:
     from proxy.engines.mitm import MitmEngine
@@ -35,8 +36,6 @@ log = structlog.get_logger()
 
 UPSTREAM_CONNECTIONS_MAX = 256  # per client connection and address; mitmproxy's 5 starves streams
 IDLE_UPSTREAMS_MAX = 8  # per client connection; the one that rested longest is closed
-FIRST_CALL_SECONDS = 30.0  # from connecting until somebody we know has asked for something
-LINGER_SECONDS = 10.0  # a client that was refused mid-upload may go on sending, to read the answer
 
 _REGULAR = mode_specs.ProxyMode.parse("regular")
 

@@ -22,10 +22,12 @@ from policies.call import Request
 from policies.verdict import Reason
 from proxy import head
 from proxy.dial import AddressRefused
+from proxy.engines import heard
 from proxy.engines import mitm_answers as answers
 from proxy.engines import mitm_stored as stored
 from proxy.engines import mitm_uploads as uploads
 from proxy.engines import mitm_wire as wire
+from proxy.engines.faults import CLIENT_LEFT, OWN_FAILURE
 from proxy.engines.mitm_events import (
     CallerHook,
     DialledHook,
@@ -35,7 +37,7 @@ from proxy.engines.mitm_events import (
     StoredHook,
     UnendedHook,
 )
-from proxy.engines.mitm_exchange import Arriving, Exchange, arriving
+from proxy.engines.mitm_exchange import Arriving, Exchange, arriving_of
 from proxy.engines.mitm_layers import HttpLayer
 from proxy.live import Live
 from proxy.refuse import Refusal
@@ -43,8 +45,6 @@ from proxy.refuse import Refusal
 if TYPE_CHECKING:
     from proxy.engines.mitm import MitmEngine
     from proxy.engines.mitm_client import Handler
-
-_CLOSING = frozenset((400, 413, 431))  # after these nobody can say where the next request starts
 
 _SERVER_NAME = 0  # the TLS extension that names the server (RFC 6066, section 3)
 
@@ -60,17 +60,9 @@ DIALLING: contextvars.ContextVar["Handler"] = contextvars.ContextVar("dialling")
 async def _connect(handler: "Handler", flow: http.HTTPFlow) -> None:
     request = flow.request
     credentials, fault, _ = wire.credentials(request)
-    tunnel = wire.Tunnel(request.host, request.port, credentials)
-    named = head.Head(
-        "CONNECT",
-        "https",
-        request.host,
-        request.port,
-        "/",
-        request.headers.fields,
-        authority=f"{request.host}:{request.port}" if ":" not in request.host else None,
-        http10=request.http_version == "HTTP/1.0",
-    )
+    tunnel = heard.Tunnel(request.host, request.port, credentials)
+    fields, http10 = request.headers.fields, request.http_version == "HTTP/1.0"
+    named = heard.connecting(request.host, request.port, fields, http10=http10)
     seen = fault or head.read(named)
     if isinstance(seen, head.Fault):
         reply = await handler.engine.gate.ask(seen, credentials, handler.engine, wire.seen(flow))
@@ -140,7 +132,7 @@ async def _gone(handler: "Handler", client: Any) -> None:
             await item.over()
     for item in mine:
         item.flow.metadata["left"] = True
-        await answers.settle(item, item.flow, complete=False, error=item.cut_by or "client left")
+        await answers.settle(item, item.flow, complete=False, error=item.cut_by or CLIENT_LEFT)
 
 
 # The request
@@ -154,7 +146,7 @@ def _request_headers(handler: "Handler", flow: http.HTTPFlow) -> Awaitable[None]
         credentials = handler.tunnel.credentials
     flow.metadata["credentials"] = credentials
     flow.metadata["fault"] = fault
-    awaited = flow.metadata["arriving"] = arriving(flow, handler, caller_known=greeted)
+    awaited = flow.metadata["arriving"] = arriving_of(flow, handler, caller_known=greeted)
     request = uploads.of_head(handler, flow)
     if request is not None:
         return _upload(handler, flow, request)
@@ -225,12 +217,8 @@ async def _request(handler: "Handler", flow: http.HTTPFlow) -> None:
     request: Request | head.Fault = flow.metadata["fault"] or head.read(
         wire.head_of(flow, handler.tunnel, handler.sni), flow.request.raw_content or b""
     )
-    if flow.metadata.get("body_too_large"):
-        limit = f"more than {engine.body_bytes_max} bytes"
-        request = head.Fault(Reason.BODY_TOO_LARGE, limit)
-    elif awaited.no_room:
-        full = "so many requests are held here that there is no room for it now; send it again"
-        request = head.Fault(Reason.BODY_TOO_LARGE, full)
+    is_too_large = flow.metadata.get("body_too_large", False)
+    request = awaited.too_much(engine.body_bytes_max, is_too_large=is_too_large) or request
     gate, credentials = engine.gate, flow.metadata["credentials"]
     gone = partial(handler.is_gone, flow)
     answer = await gate.ask(request, credentials, engine, wire.seen(flow), gone)
@@ -239,7 +227,7 @@ async def _request(handler: "Handler", flow: http.HTTPFlow) -> None:
     if isinstance(answer, Refusal):
         awaited.release()
         response = _answer(flow, answer)
-        if isinstance(request, head.Fault) or answer.status in _CLOSING:
+        if isinstance(request, head.Fault) or answer.status in heard.CLOSING:
             wire.closing(response)
         return
     _forward(handler, flow, answer)
@@ -262,6 +250,8 @@ def _forward(handler: "Handler", flow: http.HTTPFlow, live: Live) -> None:
         wire.framed(request)
     else:
         _framed(engine, flow, live)
+    if not request.is_http2:
+        request.authority = ""  # an upstream is asked for the path alone, inside a tunnel too
     request.headers = http.Headers(
         head.upstream_headers(
             request.headers.fields,
@@ -334,7 +324,7 @@ def refuse_after_failure(handler: "Handler", hook: commands.StartHook, data: Any
             handler.leave()
         exchange: Exchange | None = data.metadata.pop("exchange", None)
         if exchange is not None:
-            why, fault = "our own failure", Reason.POLICY_FAILURE
+            why, fault = OWN_FAILURE, Reason.POLICY_FAILURE
             ending = answers.settle(exchange, data, complete=False, error=why, fault=fault)
             handler.engine.spawn(ending)
         if isinstance(hook, _ANSWERABLE):

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import h11
+from h11 import _readers
 from h11._readers import ChunkedReader, Http10Reader
 from mitmproxy import http
 from mitmproxy.connection import ConnectionState
@@ -19,11 +20,19 @@ from mitmproxy.proxy.layers.http import _http1, _http2
 from OpenSSL import SSL
 
 from proxy.engines.mitm_events import BrokenBody, not_processed
+from proxy.engines.waits import PIPELINED_BYTES_MAX
 from proxy.head import HEAD_BYTES_MAX
 
-PIPELINED_BYTES_MAX = 1024 * 1024  # what a client may send before the last answer; more hangs up
 LINE_START_BYTES = 32  # in which a method ends
+CHUNK_EXTENSION_BYTES_MAX = 4096  # nobody reads them
 _METHOD_START = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,31}( |\Z)")
+_LINE = re.compile(rb"[^ ]+ [^\s]+ HTTP/[^\s]+\r\n")
+_END = re.compile(rb"\n\r?\n")  # of a head, as h11 takes it
+_ODD = re.compile(rb"(?<!\r)\n|\r(?!\n)|[\x0b\x0c]")
+"""Ends a line for one reader and not for another; or h11 takes it for a blank, and drops it."""
+_FOLDED = re.compile(rb"\n[ \t]")
+_CODED = re.compile(rb"\ntransfer-encoding:(?![ \t]*chunked[ \t]*\r)", re.IGNORECASE)
+"""What mitmproxy takes beside it (`gzip, chunked`) is a body that nobody here has judged."""
 VERSIONS = (b"HTTP/1.0", b"HTTP/1.1")
 
 Commands = layer.CommandGenerator[None]
@@ -31,6 +40,27 @@ Commands = layer.CommandGenerator[None]
 
 class _BrokenChunks(Exception):
     """A chunk of a request that is none."""
+
+
+class _Chunks(ChunkedReader):
+    """Those of a request: trailers that end in one way only, and that end."""
+
+    def __call__(self, buffer: Any) -> Any:
+        if self._reading_trailer:
+            trailers = bytes(buffer)
+            end = _END.search(b"\n" + trailers)
+            if (end.end() if end else len(trailers)) > HEAD_BYTES_MAX:
+                raise _BrokenChunks
+            lines = b"\r\n" + trailers[: end.end() - 1] if end else b""
+            if _ODD.search(lines) or _FOLDED.search(lines):
+                raise _BrokenChunks
+        elif len(buffer) > HEAD_BYTES_MAX and self._has_no_line(buffer):
+            raise _BrokenChunks
+        return super().__call__(buffer)
+
+    def _has_no_line(self, buffer: Any) -> bool:
+        is_size = not self._bytes_in_chunk and not self._bytes_to_discard
+        return is_size and b"\n" not in bytes(buffer)
 
 
 class _WithoutTrailers:
@@ -64,6 +94,7 @@ class _Http1Body:
     def body_reader(self, reader: Any) -> None:
         chunked = isinstance(reader, ChunkedReader)
         of_request = isinstance(self, Http1Server)
+        reader = _Chunks() if chunked and of_request else reader
         self._body_reader = _WithoutTrailers(reader, of_request=of_request) if chunked else reader
 
 
@@ -75,7 +106,12 @@ class Http1Server(_Http1Body, _http1.Http1Server):
         if _is_no_request(bytes(self.buf)[:LINE_START_BYTES]):
             yield from self._refuse(400)
             return
+        received, refused = bytes(self.buf), False
         for command in super().read_headers(event):
+            refused = refused or isinstance(command, commands.SendData)
+            if not refused and _is_head(command) and _is_read_differently(received):
+                yield from self._refuse(400)
+                return
             if _is_of_another_version(command):
                 yield from self._refuse(505)
                 return
@@ -156,7 +192,19 @@ class Http1Client(_Http1Body, _http1.Http1Client):
 def _is_no_request(start: bytes) -> bool:
     """TLS, SSH and others that never end a head: their first bytes are no method and space
     (RFC 9112 section 3), so nobody has to wait for the rest."""
-    return bool(start) and not _METHOD_START.match(start)
+    return start not in (b"", b"\r") and not _METHOD_START.match(start)
+
+
+def _is_head(command: commands.Command) -> bool:
+    event = command.event if isinstance(command, mhttp.ReceiveHttp) else None
+    return isinstance(event, mhttp.RequestHeaders)
+
+
+def _is_read_differently(received: bytes) -> bool:
+    """Whether the head that these bytes begin with says something else to another reader."""
+    end = _END.search(received)
+    head = received[: end.end()] if end else received
+    return bool(_ODD.search(head) or _CODED.search(head)) or not _LINE.match(head)
 
 
 def _skip_empty_lines(buffer: Any) -> None:
@@ -190,6 +238,10 @@ def _problem(status_code: int, message: str = "") -> bytes:
     return b'{"title":"%s","status":%d}' % (title.encode(), status_code)
 
 
+_readers.__dict__["chunk_header_re"] = re.compile(
+    rb"(?P<chunk_size>[0-9A-Fa-f]{1,15})(;[^\x00-\x08\x0a-\x1f\x7f]{0,%d})?[ \t]*\r\n"
+    % CHUNK_EXTENSION_BYTES_MAX
+)
 for _module, _name, _ours in (
     (mhttp, "Http1Client", Http1Client),
     (_http1, "make_error_response", _error_page),

@@ -32,13 +32,10 @@ from proxy.engines.mitm_events import (
     Unended,
     UnendedHook,
 )
-from proxy.engines.mitm_exchange import UNKNOWN_BODY_BYTES_MAX
 from proxy.engines.mitm_http1 import VERSIONS, Http1Server
 from proxy.engines.mitm_http2 import Http2Server
 from proxy.engines.mitm_uploads import Upload
-
-DRAIN_BYTES_MAX = 64 * 1024 * 1024  # a refused upload is read this far so that the 413 arrives
-ANSWER_HELD_BYTES_MAX = 1024 * 1024  # a write's answer up to this is held until it is durable
+from proxy.engines.waits import ANSWER_HELD_BYTES_MAX, DRAIN_BYTES_MAX
 
 Commands = layer.CommandGenerator[None]
 
@@ -130,7 +127,7 @@ class Stream(mhttp.HttpStream):
             arriving = self.flow.metadata.get("arriving")
             if arriving is None:
                 return  # its own hook failed, and left the answer
-            if not arriving.caller_known and self.body_bytes > UNKNOWN_BODY_BYTES_MAX:
+            if arriving.is_beyond(self.body_bytes):
                 yield CallerHook(self.flow)
                 if (yield from self.check_killed(True)):
                     return

@@ -18,11 +18,10 @@ from proxy import head
 from proxy.engines import mitm_wire as wire
 from proxy.engines.mitm_exchange import Exchange
 from proxy.engines.mitm_pace import PacedReader, reader_of
+from proxy.engines.waits import UPLOAD_LINGER_SECONDS
 
 if TYPE_CHECKING:
     from proxy.engines.mitm_client import Handler
-
-UPLOAD_LINGER_SECONDS = 60.0  # a known client that was refused may go on sending for so long
 
 
 @dataclass(eq=False, slots=True)

@@ -14,9 +14,7 @@ from wsproto import events as ws_events
 from wsproto.connection import ConnectionState as WebSocketState
 
 from proxy.engines.mitm_events import CutFlow
-
-MESSAGE_BYTES_MAX = 16 * 1024 * 1024  # one WebSocket message, all its fragments
-FRAGMENTS_MAX = 1000  # of one message; each costs more than its bytes
+from proxy.engines.waits import FRAGMENTS_MAX, MESSAGE_BYTES_MAX
 
 Commands = layer.CommandGenerator[None]
 

@@ -1,26 +1,16 @@
 """mitmproxy's messages as ours, and ours as mitmproxy's. Pure."""
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from mitmproxy import http
 
 from policies.call import Request
 from policies.verdict import Reason
 from proxy import head
+from proxy.engines import heard
+from proxy.engines.heard import Tunnel
 from proxy.identity import Credentials, read
 from proxy.refuse import Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class Tunnel:
-    """What a CONNECT named, and the credentials it carried."""
-
-    host: str
-    port: int
-    credentials: Credentials | None
-
 
 _TRAILER = "trailer:"  # marks one among headers, whose names hold no colon
 
@@ -79,26 +69,17 @@ def credentials(
         del request.headers["proxy-authorization"]
     if len(sent) > 1:
         return None, head.Fault(Reason.MALFORMED_REQUEST, "two Proxy-Authorization headers"), True
+    if sent and "\n" in sent[0]:  # whatever was folded into it would be lost with it
+        return None, head.Fault(Reason.MALFORMED_REQUEST, "a folded line in a header"), True
     return read(sent[0] if sent else None), None, bool(sent)
 
 
 def seen(flow: http.HTTPFlow) -> Request:
-    """What can be said of a request that cannot be judged: printable, short, without secrets.
-
-    Its content type says in which dialect it is refused.
-    """
-
-    def plain(text: str, size: int) -> str:
-        return "".join(c if "!" <= c <= "~" else "?" for c in text[:size])
-
+    """What can be said of a request that cannot be judged."""
     request = flow.request
-    return Request(
-        plain(request.method, 32),
-        request.scheme,
-        head.plain_host(plain(request.host, 255)),
-        request.port,
-        plain(re.split("[?#]", request.path, maxsplit=1)[0], 1024) or "/",
-        (("content-type", plain(request.headers.get("content-type", "").lower(), 255)),),
+    kind = request.headers.get("content-type", "")
+    return heard.seen(
+        request.method, request.scheme, request.host, request.port, request.path, kind
     )
 
 
@@ -106,7 +87,7 @@ def head_of(flow: http.HTTPFlow, tunnel: Tunnel | None, sni: str | None) -> head
     """What the engine read, for the consistency checks. `sni` is None outside TLS."""
     request = flow.request
     return head.Head(
-        method=request.method,
+        method=request.data.method.decode("latin-1"),  # `request.method` is in capitals
         scheme=request.scheme,
         host=request.host,
         port=request.port,

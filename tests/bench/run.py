@@ -1,34 +1,43 @@
-"""`make bench`: direct, stock mitmdump and pullcord side by side, in one run.
+"""`make bench`: direct, stock mitmdump and pullcord over both engines side by side, in one run.
 
-Each round takes every cell (plain or TLS, read or write, 1, 16 or 64 clients) in a new order, and
-in it the variants in a new order. The proxies have CPU 0; the load and the upstream have CPU 1.
-Exits 1 when a gate is missed or anything but the expected answer came back. Linux only.
-At the end, alone and in this process: what the checks of ceilings cost (`ceilings.py`), and the
-detectors (`detection.py`).
+Each round takes every cell (plain, TLS or a new TLS connection each call; a read, one of 1 MB or a
+write; 1, 16 or 64 clients) in a new order, and in it the variants in a new order. The proxies have
+CPU 0; the load and the upstream have CPU 1. Exits 1 when a gate is missed or anything but the
+expected answer came back. Linux only. At the end, alone and in this process: what the checks of
+ceilings cost (`ceilings.py`), and the detectors (`detection.py`).
 """
 
 import argparse
 import json
 import os
 import random
+import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from ledger.connection import open_reader
 from ledger.states import EventType
-from tests.bench import admitting, callgrind, ceilings, detection, machine, variants
+from tests.bench import admitting, ceilings, detection, gates, machine, variants
 from tests.bench.certificates import write_certificates
-from tests.bench.figures import CELLS, CLIENTS, Cell, Measured, gates, table
-from tests.bench.load import Result, Task, calls_seen
-from tests.bench.variants import Upstream, Variant
+from tests.bench.clients import Task
+from tests.bench.figures import CLIENTS, CLIENTS_ON_REQUEST, Cell, Measured, cells, table
+from tests.bench.load import Result, calls_seen, reaching
+from tests.bench.messages import Kind, Way
+from tests.bench.variants import ENGINES, Upstream, Variant
+
+HANDLES_PER_CLIENT = 8
 
 Run = Callable[[Task], Result]
+Made = dict[str, Counter[str]]
+"""The calls that each engine let through, by their effect."""
+
+_EFFECT = {Kind.READ: "read", Kind.LARGE: "read", Kind.WRITE: "write"}
 
 
 class Wrong(Exception):
@@ -37,42 +46,44 @@ class Wrong(Exception):
 
 def main() -> int:
     options = _options()
+    _make_room(max(options.clients))
     os.environ["PYTHONHASHSEED"] = "0"  # the same instructions in every run
     try:
         with tempfile.TemporaryDirectory(prefix="bench-", dir=options.folder) as folder:
-            if options.callgrind:
-                callgrind.check()
-                return count(Path(folder))
             return measure(Path(folder), options.rounds, options.seconds, options.clients)
-    except (
-        Wrong,
-        admitting.Wrong,
-        ceilings.Wrong,
-        variants.NotStarted,
-        callgrind.Unusable,
-    ) as error:
+    except (Wrong, admitting.Wrong, ceilings.Wrong, variants.NotStarted) as error:
         sys.exit(f"bench: {error}")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, help="default 5")
-    parser.add_argument("--seconds", type=float, help="for each measurement; default 1")
+    parser.add_argument("--seconds", type=float, help="for each measurement; default 0.7")
     parser.add_argument("--quick", action="store_true", help="3 rounds of half a second")
-    parser.add_argument("--clients", type=int, nargs="+", choices=CLIENTS, help="only these")
-    parser.add_argument("--callgrind", action="store_true", help="count instructions instead")
+    parser.add_argument(
+        "--clients", type=int, nargs="+", choices=CLIENTS_ON_REQUEST, default=CLIENTS, help="only"
+    )
     parser.add_argument("--folder", help="where the ledger lies; default: the temporary one")
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 5)
-    options.seconds = options.seconds or (0.5 if options.quick else 1.0)
+    options.seconds = options.seconds or (0.5 if options.quick else 0.7)
     return options
+
+
+def _make_room(clients: int) -> None:
+    """The processes inherit it: a proxy has two connections for each client, and those before."""
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if least != resource.RLIM_INFINITY:
+        wanted = max(least, HANDLES_PER_CLIENT * clients)
+        if most != resource.RLIM_INFINITY:
+            wanted = min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 # ------------------------------------------------------------------------------- seconds
 
 
-def measure(folder: Path, rounds: int, seconds: float, clients: list[int] | None) -> int:
-    cells = [cell for cell in CELLS if not clients or cell.clients in clients]
+def measure(folder: Path, rounds: int, seconds: float, clients: Sequence[int]) -> int:
     authority, certificate = write_certificates(folder)
     print(machine.circumstances(folder), flush=True)
     with ExitStack() as stack:
@@ -80,16 +91,19 @@ def measure(folder: Path, rounds: int, seconds: float, clients: list[int] | None
         compared = [
             Variant("direct", authority),
             stack.enter_context(variants.stock(folder, authority)),
-            stack.enter_context(variants.pullcord(folder, authority, upstream)),
         ]
-        run = _load(stack, folder, upstream)
+        for engine in ENGINES:
+            started = variants.pullcord(folder, authority, upstream, engine=engine)
+            compared.append(stack.enter_context(started))
+        run = load(stack, folder, upstream)
         taken = machine.taken_by_others(compared)
-        measured, made = _rounds(cells, compared, rounds, seconds, upstream, run)
+        measured, made = _rounds(cells(clients), compared, rounds, seconds, upstream, run)
         print(table(measured))
         print(taken())
         print(machine.memory(compared))
-        print(_recorded(folder / "data", made))
-    lines, held = gates(measured)
+        for engine in ENGINES:
+            print(_recorded(variants.data_of(folder, engine), engine, made[engine]))
+    lines, held = gates.told(measured)
     print("\n".join(lines))
     lines, held_too = ceilings.report(ceilings.measure(folder))
     print("\n".join(lines))
@@ -99,25 +113,25 @@ def measure(folder: Path, rounds: int, seconds: float, clients: list[int] | None
 
 
 def _rounds(
-    cells: list[Cell],
+    measuring: Sequence[Cell],
     compared: list[Variant],
     rounds: int,
     seconds: float,
     upstream: Upstream,
     run: Run,
-) -> tuple[Measured, dict[bool, int]]:
-    """All results, and how many reads (False) and writes (True) pullcord let through."""
+) -> tuple[Measured, Made]:
+    """All results, and the calls that pullcord let through."""
     chance = random.Random(1)
     measured: Measured = {}
-    made = {False: 0, True: 0}
+    made: Made = {engine: Counter() for engine in ENGINES}
     for number in range(rounds):
         _say(f"round {number + 1} of {rounds}")
-        for cell in chance.sample(cells, len(cells)):
+        for cell in chance.sample(measuring, len(measuring)):
             for variant in chance.sample(compared, len(compared)):
-                result = run(_task(variant, upstream, cell, seconds=seconds))
+                result = run(task(variant, upstream, cell, seconds=seconds))
                 measured.setdefault((cell, variant.name), []).append(result)
-                if variant.name == "pullcord":
-                    made[cell.write] += result.all_calls
+                if variant.name in made:
+                    made[variant.name][_EFFECT[cell.kind]] += result.all_calls
     _say("")
     return measured, made
 
@@ -128,14 +142,14 @@ def _say(text: str) -> None:
         print(f"\r{text:<30}", end="\n" if not text else "", file=sys.stderr, flush=True)
 
 
-def _task(
+def task(
     variant: Variant, upstream: Upstream, cell: Cell, seconds: float = 0.0, calls: int = 0
 ) -> Task:
     return Task(
         proxy_port=variant.port,
-        upstream_port=upstream.tls if cell.tls else upstream.plain,
-        tls=cell.tls,
-        write=cell.write,
+        upstream_port=upstream.plain if cell.way is Way.PLAIN else upstream.tls,
+        way=cell.way,
+        kind=cell.kind,
         clients=cell.clients,
         trust=str(variant.trust),
         credentials=list(variant.credentials),
@@ -145,7 +159,7 @@ def _task(
     )
 
 
-def _load(stack: ExitStack, folder: Path, upstream: Upstream) -> Run:
+def load(stack: ExitStack, folder: Path, upstream: Upstream) -> Run:
     """Start the load's process; what is returned runs one task there and checks the upstream."""
     log = folder / "load.log"
     process = stack.enter_context(variants.running(variants.module("load"), variants.LOAD_CPU, log))
@@ -161,14 +175,14 @@ def _load(stack: ExitStack, folder: Path, upstream: Upstream) -> Run:
             raise Wrong(f"{log.read_text().strip()}\nwhile doing {task}")
         result = Result(**json.loads(line))
         reached = calls_seen(upstream.plain) - before
-        if reached != result.all_calls:
+        if reached != reaching(task, result.all_calls):
             raise Wrong(f"{result.all_calls} calls were answered, {reached} reached the upstream")
         return result
 
     return run
 
 
-def _recorded(data: Path, made: dict[bool, int]) -> str:
+def _recorded(data: Path, engine: str, made: Counter[str]) -> str:
     """The ledger was written indeed. Raises Wrong when it differs from what was answered."""
     time.sleep(0.5)  # the outcome of a read may be written after its answer
     reader = open_reader(data)
@@ -182,37 +196,10 @@ def _recorded(data: Path, made: dict[bool, int]) -> str:
         )
     finally:
         reader.close()
-    if (found.get("read", 0), found.get("write", 0)) != (made[False], made[True]):
-        raise Wrong(f"the ledger has {found}, the load made {made[False]} and {made[True]}")
-    return f"the ledger has every one of {made[False]} reads and {made[True]} writes, all done"
-
-
-# -------------------------------------------------------------------------- instructions
-
-
-def count(folder: Path) -> int:
-    """Instructions a call of both proxies, at one client."""
-    authority, certificate = write_certificates(folder)
-    counted: dict[str, dict[Cell, float]] = {}
-    with ExitStack() as stack:
-        upstream = stack.enter_context(variants.upstream(folder, certificate))
-        run = _load(stack, folder, upstream)
-
-        def task_for(variant: Variant, cell: Cell, calls: int) -> Task:
-            return _task(variant, upstream, cell, calls=calls)
-
-        for name, start in (
-            ("stock", partial(variants.stock, folder, authority)),
-            ("pullcord", partial(variants.pullcord, folder, authority, upstream)),
-        ):
-            counted[name] = dict(callgrind.instructions(folder, start, task_for, run))
-    print("million instructions a call, one client")
-    for cell, stock in counted["stock"].items():
-        ours = counted["pullcord"][cell]
-        print(
-            f"{cell!s:>28}: stock {stock / 1e6:.3f}, pullcord {ours / 1e6:.3f} = {ours / stock:.3f}"
-        )
-    return 0
+    if found != +made:
+        raise Wrong(f"the ledger of {engine} has {found}, the load made {dict(made)}")
+    reads, writes = made["read"], made["write"]
+    return f"{engine}: the ledger has every one of {reads} reads and {writes} writes, all done"
 
 
 if __name__ == "__main__":

@@ -16,17 +16,22 @@ from pathlib import Path
 from tests.bench.messages import (
     COUNT_PATH,
     HEAD_END,
-    READ_ANSWER,
+    LARGE_ANSWER,
+    LARGE_PATH,
     WRITE_PATH,
     answer,
+    item_number,
+    length_told,
     order_number,
+    read_answer,
     write_answer,
 )
 
-_READ = answer(READ_ANSWER)
+_LARGE_READ = answer(LARGE_ANSWER)
+_LARGE = b"GET " + LARGE_PATH.encode()
 _COUNT = b"GET " + COUNT_PATH.encode()
 _WRITE = b"POST " + WRITE_PATH.encode()
-_LENGTH = b"content-length:"
+SENT_AT_ONCE_BYTES = 16_384  # one record of TLS: it goes whole, or not at all and is sent again
 
 
 class Peer:
@@ -36,6 +41,8 @@ class Peer:
         self.sock = sock
         self.ready = ready  # its TLS handshake is over, or there is none
         self.heard = b""
+        self.untaken = memoryview(b"")  # the rest of its answer
+        self.awaited = select.EPOLLIN
 
 
 class Upstream:
@@ -62,12 +69,14 @@ class Upstream:
         while True:
             for handle, _ in self._poll.poll():
                 peer = self._peers.get(handle)
-                if peer is not None:
+                if peer is not None and peer.untaken:
+                    self._serve_peer(peer)
+                elif peer is not None:
                     self._heard(peer)
                 elif handle in listeners:
                     self._accept(listeners[handle])
-                else:
-                    return
+                elif handle == until:
+                    return  # else of one that went in this round
 
     def _listen(self) -> socket.socket:
         listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -98,34 +107,45 @@ class Upstream:
             self._gone(peer)
             return
         peer.heard += heard
-        while (told := self._answer(peer)) is not None:
-            try:
-                peer.sock.sendall(told)
-            except OSError:
-                self._gone(peer)
-                return
+        self._serve_peer(peer)
 
-    def _answer(self, peer: Peer) -> bytes | None:
-        """The answer to the next whole request, or None while there is none."""
+    def _serve_peer(self, peer: Peer) -> None:
+        """Answer what it asked, one after another, as far as it takes the answers."""
+        awaited = select.EPOLLIN
+        try:
+            while peer.untaken or self._answer(peer):
+                peer.untaken = peer.untaken[peer.sock.send(peer.untaken[:SENT_AT_ONCE_BYTES]) :]
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            awaited = select.EPOLLOUT
+        except OSError:
+            self._gone(peer)
+            return
+        if awaited != peer.awaited:
+            self._poll.modify(peer.sock.fileno(), awaited)
+            peer.awaited = awaited
+
+    def _answer(self, peer: Peer) -> bool:
+        """Take the next whole request, if there is one; its answer is then to be sent."""
         heard = peer.heard
         end = heard.find(HEAD_END) + len(HEAD_END)
         if end < len(HEAD_END):
-            return None
+            return False
         if heard.startswith(_COUNT):
-            peer.heard = heard[end:]
-            return answer(b'{"calls":%d}' % self.calls)
-        if not heard.startswith(_WRITE):
-            peer.heard = heard[end:]
+            told = answer(b'{"calls":%d}' % self.calls)
+        elif heard.startswith(_WRITE):
+            whole = end + length_told(heard[:end])
+            if len(heard) < whole:
+                return False
+            told = answer(write_answer(order_number(heard[end:whole])))
+            end = whole
             self.calls += 1
-            return _READ
-        head = heard[:end].lower()
-        start = head.index(_LENGTH) + len(_LENGTH)
-        whole = end + int(head[start : head.index(b"\r\n", start)])
-        if len(heard) < whole:
-            return None
-        peer.heard = heard[whole:]
-        self.calls += 1
-        return answer(write_answer(order_number(heard[end:whole])))
+        else:
+            is_large = heard.startswith(_LARGE)
+            told = _LARGE_READ if is_large else answer(read_answer(item_number(heard)))
+            self.calls += 1
+        peer.heard = heard[end:]
+        peer.untaken = memoryview(told)
+        return True
 
     def _gone(self, peer: Peer) -> None:
         del self._peers[peer.sock.fileno()]

@@ -1,6 +1,7 @@
-"""What is compared: straight to the upstream, stock mitmdump as shipped, and pullcord as it runs.
+"""What is compared: straight to the upstream, stock mitmdump as shipped, and pullcord as it runs,
+over each of its engines.
 
-Both proxies are the real programs in processes of their own, up during the whole run. Here they
+All proxies are the real programs in processes of their own, up during the whole run. Here they
 are configured, started, awaited and ended; nothing is measured.
 """
 
@@ -21,6 +22,9 @@ import yaml
 from proxy import control_client
 
 PROXY_CPU, LOAD_CPU = 0, 1
+DIRECT, STOCK = "direct", "stock"
+ENGINES = ("mitmproxy", "http1")  # pullcord over each is named after it
+
 START_SECONDS = 30.0
 SLOW_START_SECONDS = 300.0  # under valgrind everything takes fifty times as long
 TENANTS = 20
@@ -109,26 +113,38 @@ def stock(folder: Path, authority: Path, wrapper: list[str] | None = None) -> It
     confdir, log, port = folder / "stock", folder / "stock.log", _free_port()
     confdir.mkdir(exist_ok=True)
     settings = [f"confdir={confdir}", f"ssl_verify_upstream_trusted_ca={authority}"]
-    program = [*_wrapped(wrapper), str(_PROGRAMS / "mitmdump")]
+    program = [str(_PROGRAMS / "mitmdump")]
+    if wrapper is not None:
+        program = [*wrapper, sys.executable, *program]  # valgrind takes a binary, not a script
     command = [*program, "-q", "--listen-host", "127.0.0.1", "--listen-port", str(port)]
     for setting in settings:
         command += ["--set", setting]
     with running(command, PROXY_CPU, log) as process:
         _await_port(process, port, "mitmdump", log, bool(wrapper))
-        yield Variant("stock", confdir / "mitmproxy-ca-cert.pem", process.pid, port)
+        yield Variant(STOCK, confdir / "mitmproxy-ca-cert.pem", process.pid, port)
 
 
 @contextlib.contextmanager
 def pullcord(
-    folder: Path, authority: Path, behind: Upstream, wrapper: list[str] | None = None
+    folder: Path,
+    authority: Path,
+    behind: Upstream,
+    wrapper: list[str] | None = None,
+    *,
+    engine: str = ENGINES[0],
 ) -> Iterator[Variant]:
     """`pullcord up` with a policy of everyday size, tokens, ceilings, and its ledger on disk."""
-    config, data, log = folder / "config", folder / "data", folder / "pullcord.log"
+    config, data = folder / f"config-{engine}", data_of(folder, engine)
+    log = folder / f"pullcord-{engine}.log"
     config.mkdir(exist_ok=True)
     settings = {"listen": "127.0.0.1:0", "upstream_ca": str(authority), "data": str(data)}
+    settings["engine"] = engine
     (config / "pullcord.yaml").write_text(yaml.safe_dump(settings))
     (config / "policy.yaml").write_text(yaml.safe_dump(policy(behind), sort_keys=False))
-    command = [*_wrapped(wrapper), str(_PROGRAMS / "pullcord"), "up", "--config", str(config)]
+    program = [str(_PROGRAMS / "pullcord")]
+    if wrapper is not None:
+        program = [*wrapper, *module("stretched")]
+    command = [*program, "up", "--config", str(config)]
     with running(command, PROXY_CPU, log) as process:
         line = process.stdout.readline() if process.stdout else b""
         found = _LISTENS.search(line)
@@ -136,7 +152,12 @@ def pullcord(
             raise NotStarted(_why("pullcord", log, line))
         credentials = tuple(_mint(data, number) for number in range(TENANTS))
         port = int(found[1])
-        yield Variant("pullcord", data / "ca" / "ca.pem", process.pid, port, credentials)
+        yield Variant(engine, data / "ca" / "ca.pem", process.pid, port, credentials)
+
+
+def data_of(folder: Path, engine: str) -> Path:
+    """Where pullcord over this engine keeps its record."""
+    return folder / f"data-{engine}"
 
 
 def policy(behind: Upstream) -> dict[str, object]:
@@ -184,11 +205,6 @@ def _mint(data: Path, number: int) -> str:
     wanted = {"run": f"run{number}", "tenant": f"tenant{number}"}
     minted = control_client.ask(data, "POST", "/v1/tokens", wanted, SLOW_START_SECONDS)
     return f"run{number}:{minted['secret']}"
-
-
-def _wrapped(wrapper: list[str] | None) -> list[str]:
-    """valgrind takes a binary, not a script."""
-    return [] if wrapper is None else [*wrapper, sys.executable]
 
 
 def _free_port() -> int:

@@ -20,6 +20,7 @@ import pytest
 from tests.end_to_end import certificates
 from tests.end_to_end.running import ROOT, Proxy, StartProxy, Upstreams
 from tests.end_to_end.upstreams.journal import Journal
+from tests.proxy.engines.conftest import pytest_asyncio_loop_factories
 
 # Which upstream process and port stands in for which name and port.
 PLACES = {
@@ -39,6 +40,8 @@ PLACES = {
     "mcp": ("mcp.crm.example:443",),
 }
 PROCESSES = ("web", "s3", "crm")
+
+__all__ = ["pytest_asyncio_loop_factories"]
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ from tests.end_to_end import crash_points
 from tests.end_to_end.crash_points import Point
 from tests.end_to_end.forked import fork, forking
 from tests.end_to_end.launch import RoutedDialer
+from tests.engine import ENGINE
 
 FOLDER = Path(os.environ["TEST_CRASH"])
 ARMED, FIRED, PROMISES = FOLDER / "armed", FOLDER / "fired", FOLDER / "promises"
@@ -166,17 +167,11 @@ def _keeping() -> Iterator[Patch]:
 
 
 def engine_patches() -> Iterator[Patch]:
-    from mitmproxy.proxy.layers.http import RequestEndOfMessage, RequestHeaders
-
     from proxy import serve
-    from proxy.engines import mitm_hooks
-    from proxy.engines.mitm_http1 import Http1Client
     from proxy.gate import Gate
     from proxy.live import Live
 
     ask, sent, settle, record = Gate.ask, Gate.sent, Gate.settle, Gate._record
-    send, forward = Http1Client.send, mitm_hooks._forward
-    call_of: dict[int, str] = {}  # by the request object, which is its call's alone
 
     async def asked(self: Any, *args: Any, **more: Any) -> Any:
         answer = await ask(self, *args, **more)
@@ -185,20 +180,9 @@ def engine_patches() -> Iterator[Patch]:
             at(crash_points.ALLOWED, [answer.call_id])
         return answer
 
-    def forwarding(handler: Any, flow: Any, live: Any) -> None:
-        forward(handler, flow, live)
-        call_of[id(flow.request)] = live.call_id
-
     def going(self: Any, live: Any) -> Any:
         at(crash_points.CONNECTED, [live.call_id])
         return sent(self, live)
-
-    def sending(self: Any, event: Any) -> Any:
-        yield from send(self, event)  # each command was carried out before it goes on
-        if isinstance(event, RequestHeaders):
-            at(crash_points.HEAD_SENT, [call_of[id(self.request)]])
-        elif isinstance(event, RequestEndOfMessage):
-            at(crash_points.SENT, [call_of[id(self.request)]])
 
     async def settling(self: Any, live: Any, **how: Any) -> Any:
         if how["complete"]:
@@ -215,11 +199,57 @@ def engine_patches() -> Iterator[Patch]:
 
     yield serve, "Dialer", RoutedDialer
     yield Gate, "ask", asked
-    yield mitm_hooks, "_forward", forwarding
     yield Gate, "sent", going
     yield Gate, "settle", settling
     yield Gate, "_record", recorded
+    yield from _sending_by_http1() if ENGINE == "http1" else _sending_by_mitmproxy()
+
+
+def _sending_by_mitmproxy() -> Iterator[Patch]:
+    from mitmproxy.proxy.layers.http import RequestEndOfMessage, RequestHeaders
+
+    from proxy.engines import mitm_hooks
+    from proxy.engines.mitm_http1 import Http1Client
+
+    send, forward = Http1Client.send, mitm_hooks._forward
+    call_of: dict[int, str] = {}  # by the request object, which is its call's alone
+
+    def forwarding(handler: Any, flow: Any, live: Any) -> None:
+        forward(handler, flow, live)
+        call_of[id(flow.request)] = live.call_id
+
+    def sending(self: Any, event: Any) -> Any:
+        yield from send(self, event)  # each command was carried out before it goes on
+        if isinstance(event, RequestHeaders):
+            at(crash_points.HEAD_SENT, [call_of[id(self.request)]])
+        elif isinstance(event, RequestEndOfMessage):
+            at(crash_points.SENT, [call_of[id(self.request)]])
+
+    yield mitm_hooks, "_forward", forwarding
     yield Http1Client, "send", sending
+
+
+def _sending_by_http1() -> Iterator[Patch]:
+    """It sends a short request in one piece; here the head goes alone, so that there is a point
+    between it and the body. uvloop sends at the end of its turn."""
+    from proxy.engines.http1_exchange import Exchange
+
+    send = Exchange._send_request
+
+    def sending(self: Any, live: Any, upstream: Any, request: bytes, rest: bytes = b"") -> None:
+        head, end, body = request.partition(b"\r\n\r\n")
+        send(self, live, upstream, head + end)
+        loop = asyncio.get_running_loop()
+
+        def head_sent() -> None:
+            at(crash_points.HEAD_SENT, [live.call_id])
+            for part in filter(None, (body, rest)):
+                upstream.write(part)
+            loop.call_soon(at, crash_points.SENT, [live.call_id])
+
+        loop.call_soon(head_sent)
+
+    yield Exchange, "_send_request", sending
 
 
 def supervisor_patches() -> Iterator[Patch]:

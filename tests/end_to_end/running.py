@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from tests.end_to_end.upstreams.journal import Journal, Seen
+from tests.engine import SETTING
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,6 +120,7 @@ class Proxy:
             f"upstream_ca: {self.upstream_ca}\n"
             f"drain_seconds: 5\n"
             f"workers: {self.workers}\n"
+            + "".join(f"{name}: {value}\n" for name, value in SETTING.items())
         )
         self.edit_policy(self.policy)
 
@@ -169,7 +171,7 @@ class Proxy:
     def _environment(self) -> dict[str, str]:
         kept = {
             name: os.environ[name]
-            for name in ("PATH", "COVERAGE_PROCESS_START", "LANG")
+            for name in ("PATH", "COVERAGE_PROCESS_START", "LANG", "ENGINE")
             if name in os.environ
         }
         return kept | {

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.running import AGENTS, Proxy, Run, StartProxy, Upstreams
+from tests.engine import HTTP2
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +30,7 @@ CALLS = [
     ("axios", "http://api.echo.example/axios-plain"),
     ("http2", "https://h2.echo.example/http2"),
 ]
+CALLS_SPOKEN = [pytest.param(*call, marks=HTTP2 if call[0] == "http2" else ()) for call in CALLS]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def row_of(proxy: Proxy, run: Run, url: str) -> dict[str, Any]:
     return row
 
 
-@pytest.mark.parametrize("agent, url", CALLS)
+@pytest.mark.parametrize("agent, url", CALLS_SPOKEN)
 def test_a_call_arrives_tagged_and_is_recorded(
     agent: str, url: str, node: str, proxy: Proxy, run: Run, upstreams: Upstreams
 ) -> None:
@@ -74,7 +76,7 @@ def test_a_call_arrives_tagged_and_is_recorded(
     assert (row["tenant"], row["tool"], row["state"]) == ("acme", "echo", "done")
 
 
-@pytest.mark.parametrize("agent, url", CALLS)
+@pytest.mark.parametrize("agent, url", CALLS_SPOKEN)
 def test_a_frozen_write_is_refused_in_one_attempt(
     agent: str, url: str, node: str, proxy: Proxy, frozen_run: Run, upstreams: Upstreams
 ) -> None:

@@ -26,6 +26,7 @@ from tests.end_to_end.endless import DEAF, POLICY, Endless
 from tests.end_to_end.ingress import Http2, Stream, WebSocket, basic
 from tests.end_to_end.line import Refused
 from tests.end_to_end.running import Proxy, Run
+from tests.engine import HAS_HTTP2
 
 STREAMS, SOCKETS, SECONDS = 32, 8, 8  # streams and WebSockets; HTTP/2 streams
 DEAFS = 4  # calls to an upstream that does not even answer TLS: nothing of them is sent
@@ -61,7 +62,7 @@ class Flows:
             made = WebSocket(runs[tenant], path, tls=number // 2 % 2 == 1)
             closing.callback(made.close)
             self.open.append(Open("WebSocket", tenant, path, made.cut_ns))
-        for number in range(SECONDS // 2):
+        for number in range(SECONDS // 2 if HAS_HTTP2 else 0):
             self._http2(number, runs, closing)
 
     def _http2(self, number: int, runs: dict[str, Run], closing: ExitStack) -> None:
@@ -200,7 +201,7 @@ def refused_now(run: Run) -> None:
     for again in (
         lambda: Stream(run, "/stream/again", tls=False),
         lambda: WebSocket(run, "/socket/again", tls=True),
-        lambda: http2_again(run),
+        *([lambda: http2_again(run)] if HAS_HTTP2 else []),
     ):
         with pytest.raises(Refused) as refused:
             again()

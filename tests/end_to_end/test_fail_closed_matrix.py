@@ -28,6 +28,7 @@ from tests.end_to_end.endless import Endless
 from tests.end_to_end.ingress import Http2, Stream, WebSocket
 from tests.end_to_end.line import Refused, Told, asked, opened
 from tests.end_to_end.running import Run
+from tests.engine import HAS_HTTP2
 
 POLICY = """\
 version: 1
@@ -83,7 +84,7 @@ class World:
                 path = self.path()
                 body = path if method == "POST" else None
                 told.append(asked(run, method, path, body, tls=secure))
-        if tls is None:
+        if tls is None and HAS_HTTP2:
             told.append(self.by_http2(run))
         return {shown(each) for each in told}
 
@@ -287,7 +288,7 @@ CASES: dict[Callable[[World], list[str]], list[str]] = {
     keep_alive: [HALTED],
     stream: ["cut", HALTED],
     websocket: ["cut", HALTED],
-    http2: ["cut", HALTED],
+    **({http2: ["cut", HALTED]} if HAS_HTTP2 else {}),
     restart: [HALTED],
     resumed_run: [HALTED],
     child_run: [HALTED, HALTED],

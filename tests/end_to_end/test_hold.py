@@ -21,6 +21,7 @@ from tests.end_to_end.ingress import Http2
 from tests.end_to_end.line import Line, Told
 from tests.end_to_end.origin import Origin
 from tests.end_to_end.running import Proxy, Run
+from tests.engine import each
 
 POLICY = """\
 version: 1
@@ -141,7 +142,7 @@ def holding(
     assert proxy.broken() == []
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", each(WAYS))
 def test_an_approval_lets_exactly_that_request_through_once(holding: Holding, way: str) -> None:
     path = holding.path()
     asking = holding.ask(way, path)
@@ -161,7 +162,7 @@ def test_an_approval_lets_exactly_that_request_through_once(holding: Holding, wa
     assert holding.states(path) == ["done", "replayed", "refused"]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", each(WAYS))
 def test_nobody_decides(holding: Holding, way: str) -> None:
     path = holding.path("quick")
     asking = holding.ask(way, path)
@@ -172,7 +173,7 @@ def test_nobody_decides(holding: Holding, way: str) -> None:
     assert ticket["state"] == "expired"
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", each(WAYS))
 def test_a_halt_wins(holding: Holding, way: str) -> None:
     path = holding.path()
     cord = {"level": "halt", "scope": "run", "subject": holding.run.name}
@@ -188,7 +189,7 @@ def test_a_halt_wins(holding: Holding, way: str) -> None:
     assert holding.arrived(path) == 1
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", each(WAYS))
 def test_a_client_that_left_finds_the_approval_when_it_comes_back(
     holding: Holding, way: str
 ) -> None:
@@ -205,7 +206,7 @@ def test_a_client_that_left_finds_the_approval_when_it_comes_back(
     assert [each["state"] for each in holding.tickets(path)] == ["used"]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", each(WAYS))
 def test_two_identical_writes_are_one_effect(holding: Holding, way: str) -> None:
     path = holding.path()
     asking = [holding.ask(way, path) for _ in range(2)]
@@ -217,7 +218,7 @@ def test_two_identical_writes_are_one_effect(holding: Holding, way: str) -> None
     assert len(holding.tickets(path)) == 1
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", each(WAYS))
 def test_a_ceiling_holds_reads_too(holding: Holding, way: str) -> None:
     path = holding.path("orders")
     asking = holding.ask(way, path, None, "GET")

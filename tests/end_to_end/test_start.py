@@ -136,6 +136,13 @@ def test_it_serves_within_three_seconds_and_asks_no_network(proxy: Proxy) -> Non
     assert asked(proxy.mint(), "GET", "/first").status == 200
 
 
+def until_it_says(proxy: Proxy, event: str) -> None:
+    deadline = time.monotonic() + 10
+    while event not in proxy.log():
+        assert time.monotonic() < deadline, f"it never said {event}"
+        time.sleep(0.01)
+
+
 def test_at_sigterm_a_call_in_flight_ends_and_a_new_one_is_refused(
     proxy: Proxy, upstream: Origin
 ) -> None:
@@ -153,6 +160,7 @@ def test_at_sigterm_a_call_in_flight_ends_and_a_new_one_is_refused(
         process = proxy.process
         assert process is not None
         process.send_signal(signal.SIGTERM)
+        until_it_says(proxy, "proxy.stopping")  # else a call may be there before the signal
         start = len(upstream.arrived)
         refused = [secure.ask("POST", "/late", "late")]
         refused.append(plain.ask("GET", "/late"))

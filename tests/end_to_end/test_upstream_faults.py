@@ -16,13 +16,15 @@ import pytest
 import yaml
 
 from ledger.connection import open_reader
-from proxy.engines import mitm, mitm_hooks
+from proxy.engines import http1_pool, mitm_hooks
 from proxy.engines.mitm_events import DialledHook
 from proxy.serve import running
 from proxy.settings import Settings
 from tests.end_to_end.misbehaving import Upstream, accepting, misbehaving
 from tests.end_to_end.misdeeds import HTTP1, HTTP2
 from tests.end_to_end.two_versions import Agent, Sent, Told
+from tests.engine import ENGINE, each
+from tests.proxy.engines import inside
 from tests.proxy.engines.conftest import (
     WAIT_SECONDS,
     Proxy,
@@ -151,6 +153,7 @@ async def world(
         listen="127.0.0.1:0",
         identity="open",
         drain_seconds=1.0,
+        engine=ENGINE,
         upstream_ca=ca if context and trusts else None,
         **settings,
     )
@@ -166,12 +169,23 @@ async def world(
 
 @pytest.fixture(autouse=True)
 def deadlines_are_looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mitm, "SWEEP_SECONDS", 0.05)
+    inside.set_constant(monkeypatch, "SWEEP_SECONDS", 0.05)
 
 
 @pytest.fixture
 def gone_before_the_request(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From now on the last look at the cords takes until the upstream has closed."""
+    take = http1_pool.Pool.take
+
+    async def taken(*where: Any, **how: Any) -> Any:
+        found = await take(*where, **how)
+        while found.is_open:
+            await asyncio.sleep(0.01)
+        monkeypatch.undo()
+        return found
+
+    if ENGINE == "http1":
+        return lambda: monkeypatch.setattr(http1_pool.Pool, "take", taken)
     look = mitm_hooks.HOOKS[DialledHook]
 
     async def slowly(handler: Any, flow: Any) -> None:
@@ -183,7 +197,7 @@ def gone_before_the_request(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Non
     return lambda: monkeypatch.setitem(mitm_hooks.HOOKS, DialledHook, slowly)
 
 
-@pytest.mark.parametrize("row", rows(), ids=str)
+@pytest.mark.parametrize("row", each(rows()), ids=str)
 async def test_each_fault_has_one_answer_and_one_outcome(
     row: Row, tmp_path: Path, gone_before_the_request: Callable[[], None]
 ) -> None:
@@ -235,7 +249,7 @@ PROTOCOLS = ("plain", "http1", "http2")
 WRITE, READ = Sent("/write/it", b'{"a": 1}'), Sent("/read/it")
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", each(PROTOCOLS))
 async def test_a_write_whose_agent_leaves_is_finished_and_recorded(
     protocol: str, tmp_path: Path
 ) -> None:
@@ -252,7 +266,7 @@ async def test_a_write_whose_agent_leaves_is_finished_and_recorded(
         assert len(upstream.arrived) == 1
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", each(PROTOCOLS))
 async def test_a_read_whose_agent_leaves_ends_upstream_at_once(
     protocol: str, tmp_path: Path
 ) -> None:
@@ -266,6 +280,7 @@ async def test_a_read_whose_agent_leaves_ends_upstream_at_once(
         assert len(upstream.arrived) == 1
 
 
+@pytest.mark.mitmproxy("it keeps connections for the client that dialled them")
 @pytest.mark.parametrize("protocol", ["plain", "http1"])
 async def test_a_kept_connection_that_breaks_is_not_tried_again_by_itself(
     protocol: str, tmp_path: Path
@@ -278,3 +293,20 @@ async def test_a_kept_connection_that_breaks_is_not_tried_again_by_itself(
         assert (upstream.connections, len(upstream.arrived)) == (1, 2)
         assert (await agent.ask(READ)).status == 200
         assert (upstream.connections, len(upstream.arrived)) == (2, 3)
+
+
+@pytest.mark.http1(
+    "it keeps connections for all clients, so one may be stale that nobody asked for"
+)
+@pytest.mark.parametrize("protocol", ["plain", "http1"])
+async def test_a_read_on_a_kept_connection_that_breaks_is_tried_again_once(
+    protocol: str, tmp_path: Path
+) -> None:
+    """And a write is never sent on a kept connection."""
+    async with world(tmp_path, protocol) as it, it.upstream("answers once") as upstream:
+        agent = await Agent.connect(it.proxy, protocol)
+        assert (await agent.ask(READ)).status == 200
+        assert (await agent.ask(READ)).status == 200
+        assert (upstream.connections, len(upstream.arrived)) == (2, 3)
+        assert (await agent.ask(WRITE)).status == 200
+        assert (upstream.connections, len(upstream.arrived)) == (3, 4)

@@ -20,13 +20,14 @@ from tests.end_to_end.ingress import Http2
 from tests.end_to_end.line import Told, opened
 from tests.end_to_end.origin import HOST, Origin
 from tests.end_to_end.running import Proxy, Run, Upstreams
+from tests.engine import spoken
 
 KEPT_SECONDS = 10.0  # a tracer starts with the first call, and this machine may be busy
 POLL_SECONDS = 0.05
 
 Message = dict[str, Any]
 
-WAYS = ("plain", "tls", "http2")
+WAYS = spoken(("plain", "tls", "http2"))
 ALLOWED = "allow_addresses: [127.0.0.0/8]"
 POLICY = f"""\
 version: 1

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from ledger.records import Worker
 from proxy import process
 
@@ -79,15 +81,19 @@ async def main():
         loop.add_signal_handler(number, asked.set)
     os.kill(os.getpid(), signal.SIGTERM)
     await asked.wait()
+    assert type(loop).__module__.startswith("uvloop") is fast
     return 7
 
-code = process.serve(main())
+fast = sys.argv[1] == "fast"
+code = process.serve(main(), fast=fast)
 for number in process.HEEDED:
     os.kill(os.getpid(), number)
 sys.exit(code)
 """
 
 
-def test_whoever_asks_again_while_it_ends_changes_nothing():
-    ended = subprocess.run([sys.executable, "-c", SERVING], capture_output=True, check=False)
+@pytest.mark.parametrize("loop", ["usual", "fast"])
+def test_whoever_asks_again_while_it_ends_changes_nothing(loop):
+    command = [sys.executable, "-c", SERVING, loop]
+    ended = subprocess.run(command, capture_output=True, check=False)
     assert (ended.returncode, ended.stderr) == (7, b"")

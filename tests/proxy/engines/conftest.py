@@ -7,10 +7,11 @@ import asyncio
 import base64
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from cryptography.x509.oid import NameOID
 from ledger import queries
 from ledger.connection import open_reader
 from proxy.deciding import Service
-from proxy.engines.mitm_client import Handler
 from proxy.fleet import InProcess
 from proxy.gate import Gate
 from proxy.serve import running
 from proxy.settings import Settings
+from tests import engine
+from tests.proxy.engines import crashes
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -127,19 +129,22 @@ async def whole_answer(reader: asyncio.StreamReader) -> bytes:
     return head + await reader.read()
 
 
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that the program runs this engine on."""
+    return {engine.ENGINE: engine.LOOPS[engine.ENGINE]}
+
+
 @pytest.fixture(autouse=True)
-def nothing_crashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A layer that raises hangs up on the client, which looks much like an answer that closes."""
-    crashes, told = [], Handler.log
+def nothing_crashes() -> Iterator[list[str]]:
+    """A layer that raises hangs up on the client, which looks much like an answer that closes.
 
-    def heard(handler: Handler, message: str, level: int = 20, exc_info: Any = None) -> None:
-        if exc_info:
-            crashes.append(message)
-        told(handler, message, level, exc_info)
-
-    monkeypatch.setattr(Handler, "log", heard)
-    yield
-    assert not crashes
+    A test that makes one raise takes what is in the list.
+    """
+    with crashes.watched() as seen:
+        yield seen
+    assert not seen
 
 
 @pytest.fixture
@@ -171,37 +176,45 @@ async def _closed(server: asyncio.Server) -> None:
     server.close()
 
 
+@asynccontextmanager
+async def proxy_in(
+    folder: Path,
+    upstream_port: int,
+    policy: str = POLICY,
+    *,
+    within_seconds: float = WAIT_SECONDS,
+    **settings: Any,
+) -> AsyncIterator[Proxy]:
+    """A proxy whose files are in that folder, and whose every name leads to that port."""
+
+    async def resolve(host: str, port: int) -> list[Any]:
+        address = ("127.0.0.1", upstream_port)
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address)]
+
+    config = folder / "config"
+    config.mkdir(exist_ok=True)
+    (config / "policy.yaml").write_text(policy)
+    options: dict[str, Any] = {
+        "listen": "127.0.0.1:0",
+        "identity": "open",
+        "drain_seconds": 1.0,
+        **engine.SETTING,
+    }
+    made = Settings(config=config, data=folder / "data", **options | settings)
+    async with running(made, resolve=resolve) as service, asyncio.timeout(within_seconds):
+        port = int(str(service.listening).rpartition(":")[2])
+        proxy = Proxy(service, port, folder / "data")
+        try:
+            yield proxy
+        finally:
+            for writer in proxy.writers:
+                writer.close()
+
+
 @pytest.fixture
 def serving(tmp_path: Path) -> Callable[..., Any]:
     """`async with serving(port) as proxy`: a proxy whose every name leads to that port."""
-
-    @asynccontextmanager
-    async def start(
-        upstream_port: int, policy: str = POLICY, **settings: Any
-    ) -> AsyncIterator[Proxy]:
-        async def resolve(host: str, port: int) -> list[Any]:
-            address = ("127.0.0.1", upstream_port)
-            return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address)]
-
-        config = tmp_path / "config"
-        config.mkdir(exist_ok=True)
-        (config / "policy.yaml").write_text(policy)
-        options: dict[str, Any] = {
-            "listen": "127.0.0.1:0",
-            "identity": "open",
-            "drain_seconds": 1.0,
-        } | settings
-        made = Settings(config=config, data=tmp_path / "data", **options)
-        async with running(made, resolve=resolve) as service, asyncio.timeout(WAIT_SECONDS):
-            port = int(str(service.listening).rpartition(":")[2])
-            proxy = Proxy(service, port, tmp_path / "data")
-            try:
-                yield proxy
-            finally:
-                for writer in proxy.writers:
-                    writer.close()
-
-    return start
+    return partial(proxy_in, tmp_path)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from ledger.tokens import Grant
 from policies.ceilings import Count, Per, Then
 from proxy import operations
 from tests.end_to_end import certificates
+from tests.engine import each
 from tests.proxy.engines.ways import OWN, WAYS, Call, World, heard
 
 HOSTS = ("api.test", "other.test", "model.test", OWN)
@@ -128,7 +129,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> certificates.Certificates
     return certificates.make(tmp_path_factory.mktemp("upstream"), HOSTS)
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=each(WAYS))
 def under(
     request: pytest.FixtureRequest, serving: Any, files: certificates.Certificates
 ) -> Callable[[str], Any]:

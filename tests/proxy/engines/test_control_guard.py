@@ -29,6 +29,7 @@ from proxy.control_client import TOKEN_FILE
 from proxy.dial import system_resolver
 from proxy.serve import running
 from proxy.settings import Settings
+from tests.engine import HTTP2
 from tests.ports import free_port
 from tests.proxy.engines.conftest import Proxy, whole_answer
 
@@ -239,7 +240,9 @@ async def untouched(agent: Agent) -> None:
     assert [(each.name, each.revoked_us) for each in operators] == [("local", None)]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=HTTP2 if "TLS, HTTP/2" in way else ()) for way in WAYS]
+)
 async def test_no_route_is_reached_by_any_name(tmp_path: Path, way: str) -> None:
     """Every route by some names, and a pull by every name."""
     near = ("localhost", "127.0.0.1", "[::1]")

@@ -94,10 +94,15 @@ async def through_a_tunnel(proxy, _upstream, alpn=()):
         return b"closed"
 
 
+HOOKS_OF_MITMPROXY = pytest.mark.mitmproxy("the hooks are mitmproxy's")
+
+
+@HOOKS_OF_MITMPROXY
 def test_every_hook_is_either_injected_here_or_comes_after_the_verdict():
     assert set(mitm_hooks.HOOKS) == LATER | set(TUNNEL)
 
 
+@HOOKS_OF_MITMPROXY
 @pytest.mark.parametrize("hook", PLAIN, ids=lambda hook: hook.__name__)
 async def test_a_hook_that_raises_refuses_a_plain_call(tls_upstream, serving, monkeypatch, hook):
     async with serving(tls_upstream.port) as proxy:
@@ -106,6 +111,7 @@ async def test_a_hook_that_raises_refuses_a_plain_call(tls_upstream, serving, mo
     assert tls_upstream.received == b""
 
 
+@HOOKS_OF_MITMPROXY
 @pytest.mark.parametrize("hook", TUNNEL, ids=lambda hook: hook.__name__)
 async def test_a_hook_that_raises_refuses_a_call_in_a_tunnel(
     tls_upstream, serving, monkeypatch, hook
@@ -116,6 +122,7 @@ async def test_a_hook_that_raises_refuses_a_call_in_a_tunnel(
     assert tls_upstream.received == b""
 
 
+@HOOKS_OF_MITMPROXY
 async def test_a_hook_that_is_not_in_the_table_refuses(tls_upstream, serving, monkeypatch):
     async with serving(tls_upstream.port) as proxy:
         monkeypatch.delitem(mitm_hooks.HOOKS, mhttp.HttpRequestHook)
@@ -161,17 +168,40 @@ async def test_a_judge_that_raises_refuses_and_is_recorded(tls_upstream, serving
     assert tls_upstream.received == b""
 
 
+@HOOKS_OF_MITMPROXY
 @pytest.mark.parametrize("hook", [mhttp.HttpResponseHeadersHook, mhttp.HttpResponseHook])
 async def test_a_hook_that_raises_on_the_answer_hangs_nobody(
     tls_upstream, serving, monkeypatch, hook
 ):
-    """The effect has happened; the agent is cut off and the outcome is not called done."""
     async with serving(tls_upstream.port, upstream_ca=tls_upstream.ca) as proxy:
         monkeypatch.setitem(mitm_hooks.HOOKS, hook, failing)
-        reader, writer = await proxy.tunnel("api.test")
-        writer.write(b"POST / HTTP/1.1\r\nHost: api.test\r\nContent-Length: 0\r\n\r\n")
-        with pytest.raises(asyncio.IncompleteReadError):
-            await reader.readuntil(b"ok")
-        writer.close()
+        await cut_off(proxy, tls_upstream)
+
+
+STEPS_OF_AN_ANSWER = {
+    "choosing the headers": (head, "agent_headers"),
+    "looking at what kind it is": (gate_module.Gate, "answering"),
+    "counting it": (gate_module.Gate, "body"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS_OF_AN_ANSWER.values(), ids=STEPS_OF_AN_ANSWER)
+async def test_a_step_that_raises_on_the_answer_hangs_nobody(
+    tls_upstream, serving, monkeypatch, step
+):
+    async with serving(tls_upstream.port, upstream_ca=tls_upstream.ca) as proxy:
+        monkeypatch.setattr(*step, failing)
+        await cut_off(proxy, tls_upstream)
+
+
+async def cut_off(proxy, upstream):
+    """The effect has happened; the agent is cut off and the outcome is not called done."""
+    reader, writer = await proxy.tunnel("api.test")
+    writer.write(b"POST / HTTP/1.1\r\nHost: api.test\r\nContent-Length: 0\r\n\r\n")
+    with pytest.raises(asyncio.IncompleteReadError):
+        await reader.readuntil(b"ok")
+    writer.close()
+    while proxy.gate.live or proxy.calls()[0]["state"] == "pending":
+        await asyncio.sleep(0.01)
     assert [call["state"] for call in proxy.calls()] == ["unknown"]
-    assert tls_upstream.received.count(b"POST ") == 1
+    assert upstream.received.count(b"POST ") == 1

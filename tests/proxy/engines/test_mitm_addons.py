@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+
 LOADED = "import sys, proxy.engines.mitm; print(*sys.modules)"
 
 
+@pytest.mark.mitmproxy("the addons are mitmproxy's")
 def test_a_start_loads_no_addon_that_is_not_used() -> None:
     """What the others need (a web framework, LDAP) would be a third of the time of a start."""
     loaded = subprocess.run(

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from tests.engine import HTTP2
 from tests.proxy.engines.conftest import POLICY, whole_answer
 from tests.proxy.engines.test_mitm_cords import HANDSHAKE, SWITCH
 from tests.proxy.engines.test_mitm_http2 import h2_exchange, h2_get
@@ -143,6 +144,7 @@ async def test_a_tls_name_that_is_no_host_is_a_mismatch(tls_upstream, serving, n
     assert tls_upstream.connections == 0
 
 
+@HTTP2
 async def test_a_tunnel_of_http2_names_a_broken_head_too(tls_upstream, serving):
     """h2 finds it itself; what matters is that the connection to the agent goes on."""
     async with serving(tls_upstream.port, upstream_ca=tls_upstream.ca) as proxy:

@@ -8,9 +8,9 @@ import pytest
 
 from policies.verdict import Level, Reason, Scope
 from proxy.decider import Decider
-from proxy.engines import mitm_hooks
-from proxy.engines.mitm_events import DrawHook
+from proxy.gate import Gate
 from proxy.judging import NotJudged
+from tests.engine import HTTP2, each
 from tests.proxy.engines.conftest import tls_context
 from tests.proxy.engines.streams import (
     BUDGET_MICROUSD,
@@ -77,7 +77,7 @@ class Ways:
             return answer, await spent(proxy)
 
 
-WAYS = ["plain", "tls", "http2_to_http1", "http2"]
+WAYS = each(["plain", "tls", "http2_to_http1", "http2"])
 
 
 @pytest.fixture
@@ -107,6 +107,7 @@ async def test_a_stream_that_fits_and_tells_nothing_keeps_what_it_drew(through):
     assert (row["state"], row["reason"]) == ("done", "allowed")
 
 
+@HTTP2
 async def test_streams_of_one_connection_share_the_budget_and_none_hangs(serving, tmp_path):
     """What one draws, the others have not; while one waits the connection is not read."""
     ca, streams = tmp_path / "upstream.pem", 8
@@ -231,7 +232,7 @@ async def test_whatever_fails_while_more_is_asked_for_ends_the_stream(
         raise NotJudged(Reason.DECIDER_UNREACHABLE)
 
     if fails == "the hook":
-        monkeypatch.setitem(mitm_hooks.HOOKS, DrawHook, failing)
+        monkeypatch.setattr(Gate, "draw", failing)
     else:
         monkeypatch.setattr(Decider, "draw", lost)
     made = await upstream(pushing(100))

@@ -8,7 +8,8 @@ import resource
 import socket
 from collections import Counter
 
-from proxy.engines import handles, mitm, mitm_client
+from proxy.engines import handles
+from tests.proxy.engines import inside
 from tests.proxy.engines.conftest import whole_answer
 from tests.proxy.engines.test_mitm_floods import until
 from tests.proxy.engines.test_mitm_upstream import OK, answering, get
@@ -60,7 +61,7 @@ class Full(socket.socket):
 
 
 async def test_a_kernel_without_room_is_asked_again_once_and_later(upstream, serving, monkeypatch):
-    monkeypatch.setattr(mitm, "ACCEPT_PAUSE_SECONDS", 0.05)
+    inside.set_constant(monkeypatch, "ACCEPT_PAUSE_SECONDS", 0.05)
     busy = asyncio.Event()
 
     async def script(reader, writer):
@@ -107,8 +108,8 @@ async def gone(reader):
 
 
 async def test_who_asks_for_nothing_is_hung_up_on(upstream, serving, monkeypatch):
-    monkeypatch.setattr(mitm_client, "FIRST_CALL_SECONDS", 0.2)
-    monkeypatch.setattr(mitm, "SWEEP_SECONDS", 0.05)
+    inside.set_constant(monkeypatch, "FIRST_CALL_SECONDS", 0.2)
+    inside.set_constant(monkeypatch, "SWEEP_SECONDS", 0.05)
     made = await upstream(answering(OK))
     async with serving(made.port, identity="token") as proxy:
         silent, _ = await proxy.connect()
@@ -124,8 +125,8 @@ async def test_who_asks_for_nothing_is_hung_up_on(upstream, serving, monkeypatch
 
 
 async def test_who_has_asked_is_not_hung_up_on(upstream, serving, monkeypatch):
-    monkeypatch.setattr(mitm_client, "FIRST_CALL_SECONDS", 0.1)
-    monkeypatch.setattr(mitm, "SWEEP_SECONDS", 0.02)
+    inside.set_constant(monkeypatch, "FIRST_CALL_SECONDS", 0.1)
+    inside.set_constant(monkeypatch, "SWEEP_SECONDS", 0.02)
     made = await upstream(answering(OK))
     async with serving(made.port) as proxy:
         reader, writer = await proxy.connect()
@@ -140,7 +141,9 @@ async def keep_alive(reader, writer):
         writer.write(OK)
 
 
-async def test_idle_upstream_connections_of_a_client_are_few(upstream, serving):
+async def test_idle_upstream_connections_of_a_client_are_few(upstream, serving, monkeypatch):
+    most = 8
+    inside.set_constant(monkeypatch, "IDLE_UPSTREAMS_MAX", most)
     open_now: Counter[str] = Counter()
 
     async def script(reader, writer):
@@ -153,10 +156,10 @@ async def test_idle_upstream_connections_of_a_client_are_few(upstream, serving):
     made = await upstream(script)
     async with serving(made.port) as proxy:
         reader, writer = await proxy.connect()
-        for number in range(3 * mitm_client.IDLE_UPSTREAMS_MAX):
+        for number in range(3 * most):
             writer.write(get(proxy, host=b"h%d.test" % number))
             assert (await whole_answer(reader)).startswith(b"HTTP/1.1 200")
-        await until(lambda: open_now["now"] <= mitm_client.IDLE_UPSTREAMS_MAX)
+        await until(lambda: open_now["now"] <= most)
         # The one used last is there still.
         before = made.connections
         writer.write(get(proxy, host=b"h%d.test" % number))

@@ -3,12 +3,11 @@
 import asyncio
 
 import pytest
-from mitmproxy.proxy import server_hooks
-from mitmproxy.proxy.layers import websocket as mwebsocket
 
 from ledger.store import Store
 from policies.verdict import Level, Pull, Scope
-from proxy.engines import mitm_hooks
+from proxy.dial import Dialer
+from proxy.gate import Gate
 from tests.proxy.engines.test_fail_closed import GET, failing, through_a_tunnel
 
 
@@ -25,13 +24,13 @@ async def test_a_halt_between_verdict_and_first_byte_stops_the_call(
     tls_upstream, serving, monkeypatch
 ):
     async with serving(tls_upstream.port, upstream_ca=tls_upstream.ca) as proxy:
-        dial = mitm_hooks.HOOKS[server_hooks.ServerConnectHook]
+        dial = Dialer.dial
 
-        async def pulled_meanwhile(handler, data):
-            dial(handler, data)
+        async def pulled_meanwhile(*where):
             await proxy.service.decider.act(lambda store: store.pull(halt()))
+            return await dial(*where)
 
-        monkeypatch.setitem(mitm_hooks.HOOKS, server_hooks.ServerConnectHook, pulled_meanwhile)
+        monkeypatch.setattr(Dialer, "dial", pulled_meanwhile)
         assert await through_a_tunnel(proxy, tls_upstream) == b"403"
     assert tls_upstream.received == b""
     assert [call["state"] for call in proxy.calls()] == ["not_sent"]
@@ -188,7 +187,7 @@ async def test_a_websocket_message_that_cannot_be_judged_never_leaves(
         reader, writer = await proxy.connect()
         writer.write(HANDSHAKE + proxy.credentials() + b"\r\n")
         await reader.readuntil(b"\r\n\r\n")
-        monkeypatch.setitem(mitm_hooks.HOOKS, mwebsocket.WebsocketMessageHook, failing)
+        monkeypatch.setattr(Gate, "message", failing)
         writer.write(frame(b"hello"))
         await reader.read()
         writer.close()

@@ -6,14 +6,15 @@ import socket
 from contextlib import closing
 
 import pytest
-from mitmproxy.proxy import server_hooks
 from mitmproxy.proxy.layers import http as mhttp
 
 from ledger import containment
 from ledger.connection import open_reader
 from policies.verdict import Level, Scope
 from proxy.dial import Dialer
-from proxy.engines import mitm, mitm_exchange, mitm_hooks
+from proxy.engines import mitm_hooks
+from tests.engine import HTTP2
+from tests.proxy.engines import inside
 from tests.proxy.engines.test_mitm_cords import HANDSHAKE, halt, pull, websocket_upstream
 from tests.proxy.engines.test_mitm_floods import Flood, awaited, until
 from tests.proxy.engines.test_mitm_upstream import get, post
@@ -93,10 +94,11 @@ async def test_plain_http_inside_a_tunnel(upstream, serving):
         writer.close()
 
 
+@HTTP2
 async def test_many_streams_of_one_connection(upstream, serving, monkeypatch):
     """All of them wait for the same dial."""
     made = await upstream(mute)
-    monkeypatch.setattr(Dialer, "open_connection", never)
+    monkeypatch.setattr(Dialer, "dial", never)
     async with serving(made.port) as proxy:
         flood = Flood(*await proxy.tunnel("api.test", alpn=["h2"]))
         for number in range(50):
@@ -115,7 +117,7 @@ async def never(*_args):
 @pytest.mark.parametrize("request_of", [get, post])
 async def test_in_the_middle_of_its_dial(upstream, serving, monkeypatch, request_of):
     made = await upstream(mute)
-    monkeypatch.setattr(Dialer, "open_connection", never)
+    monkeypatch.setattr(Dialer, "dial", never)
     async with serving(made.port) as proxy:
         reader, writer = await proxy.connect()
         writer.write(request_of(proxy))
@@ -130,19 +132,48 @@ async def test_in_the_middle_of_its_dial(upstream, serving, monkeypatch, request
 async def test_by_its_own_last_look(upstream, serving, monkeypatch, request_of):
     """Before the sweep came to it."""
     made = await upstream(mute)
-    dial = mitm_hooks.HOOKS[server_hooks.ServerConnectHook]
+    dial = Dialer.dial
 
-    async def pulled_meanwhile(handler, data):
-        dial(handler, data)
+    async def pulled_meanwhile(*where):
         await proxy.service.decider.act(lambda store: store.pull(halt()))
+        return await dial(*where)
 
-    monkeypatch.setitem(mitm_hooks.HOOKS, server_hooks.ServerConnectHook, pulled_meanwhile)
+    monkeypatch.setattr(Dialer, "dial", pulled_meanwhile)
     async with serving(made.port) as proxy:
         assert b" 403 " in await proxy.exchange(request_of(proxy))
         assert await contained(proxy, pulling=False) == ["not_sent"]
     assert made.received == b""
 
 
+@pytest.mark.parametrize("rule", ["halt:run:r1", "shutdown", "timeout"])
+async def test_in_a_dial_that_is_done_in_the_same_moment(upstream, serving, monkeypatch, rule):
+    """The cut comes, and then the connection stands: nothing is sent on it."""
+    made = await upstream(mute)
+    entered, leave = asyncio.Event(), asyncio.Event()
+    dial = Dialer.dial
+
+    async def slowly(*where):
+        connected = await dial(*where)
+        entered.set()
+        await leave.wait()
+        return connected
+
+    monkeypatch.setattr(Dialer, "dial", slowly)
+    async with serving(made.port) as proxy:
+        reader, writer = await proxy.connect()
+        writer.write(post(proxy))
+        await entered.wait()
+        (live,) = proxy.gate.live.values()
+        leave.set()
+        await live.engine.cut([live], rule)
+        assert not proxy.gate.live
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+    assert made.received == b""
+    assert [call["state"] for call in proxy.calls()] == ["not_sent"]
+
+
+@pytest.mark.mitmproxy("the hook is mitmproxy's")
 @pytest.mark.parametrize("rule", ["halt:run:r1", "shutdown", "timeout"])
 async def test_in_a_hook_before_its_first_byte(upstream, serving, monkeypatch, rule):
     """The cut comes while something of ours still works on the call: nothing is sent after it."""
@@ -172,10 +203,10 @@ async def test_in_a_hook_before_its_first_byte(upstream, serving, monkeypatch, r
     assert [call["state"] for call in proxy.calls()] == ["not_sent"]
 
 
+@pytest.mark.mitmproxy("the hook is mitmproxy's")
 async def test_in_a_hook_that_does_not_return(upstream, serving, monkeypatch):
     """It is not waited for: its client's connections are gone, and its call is settled."""
-    monkeypatch.setattr(mitm, "CUT_SECONDS", 0.1)
-    monkeypatch.setattr(mitm_exchange, "CUT_SECONDS", 0.1)
+    inside.set_constant(monkeypatch, "CUT_SECONDS", 0.1)
     made = await upstream(mute)
     request = mitm_hooks.HOOKS[mhttp.HttpRequestHook]
 

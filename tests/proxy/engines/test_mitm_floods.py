@@ -11,8 +11,9 @@ import pytest
 from mitmproxy.proxy.layers import http as mhttp
 
 from proxy import gate
-from proxy.engines import mitm, mitm_exchange, mitm_hooks, mitm_http2
-from proxy.engines.mitm_events import CallerHook
+from proxy.engines import mitm_hooks, mitm_http2
+from tests.engine import HTTP2
+from tests.proxy.engines import inside
 from tests.proxy.engines.conftest import whole_answer
 from tests.proxy.engines.test_fail_closed import failing
 from tests.proxy.engines.test_mitm_cords import halt, pull
@@ -67,6 +68,7 @@ async def until(condition):
         await asyncio.sleep(0.01)
 
 
+@HTTP2
 async def test_streams_that_are_opened_and_reset_close_the_connection(tls_upstream, serving):
     async with serving(tls_upstream.port, upstream_ca=tls_upstream.ca) as proxy:
         flood = Flood(*await proxy.tunnel("api.test", alpn=["h2"]))
@@ -82,6 +84,7 @@ async def test_streams_that_are_opened_and_reset_close_the_connection(tls_upstre
     assert not [call for call in proxy.calls() if call["state"] != "not_sent"]
 
 
+@HTTP2
 async def test_a_frame_longer_than_was_agreed_is_refused_by_its_length(tls_upstream, serving):
     """Before it has come: nobody's megabytes are held for it."""
     async with serving(tls_upstream.port, upstream_ca=tls_upstream.ca) as proxy:
@@ -93,6 +96,7 @@ async def test_a_frame_longer_than_was_agreed_is_refused_by_its_length(tls_upstr
         assert flood.seen == {h2.errors.ErrorCodes.PROTOCOL_ERROR: 1}
 
 
+@HTTP2
 async def test_a_stream_that_is_reset_in_the_same_breath_is_not_called(tls_upstream, serving):
     async with serving(tls_upstream.port, upstream_ca=tls_upstream.ca) as proxy:
         flood = Flood(*await proxy.tunnel("api.test", alpn=["h2"]))
@@ -106,6 +110,7 @@ async def test_a_stream_that_is_reset_in_the_same_breath_is_not_called(tls_upstr
     assert b"/gone" not in tls_upstream.received
 
 
+@HTTP2
 async def test_streams_count_until_their_calls_are_over(tls_upstream, serving, monkeypatch):
     """Reset or not: what a stream started may still be at work here."""
     held, waiting = asyncio.Event(), []
@@ -145,19 +150,19 @@ async def test_a_cut_asked_for_again_is_the_same_cut(upstream, serving, monkeypa
         await reader.read()
 
     cuts = []
-    real = mitm.MitmEngine._cut
-
-    async def counted(engine, exchange, reason):
-        cuts.append(reason)
-        await real(engine, exchange, reason)
-
-    monkeypatch.setattr(mitm.MitmEngine, "_cut", counted)
     made = await upstream(script)
     async with serving(made.port) as proxy:
         reader, writer = await proxy.connect()
         writer.write(get(proxy))
         await reader.readuntil(b"data: 1\n\n")
         (live,) = proxy.gate.live.values()
+        real = type(live.engine)._cut
+
+        async def counted(engine, exchange, reason):
+            cuts.append(reason)
+            await real(engine, exchange, reason)
+
+        monkeypatch.setattr(type(live.engine), "_cut", counted)
         first = live.engine.cut([live], "halt:run:r1")
         await asyncio.gather(first, live.engine.cut([live], "timeout"))
     assert cuts == ["halt:run:r1"]
@@ -223,7 +228,7 @@ async def test_a_long_body_of_a_known_caller_passes(upstream, serving):
 
 async def test_a_caller_who_cannot_be_looked_up_is_refused(upstream, serving, monkeypatch):
     made = await upstream(answering(OK))
-    monkeypatch.setitem(mitm_hooks.HOOKS, CallerHook, failing)
+    monkeypatch.setattr(gate.Gate, "greet", failing)
     async with serving(made.port) as proxy:
         chunked = b"Transfer-Encoding: chunked\r\n"
         assert (await unknown(proxy, proxy.credentials(), chunked)).startswith(b"HTTP/1.1 503")
@@ -240,7 +245,7 @@ async def test_nobodys_body_is_not_parsed(upstream, serving, monkeypatch):
 
 
 async def test_all_bodies_together_have_a_bound_and_give_it_back(upstream, serving, monkeypatch):
-    monkeypatch.setattr(mitm_exchange, "BODIES_BYTES_MAX", 3 * LONG // 2)
+    inside.set_constant(monkeypatch, "BODIES_BYTES_MAX", 3 * LONG // 2)
 
     async def script(reader, writer):
         await reader.readuntil(b"\r\n\r\n")

@@ -14,6 +14,7 @@ from ledger.store import Store
 from ledger.tokens import Grant
 from proxy import operations
 from tests.end_to_end import certificates
+from tests.engine import each
 from tests.proxy.engines.ways import WAYS, Call, World, heard
 
 POLICY = """\
@@ -48,7 +49,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> certificates.Certificates
     return certificates.make(tmp_path_factory.mktemp("upstream"), ("api.test",))
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=each(WAYS))
 async def world(
     request: pytest.FixtureRequest, serving: Any, files: certificates.Certificates
 ) -> AsyncIterator[World]:

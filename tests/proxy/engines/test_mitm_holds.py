@@ -5,14 +5,14 @@ import functools
 import re
 
 import pytest
-from mitmproxy.connection import ConnectionState
 
 from ledger.records import Hold
 from ledger.states import HoldState
 from policies.verdict import Level, Pull, Scope
+from proxy import serve
 from proxy.dial import Dialer
-from proxy.engines import mitm_hooks
-from proxy.engines.mitm import Timeouts
+from proxy.engines.waits import Timeouts
+from tests.proxy.engines import inside
 from tests.proxy.engines.test_mitm_floods import until
 
 POLICY = """
@@ -229,9 +229,9 @@ async def test_a_client_that_left_at_the_last_moment_keeps_its_approval(
         dial = Dialer.dial
 
         async def leaving(dialer, *rest):
-            client = mitm_hooks.DIALLING.get().client
+            (live,) = proxy.gate.live.values()
             writer.write_eof()
-            await until(lambda: not client.state & ConnectionState.CAN_READ)
+            await until(live.gone)
             return await dial(dialer, *rest)
 
         monkeypatch.setattr(Dialer, "dial", leaving)
@@ -262,11 +262,10 @@ async def test_a_tunnel_that_closes(tls_upstream, serving):
 async def test_a_held_call_is_no_idle_client(upstream, serving, monkeypatch):
     """No deadline ends its connection: not that of strangers, of silent clients, or of answers.
     Whom they are for is hung up on, though he came after it."""
-    monkeypatch.setattr("proxy.engines.mitm_client.FIRST_CALL_SECONDS", 0.2)
-    monkeypatch.setattr("proxy.engines.mitm.SWEEP_SECONDS", 0.05)
-    monkeypatch.setattr(
-        "proxy.serve.Timeouts", functools.partial(Timeouts, client_idle_seconds=0.2)
-    )
+    inside.set_constant(monkeypatch, "FIRST_CALL_SECONDS", 0.2)
+    inside.set_constant(monkeypatch, "SWEEP_SECONDS", 0.05)
+    short = functools.partial(Timeouts, client_idle_seconds=0.2)
+    monkeypatch.setattr(serve, "Timeouts", short)
 
     async def script(reader, writer):
         if made.connections == 1:

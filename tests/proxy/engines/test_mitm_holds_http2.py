@@ -8,8 +8,11 @@ import h2.errors
 import h2.events
 
 from ledger.states import HoldState
+from tests.engine import HTTP2
 from tests.proxy.engines.test_mitm_floods import until
 from tests.proxy.engines.test_mitm_holds import POLICY, decide, state, states, waiting
+
+pytestmark = HTTP2
 
 
 class Http2:

@@ -8,6 +8,10 @@ import h2.connection
 import h2.events
 import pytest
 
+from tests.engine import HTTP2
+
+pytestmark = HTTP2
+
 
 async def h2_exchange(reader, writer, *requests):
     """Send header lists, each ending its stream; statuses (or the reset code) in their order."""

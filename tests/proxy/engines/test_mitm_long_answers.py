@@ -11,8 +11,7 @@ import pytest
 from ledger import answer_files, answer_room, answer_writer
 from ledger.answer_files import AnswerReader
 from ledger.connection import open_reader
-from proxy.engines import mitm_hooks
-from proxy.engines.mitm_events import StoredHook
+from tests.engine import HTTP2
 from tests.proxy.engines.conftest import POLICY, tls_context
 from tests.proxy.engines.uploading import answer_of, h2_upload
 
@@ -98,7 +97,7 @@ async def test_a_stored_answer_that_cannot_be_read_on_is_cut(upstream, serving, 
     server = await upstream(answering(calls=calls))
     async with serving(server.port) as proxy:
         await asked(proxy, post(proxy))
-        monkeypatch.setitem(mitm_hooks.HOOKS, StoredHook, failing)
+        monkeypatch.setattr(AnswerReader, "read", failing)
         reader, writer = await proxy.connect()
         writer.write(post(proxy))
         with suppress(OSError):
@@ -242,6 +241,7 @@ async def test_what_a_crash_left_is_swept_at_the_start(upstream, serving, tmp_pa
         assert [path.name for path in files(proxy)] == [name]
 
 
+@HTTP2
 async def test_a_long_answer_by_http2(tmp_path, serving):
     ca = tmp_path / "upstream.pem"
     server = await asyncio.start_server(answering(), "127.0.0.1", 0, ssl=tls_context(ca))

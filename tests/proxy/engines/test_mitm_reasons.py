@@ -8,12 +8,12 @@ import re
 from contextlib import closing
 
 import pytest
-from mitmproxy.proxy import server_hooks
 
 from ledger import queries
 from ledger.connection import open_reader
 from ledger.filters import parse
-from proxy.engines import mitm_hooks
+from proxy import head
+from proxy.dial import Dialer
 from tests.proxy.engines.conftest import POLICY
 from tests.proxy.engines.test_mitm_cords import halt, pull
 from tests.proxy.engines.test_mitm_upstream import OK, answering, get, post, reset
@@ -130,13 +130,13 @@ async def test_a_call_that_a_halt_stopped_before_it_was_sent(
 ):
     made = await upstream(answering(OK))
     async with serving(made.port) as proxy:
-        dial = mitm_hooks.HOOKS[server_hooks.ServerConnectHook]
+        dial = Dialer.dial
 
-        async def pulled_meanwhile(handler, data):
-            dial(handler, data)
+        async def pulled_meanwhile(*where):
             await proxy.service.decider.act(lambda store: store.pull(halt()))
+            return await dial(*where)
 
-        monkeypatch.setitem(mitm_hooks.HOOKS, server_hooks.ServerConnectHook, pulled_meanwhile)
+        monkeypatch.setattr(Dialer, "dial", pulled_meanwhile)
         answer = await proxy.exchange(request_of(proxy))
         (told,) = re.findall(rb"reason=(\w+);", answer)
         assert told in (b"halted", b"cut")  # whichever came first: its last look, or the sweep
@@ -144,13 +144,13 @@ async def test_a_call_that_a_halt_stopped_before_it_was_sent(
 
 
 async def test_a_call_whose_answer_our_own_failure_swallowed(upstream, serving, monkeypatch):
-    async def failing(handler, flow):
+    def failing(*_args, **_kwargs):
         raise RuntimeError("a bug")
 
     made = await upstream(answering(OK))
     async with serving(made.port) as proxy:
-        hook = next(kind for kind in mitm_hooks.HOOKS if kind.__name__ == "HttpResponseHeadersHook")
-        monkeypatch.setitem(mitm_hooks.HOOKS, hook, failing)
+        monkeypatch.setattr(head, "agent_headers", failing)
         _, writer = await proxy.connect()
         writer.write(get(proxy))
-        assert await ended(proxy) == ("allow", "policy_failure", "unknown", None)
+        decision, reason, state, _status = await ended(proxy)
+        assert (decision, reason, state) == ("allow", "policy_failure", "unknown")

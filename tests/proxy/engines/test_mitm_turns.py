@@ -8,6 +8,7 @@ from ledger.records import Ask
 from policies.call import Identity, Request
 from policies.match import identify
 from policies.verdict import Level, Pull, Scope
+from tests.engine import HTTP2
 from tests.proxy.engines.conftest import POLICY, whole_answer
 from tests.proxy.engines.test_mitm_floods import Flood, until
 from tests.proxy.engines.test_mitm_upstream import get, post
@@ -109,6 +110,7 @@ async def test_a_client_that_leaves_frees_its_place_and_nothing_is_sent(
         assert slow.all == 2
 
 
+@HTTP2
 async def test_a_stream_of_http2_that_is_reset_frees_its_place(tls_upstream, serving):
     policy = POLICY + CEILING.format(20)
     async with serving(tls_upstream.port, policy, upstream_ca=tls_upstream.ca) as proxy:

@@ -10,8 +10,10 @@ import h2.connection
 import h2.events
 import pytest
 
-from proxy.engines import mitm_exchange, mitm_hooks
+from proxy.engines import mitm_hooks
 from proxy.engines.mitm_events import UnendedHook
+from tests.engine import HTTP2
+from tests.proxy.engines import inside
 from tests.proxy.engines.conftest import TlsUpstream, answer_all, tls_context, whole_answer
 from tests.proxy.engines.test_fail_closed import failing
 
@@ -127,9 +129,10 @@ async def grpc_upstream(tmp_path):
 @pytest.fixture
 def soon(monkeypatch):
     """No patience: what pauses is refused at the next sweep."""
-    monkeypatch.setattr(mitm_exchange, "RPC_PAUSE_SECONDS", 0.05)
+    inside.set_constant(monkeypatch, "RPC_PAUSE_SECONDS", 0.05)
 
 
+@HTTP2
 async def test_a_unary_call_gets_its_answer_with_trailers(grpc_upstream, serving):
     async with serving(grpc_upstream.port, upstream_ca=grpc_upstream.ca) as proxy:
         rpc = Rpc(*await proxy.tunnel("api.test", alpn=["h2"]))
@@ -141,6 +144,7 @@ async def test_a_unary_call_gets_its_answer_with_trailers(grpc_upstream, serving
     assert [call["state"] for call in proxy.calls()] == ["done"]
 
 
+@HTTP2
 async def test_an_answer_in_parts_flows_and_its_end_waits_for_the_record(grpc_upstream, serving):
     """No client takes a call for done before the trailers."""
     grpc_upstream.released.clear()
@@ -158,6 +162,7 @@ async def test_an_answer_in_parts_flows_and_its_end_waits_for_the_record(grpc_up
     assert (answer.body, answer.trailers["grpc-status"]) == (MESSAGE, "0")
 
 
+@HTTP2
 async def test_a_replayed_unary_call_has_its_trailers_too(grpc_upstream, serving):
     """Without them a gRPC client takes the answer for a failure."""
     async with serving(grpc_upstream.port, upstream_ca=grpc_upstream.ca) as proxy:
@@ -174,6 +179,7 @@ async def test_a_replayed_unary_call_has_its_trailers_too(grpc_upstream, serving
     assert grpc_upstream.received == MESSAGE
 
 
+@HTTP2
 @pytest.mark.usefixtures("soon")
 async def test_a_call_that_streams_both_ways_is_refused_in_grpcs_own_words(grpc_upstream, serving):
     async with serving(grpc_upstream.port, upstream_ca=grpc_upstream.ca) as proxy:
@@ -195,6 +201,7 @@ async def test_a_call_that_streams_both_ways_is_refused_in_grpcs_own_words(grpc_
     assert grpc_upstream.received == MESSAGE
 
 
+@HTTP2
 @pytest.mark.usefixtures("soon")
 async def test_a_call_that_opens_and_sends_nothing_is_refused(grpc_upstream, serving):
     async with serving(grpc_upstream.port, upstream_ca=grpc_upstream.ca) as proxy:
@@ -204,10 +211,11 @@ async def test_a_call_that_opens_and_sends_nothing_is_refused(grpc_upstream, ser
     assert grpc_upstream.connections == 0
 
 
+@HTTP2
 async def test_a_call_that_streams_without_a_pause_is_refused_too(
     grpc_upstream, serving, monkeypatch
 ):
-    monkeypatch.setattr(mitm_exchange, "RPC_REQUEST_SECONDS", 0.2)
+    inside.set_constant(monkeypatch, "RPC_REQUEST_SECONDS", 0.2)
     async with serving(grpc_upstream.port, upstream_ca=grpc_upstream.ca) as proxy:
         rpc = Rpc(*await proxy.tunnel("api.test", alpn=["h2"]))
         stream = rpc.open("application/grpc")
@@ -219,6 +227,7 @@ async def test_a_call_that_streams_without_a_pause_is_refused_too(
     assert grpc_upstream.connections == 0
 
 
+@HTTP2
 @pytest.mark.usefixtures("soon")
 async def test_another_streaming_rpc_is_refused_as_http(grpc_upstream, serving):
     async with serving(grpc_upstream.port, upstream_ca=grpc_upstream.ca) as proxy:
@@ -230,6 +239,7 @@ async def test_another_streaming_rpc_is_refused_as_http(grpc_upstream, serving):
     assert json.loads(answer.body)["reason"] == "protocol_unsupported"
 
 
+@HTTP2
 @pytest.mark.usefixtures("soon")
 async def test_a_call_that_its_client_gives_up_leaves_nothing_behind(grpc_upstream, serving):
     async with serving(grpc_upstream.port, upstream_ca=grpc_upstream.ca) as proxy:
@@ -242,6 +252,7 @@ async def test_a_call_that_its_client_gives_up_leaves_nothing_behind(grpc_upstre
     assert [call["decision"] for call in proxy.calls()] == ["allow"]
 
 
+@HTTP2
 @pytest.mark.usefixtures("soon")
 async def test_a_refusal_that_fails_hangs_nobody(grpc_upstream, serving, monkeypatch):
     monkeypatch.setitem(mitm_hooks.HOOKS, UnendedHook, failing)

@@ -9,6 +9,7 @@ import pytest
 from ledger import queries
 from ledger.connection import open_reader
 from policies.verdict import Level, Pull, Scope
+from tests.engine import HTTP2
 from tests.proxy.engines.conftest import tls_context
 from tests.proxy.engines.uploading import (
     PART,
@@ -157,6 +158,7 @@ async def test_expect_100_continue(upstream, serving):
     assert b"expect" not in taking.heads[0].lower()
 
 
+@HTTP2
 @pytest.mark.parametrize("told", [True, False])
 async def test_an_upload_by_http2_reaches_an_http1_upstream(tmp_path, serving, told):
     taking, ca = Taking(), tmp_path / "upstream.pem"

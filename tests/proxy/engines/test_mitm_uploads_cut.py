@@ -11,9 +11,9 @@ import h2.events
 from ledger import queries
 from ledger.connection import open_reader
 from policies.verdict import Level, Pull, Scope
-from proxy.engines import mitm_hooks
-from proxy.engines.mitm_events import PartHook
 from proxy.engines.mitm_http2 import WINDOW_BYTES
+from proxy.gate import Gate
+from tests.engine import HTTP2
 from tests.proxy.engines.uploading import (
     CEILING,
     PART,
@@ -72,7 +72,7 @@ async def test_a_part_whose_count_fails_does_not_flow(upstream, serving, monkeyp
     taking = Taking()
     server = await upstream(taking)
     async with serving(server.port, POLICY + CEILING) as proxy:
-        monkeypatch.setitem(mitm_hooks.HOOKS, PartHook, failing)
+        monkeypatch.setattr(Gate, "uploaded", failing)
         reader, writer = await proxy.connect()
         writer.write(put(proxy) + chunk(PART))
         with suppress(OSError):
@@ -226,6 +226,7 @@ async def test_no_part_flows_on_where_nobody_can_be_asked(upstream, serving, mon
     assert all(b"secret" not in body for body in taking.bodies)
 
 
+@HTTP2
 async def test_an_upload_by_http2_that_waits_gets_no_more_window(
     tls_upstream, serving, monkeypatch
 ):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.engine import HTTP2
 from tests.proxy.engines.conftest import tls_context
 from tests.proxy.engines.streams import (
     BODY,
@@ -76,6 +77,7 @@ async def test_an_old_client_is_given_the_same_and_its_connection_ends(upstream,
     assert b"content-length" not in head.lower()
 
 
+@HTTP2
 async def test_an_http2_client_is_given_the_same(serving, tmp_path):
     ca = tmp_path / "upstream.pem"
     context = tls_context(ca)

@@ -6,8 +6,8 @@ import pytest
 
 from ledger.store import Grant
 from proxy.clock import SystemClock
-from proxy.engines import mitm_websocket
 from proxy.identity import token_hash
+from tests.proxy.engines import inside
 from tests.proxy.engines.conftest import POLICY
 from tests.proxy.engines.test_mitm_cords import (
     HANDSHAKE,
@@ -65,7 +65,7 @@ async def test_a_message_of_too_many_fragments_is_cut(upstream, serving):
     made = await websocket_upstream(upstream)
     async with serving(made.port) as proxy:
         reader, writer, _ = await opened(proxy)
-        writer.write(frame(b"", 0x02) + frame(b"", 0x00) * mitm_websocket.FRAGMENTS_MAX)
+        writer.write(frame(b"", 0x02) + frame(b"", 0x00) * inside.constant_of("FRAGMENTS_MAX"))
         assert b"\x03\xf1" in await reader.read()  # 1009
     assert [opcode for opcode, _ in received(made)] in ([], [8])
 
