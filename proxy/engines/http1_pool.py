@@ -107,8 +107,12 @@ class Pool:
             self._open.add(upstream)
         finally:
             self._dialling -= 1
-        if where.is_tls:
-            await self._secured(upstream)
+        try:
+            if where.is_tls:
+                await self._secured(upstream)
+        except BaseException:
+            upstream.abort()
+            raise
         return upstream
 
     async def _secured(self, upstream: Upstream) -> None:
@@ -117,20 +121,17 @@ class Pool:
         try:
             async with asyncio.timeout(limit_seconds):
                 await upstream.secure(self._tls)
-        except BaseException as error:
-            upstream.abort()
-            if isinstance(error, ssl.SSLCertVerificationError):
-                raise Untrusted(f"{_UNTRUSTED}: {error.verify_message}") from error
-            if isinstance(error, TimeoutError):
-                why = f"{named} did not agree on TLS within {limit_seconds:g} seconds"
-                raise TimeoutError(why) from error
-            if isinstance(error, ssl.SSLError):
-                raise OSError(f"TLS with {named} failed: {error.reason or 'no reason'}") from error
-            if isinstance(error, OSError):
-                raise OSError(f"TLS with {named} failed: it closed the connection") from error
-            if isinstance(error, ValueError):
-                raise OSError(f"TLS with {named} failed: not a host name") from error
-            raise
+        except ssl.SSLCertVerificationError as error:
+            raise Untrusted(f"{_UNTRUSTED}: {error.verify_message}") from error
+        except TimeoutError as error:
+            why = f"{named} did not agree on TLS within {limit_seconds:g} seconds"
+            raise TimeoutError(why) from error
+        except ssl.SSLError as error:
+            raise OSError(f"TLS with {named} failed: {error.reason or 'no reason'}") from error
+        except OSError as error:
+            raise OSError(f"TLS with {named} failed: it closed the connection") from error
+        except ValueError as error:
+            raise OSError(f"TLS with {named} failed: not a host name") from error
 
     def _has_room(self) -> bool:
         """Whether one more may be dialled, if need be in place of an idle one."""
