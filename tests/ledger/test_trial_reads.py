@@ -18,6 +18,7 @@ from policies.call import Identity
 from policies.standing import standing
 from policies.verdict import Level, Pull, Reason, Scope
 from tests.ledger.findings import ALERT, TRIP, told
+from tests.ledger.looping import USUAL, Looping
 from tests.ledger.test_trials import (
     BAD,
     CORD,
@@ -31,7 +32,6 @@ from tests.ledger.test_trials import (
     widened,
     world,
 )
-from tests.ledger.test_watching import USUAL, Looping
 from tests.ledger.world import World, a_pull
 
 __all__ = ["world"]

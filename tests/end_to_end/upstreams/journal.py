@@ -45,9 +45,12 @@ class Journal:
 
     def read(self, start: int = 0) -> Iterator[Seen]:
         """Every request from the line `start` on."""
-        if self.path.exists():
-            for line in self.path.read_text().splitlines()[start:]:
-                yield Seen(**json.loads(line))
+        for line in self._lines()[start:]:
+            yield Seen(**json.loads(line))
 
     def __len__(self) -> int:
-        return len(self.path.read_text().splitlines()) if self.path.exists() else 0
+        return len(self._lines())
+
+    def _lines(self) -> list[str]:
+        """Those that are whole: who reads while another process writes may see half of the last."""
+        return self.path.read_text().split("\n")[:-1] if self.path.exists() else []
