@@ -7,12 +7,13 @@ ARGS ?=
 NONE = { test $$? -eq 5 && test -n '$(value ARGS)'; }
 
 
-# What `make test` runs over the http1 engine too: all that an engine does in one process, and of the
-# real program what is hard about one. `make engines` runs the rest. Two files run both by themselves.
-HTTP1 := tests/proxy/engines $(patsubst %,tests/end_to_end/test_%.py,\
+# What `make test` runs over both engines together (auto) too: all that an engine does in one process,
+# and of the real program what is hard about one. `make engines` runs the rest, and all of it over http1
+# alone. Two files run each engine by themselves.
+AGAIN := tests/proxy/engines $(patsubst %,tests/end_to_end/test_%.py,\
   crash_matrix cut halt_race kill secrets start upstream_faults writes_once)
-BOTH := --ignore=tests/proxy/engines/test_malformed.py --ignore=tests/proxy/engines/test_http1_fuzz.py
-OVER_HTTP1 = ENGINE=http1 $(BIN)/python -m pytest -q $(BOTH)
+EACH := --ignore=tests/proxy/engines/test_malformed.py --ignore=tests/proxy/engines/test_http1_fuzz.py
+OVER = $(BIN)/python -m pytest -q $(EACH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up test engines demo check format-check lint types contracts format eval bench \
@@ -22,7 +23,7 @@ help:
 	@printf '%-17s %s\n' \
 	  'make up'     'start pullcord here; prints its address, stops with Ctrl-C (ARGS="--listen ...")' \
 	  'make test'   'all tests, those of past incidents too, 3 rounds of each kill and race (ARGS="-k name")' \
-	  'make engines' 'all tests of the engines and of the program over the http1 engine' \
+	  'make engines' 'all tests of the engines and of the program over the http1 engine, alone and in auto' \
 	  'make demo'   'a runaway agent, contained before your eyes, in about 30 seconds' \
 	  'make check'  'format, lint, types, import contracts, tests' \
 	  'make proof'  'the kills and races alone, 50 rounds (ROUNDS=n), a million calls (CALLS=n), an hour of fuzzing (FUZZ_SECONDS=n)' \
@@ -48,15 +49,17 @@ demo: setup
 test: setup
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not proof and not alone" $(ARGS) || $(NONE)
 	@ROUNDS=$${ROUNDS:-3} $(BIN)/python -m pytest -q -m "proof or alone" $(ARGS) || $(NONE)
-	@$(OVER_HTTP1) -n 3 --dist loadfile --no-loadscope-reorder \
-	  -m "not mitmproxy and not proof and not alone" $(HTTP1) $(ARGS) || $(NONE)
-	@ROUNDS=1 $(OVER_HTTP1) -m "not mitmproxy and (proof or alone)" $(HTTP1) $(ARGS) || $(NONE)
+	@ENGINE=auto $(OVER) -n 3 --dist loadfile --no-loadscope-reorder \
+	  -m "not mitmproxy and not proof and not alone" $(AGAIN) $(ARGS) || $(NONE)
+	@ENGINE=auto ROUNDS=1 $(OVER) -m "not mitmproxy and (proof or alone)" $(AGAIN) $(ARGS) || $(NONE)
 
 engines: setup
-	@$(OVER_HTTP1) -n 3 --dist loadfile --no-loadscope-reorder \
-	  -m "not mitmproxy and not proof and not alone" tests/proxy/engines tests/end_to_end $(ARGS) || $(NONE)
-	@ROUNDS=$${ROUNDS:-3} $(OVER_HTTP1) -m "not mitmproxy and (proof or alone)" \
-	  tests/proxy/engines tests/end_to_end $(ARGS) || $(NONE)
+	@for engine in auto http1; do \
+	  ENGINE=$$engine $(OVER) -n 3 --dist loadfile --no-loadscope-reorder \
+	    -m "not mitmproxy and not proof and not alone" tests/proxy/engines tests/end_to_end $(ARGS) && \
+	  ENGINE=$$engine ROUNDS=$${ROUNDS:-3} $(OVER) -m "not mitmproxy and (proof or alone)" \
+	    tests/proxy/engines tests/end_to_end $(ARGS) || exit 1; \
+	done
 
 check: format-check lint types contracts test
 

@@ -14,7 +14,7 @@ from policies.verdict import Action, Reason, Verdict
 from proxy import noticing
 from proxy.canary import identified
 from proxy.clock import Clock
-from proxy.judging import UNHEARD, Judging, unsent
+from proxy.judging import UNHEARD, Judging, unheard, unsent
 from proxy.tickets import HOLD_POLL_SECONDS, Parking, Stops
 
 SHARE_SECONDS = 30.0  # how long a duplicate waits for the first call's answer (notes/store.md)
@@ -55,15 +55,18 @@ class Asking:
         if now is policy or ask.call.fault is not None:
             return ask, now
         call = identified(now, ask.request, self._decider.canary_port)
-        return noticing.asked(replace(ask, call=call)), now
+        traits = noticing.traits(ask.request, call, ask.call_id, ask.at_us)
+        return replace(ask, call=call, traits=traits), now
 
     async def _shared(self, ask: Ask, policy: Policy, stops: Stops) -> Decision:
         """Judge; a duplicate of a write in flight waits for its answer and is judged again, and
         what a ceiling has no room for waits for its turn."""
+        if not ask.may_wait:
+            ask = replace(ask, may_wait=True)
         now_seconds = self._clock.monotonic_seconds()
         deadline, turn_ends = now_seconds + SHARE_SECONDS, 0.0
         while True:
-            decision = await self._admitted(replace(ask, may_wait=True), policy)
+            decision = await self._admitted(ask, policy)
             verdict = decision.verdict
             if verdict.reason is Reason.OVER_CEILING and verdict.wait_seconds:
                 now_seconds = self._clock.monotonic_seconds()
@@ -73,7 +76,7 @@ class Asking:
             if decision.verdict.reason is not Reason.IN_FLIGHT:
                 return decision
             if ask.request.streamed:  # to wait would leave its body with its client
-                return await self._admitted(ask, policy)
+                return await self._admitted(replace(ask, may_wait=False), policy)
             first = self._open_writes.get(decision.verdict.earlier_call)
             left_seconds = deadline - self._clock.monotonic_seconds()
             if left_seconds > 0 and first is not None:
@@ -82,7 +85,7 @@ class Asking:
             if left_seconds > 0 and not self._decider.alone:
                 await asyncio.sleep(SHARE_POLL_SECONDS)
                 continue
-            return await self._admitted(ask, policy)
+            return await self._admitted(replace(ask, may_wait=False), policy)
 
     async def _admitted(self, ask: Ask, policy: Policy) -> Decision:
         try:
@@ -95,7 +98,7 @@ class Asking:
         self, ask: Ask, policy: Policy, told: Verdict, wait_seconds: float, stops: Stops
     ) -> Decision:
         """Wait for room under a ceiling, unless the agent leaves before."""
-        ask = replace(ask, at_us=self._clock.now_us())
+        ask = replace(ask, at_us=self._clock.now_us(), may_wait=False)
         turn = asyncio.ensure_future(self._decider.admit_in_turn(ask, policy, wait_seconds))
         try:
             while not turn.done() and stops() is None:
@@ -120,10 +123,4 @@ class Asking:
     def leave(self, ask: Ask, reason: Reason, error: str) -> None:
         """It may have been let through, and nobody sends it. Of what was not this is no news."""
         outcome = unsent(ask, self._clock.now_us(), reason, error)
-        self._decider.settle(outcome, durable=True).add_done_callback(_heard)
-
-
-def _heard(done: "asyncio.Future[bool]") -> None:
-    """What the store cannot take now the decider keeps."""
-    if not done.cancelled():
-        done.exception()
+        self._decider.settle(outcome, durable=True).add_done_callback(unheard)

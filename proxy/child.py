@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         if kind == "decider":
             process.serve(_decide(settings, where))
         else:
-            process.serve(_engine(settings, int(where)), fast=settings.engine == "http1")
+            process.serve(_engine(settings, int(where)), fast=settings.engine != "mitmproxy")
     except (ControlError, LedgerError, PolicyError, OSError) as error:
         _say(f"{kind}: {error}")
         return UNUSABLE
@@ -92,7 +92,9 @@ async def _engine(settings: Settings, handle: int) -> None:
     worker = Worker(new_id(clock.now_us()), pid, process.started(pid), clock.now_us())
     nothing = load("version: 1", "no policy yet")  # the decider tells the one in force
     remote = RemoteDecider(settings.data / SOCKET, worker, clock, nothing)
-    gate = remote.gate = Gate(remote, clock, settings.identity, worker.id)
+    gate = remote.gate = Gate(
+        remote, clock, settings.identity, worker.id, logs_passing=settings.log_calls == "all"
+    )
     shipped_prices()  # loaded here, not while a call waits
     listener = socket.socket(fileno=handle)
     listener.setblocking(False)

@@ -21,7 +21,7 @@ from ledger.errors import Kind
 from ledger.store import Ask, Decision, LedgerUnavailable, Outcome, Store
 from policies.policy import Policy
 from policies.verdict import Pull, Pulls, Reason
-from proxy.judging import UNHEARD, NotJudged, unsent
+from proxy.judging import UNHEARD, NotJudged, unheard, unsent
 from proxy.questions import Questions
 from proxy.sitting import Sitting
 from proxy.tickets import LocalTickets
@@ -187,7 +187,7 @@ class Decider(Questions):
         if answer.cancelled():
             at_us = ask.at_us + round((self._loop.time() - since_seconds) * 1e6)
             outcome = unsent(ask, at_us, Reason.NOT_SENT, UNHEARD)
-            self.settle(outcome, durable=True).add_done_callback(_heard)
+            self.settle(outcome, durable=True).add_done_callback(unheard)
 
     def settle(self, outcome: Outcome, *, durable: bool) -> "asyncio.Future[bool]":
         """Done when committed. Fails with LedgerUnavailable, and is then kept and tried again."""
@@ -388,12 +388,6 @@ def _is_proof(item: _Item) -> bool:
     """Whether its commit shows that the ledger can be written: a look at it does not."""
     work, _ = item
     return not isinstance(work, Act) or work.durable
-
-
-def _heard(settled: "asyncio.Future[bool]") -> None:
-    """What the store does not take now is owed to it."""
-    if not settled.cancelled():
-        settled.exception()
 
 
 def _nothing(store: Store) -> None:

@@ -16,7 +16,7 @@ import structlog
 from ledger.states import outcome_of
 from ledger.store import Ask, Outcome
 from policies import costs
-from policies.call import Effect, Identity, Request
+from policies.call import NO_TRAITS, Effect, Identity, Request, ToolCall
 from policies.policy import Policy
 from policies.standing import standing
 from policies.verdict import Action, Level, Pull, Reason, Verdict
@@ -26,7 +26,7 @@ from proxy.canary import claimant, identified
 from proxy.clock import Clock, new_id
 from proxy.head import Fault
 from proxy.identity import Credentials, Mode
-from proxy.judging import Judging, why
+from proxy.judging import Judging, unheard, why
 from proxy.live import Engine, Live
 from proxy.long_answers import LongAnswers
 from proxy.metering import Metering
@@ -43,7 +43,7 @@ ANSWER_BYTES_MAX = 1024 * 1024  # a longer answer goes to a file
 
 
 class Gate(Parts, LongAnswers):
-    """Between the engines and the decider. One per process."""
+    """Between the engines and the decider. One per process. `logs_passing` calls, too."""
 
     def __init__(
         self,
@@ -52,6 +52,8 @@ class Gate(Parts, LongAnswers):
         mode: Mode,
         worker: str = "",
         tracing: Tracing | None = None,
+        *,
+        logs_passing: bool = False,
     ) -> None:
         self.live: dict[str, Live] = {}
         self.draining = False
@@ -60,6 +62,7 @@ class Gate(Parts, LongAnswers):
         self._mode: Mode = mode
         self._worker = worker
         self.tracing = tracing
+        self._logs_passing = logs_passing
         self._noticing = Noticing()
         self._open_writes: dict[str, asyncio.Future[None]] = {}
         self._asking = Asking(decider, clock, self._open_writes)
@@ -89,16 +92,10 @@ class Gate(Parts, LongAnswers):
         try:
             if self.draining:
                 return told(Reason.SHUTTING_DOWN, call_id, heard, call)
-            caller = claimant(credentials, self._mode)
-            if isinstance(request, Fault):
-                call = replace(UNREAD, fault=request.reason)
-            elif caller is not None:  # nobody's body is not parsed
-                call = identified(policy, request, self._decider.canary_port)
-            ask = Ask(call_id, now_us, caller, heard, call, worker=self._worker)
-            if heard.host == own.HOST and call.fault is None:
-                return await self._own(ask)
-            if caller is not None:
-                ask = noticing.asked(ask)
+            ask = self._ask(request, heard, credentials, call_id, now_us)
+            call = ask.call
+            if _is_own(heard, call):
+                return await own.answered(ask, self._decider)
             decision = await self._asking.judged(ask, partial(self._stops, gone))
         except Exception as failure:
             return told(why(failure, call_id), call_id, heard, call)
@@ -112,11 +109,13 @@ class Gate(Parts, LongAnswers):
             detail = request.detail if isinstance(request, Fault) else ""
             return await self._answered(ask, decision, detail)
         try:
-            logs.decided(ask, decision)
+            if self._logs_passing:
+                logs.decided(ask, decision)
+            admitted = ask
             if policy is not self._decider.policy:  # an edit came in between: what it says counts
                 policy = self._decider.policy
                 call = identified(policy, heard, self._decider.canary_port)
-            admitted = replace(ask, call=call)
+                admitted = replace(ask, call=call)
             live = self._begun(admitted, identity, policy, engine, asked_seconds, epoch)
         except Exception as failure:
             reason = why(failure, call_id)
@@ -125,6 +124,25 @@ class Gate(Parts, LongAnswers):
         live.gone = gone if decision.approval else None
         live.catch = catch
         return live
+
+    def _ask(
+        self,
+        request: Request | Fault,
+        heard: Request,
+        credentials: Credentials | None,
+        call_id: str,
+        now_us: int,
+    ) -> Ask:
+        """What is to be judged. Nobody's body is not parsed."""
+        caller = claimant(credentials, self._mode)
+        call, traits = UNREAD, NO_TRAITS
+        if isinstance(request, Fault):
+            call = replace(UNREAD, fault=request.reason)
+        elif caller is not None:
+            call = identified(self._decider.policy, request, self._decider.canary_port)
+        if caller is not None and not _is_own(heard, call):
+            traits = noticing.traits(heard, call, call_id, now_us)
+        return Ask(call_id, now_us, caller, heard, call, True, self._worker, traits=traits)
 
     def _stops(self, gone: Callable[[], bool]) -> Reason | None:
         """Why a call waits for a person no longer, whatever that person says."""
@@ -172,10 +190,6 @@ class Gate(Parts, LongAnswers):
         except Exception as failure:
             return told(why(failure, ""), "", tunnel, UNREAD)
         return told(refused, "", tunnel, UNREAD) if refused else None
-
-    async def _own(self, ask: Ask) -> Refusal:
-        """`http://pullcord.invalid/self`: the run's view of itself. It loosens nothing."""
-        return await own.answered(ask, self._decider)
 
     # On its way
 
@@ -253,15 +267,6 @@ class Gate(Parts, LongAnswers):
         else the rule that denies it, and then it is to be cut: whoever cannot be asked denies."""
         return await spending.drawn(live, self._decider, self._clock)
 
-    async def message(self, live: Live, content: bytes) -> str | None:
-        """A WebSocket message from the agent: looked at and counted like a call of its own.
-
-        Returns the rule that stops it, and then the whole WebSocket is to be cut.
-        """
-        if live.catch is not None:
-            live.catch.said(content)
-        return await self._stop(live, len(content))
-
     async def settle(
         self,
         live: Live,
@@ -300,12 +305,10 @@ class Gate(Parts, LongAnswers):
             forwarded_key=live.call.key is not None,
             unauthorized=live.tool.key.unauthorized,
         )
-        fault = fault or live.stopped
-        if fault is None and broken:
-            lost = Reason.OUTCOME_UNKNOWN if live.is_write else Reason.UPSTREAM_FAILED
-            fault = lost if live.sent else Reason.NOT_SENT
+        fault = fault or live.stopped or (live.lost if broken else None)
         latency_seconds = self._clock.monotonic_seconds() - live.asked_seconds
         async with self._whole(live, status if complete else None, headers) as stored:
+            told = self._noticing.heard(live, status, is_over=ended)
             outcome = Outcome(
                 call_id=live.call_id,
                 at_us=self._clock.now_us(),
@@ -319,10 +322,12 @@ class Gate(Parts, LongAnswers):
                 request_digest=live.body_digest,
                 error=error,
                 reason=fault.value if fault else "",
+                result=told.digest,
+                failed=told.failed,
             )
             outcome = metering.settled(live, outcome, is_whole=complete)
-            outcome = self._noticing.settled(live, outcome, is_over=ended)
-            logs.settled(live, outcome)
+            if self._logs_passing or fault is not None:
+                logs.settled(live, outcome)
             if not await self._record(live, outcome):
                 fault = Reason.OUTCOME_UNKNOWN
         if fault is None:
@@ -334,7 +339,7 @@ class Gate(Parts, LongAnswers):
         """Whether a write's outcome is durable. What the store cannot take, the decider owes."""
         future = self._decider.settle(outcome, durable=live.is_write)
         if not live.is_write:
-            future.add_done_callback(_seen)
+            future.add_done_callback(unheard)  # a read's is not waited for
             return True
         try:
             await future
@@ -387,7 +392,6 @@ class Gate(Parts, LongAnswers):
         return halt
 
 
-def _seen(future: "asyncio.Future[bool]") -> None:
-    """A read's outcome is not waited for; the decider keeps what fails."""
-    if not future.cancelled():
-        future.exception()
+def _is_own(request: Request, call: ToolCall) -> bool:
+    """`http://pullcord.invalid/self`: the run's view of itself. It loosens nothing."""
+    return request.host == own.HOST and call.fault is None

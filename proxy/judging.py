@@ -111,6 +111,12 @@ def unsent(ask: Ask, at_us: int, reason: Reason, error: str) -> Outcome:
     )
 
 
+def unheard(settled: "asyncio.Future[bool]") -> None:
+    """Called back where nobody waits for it: what the store cannot take now the decider keeps."""
+    if not settled.cancelled():
+        settled.exception()
+
+
 def why(failure: Exception, call_id: str) -> Reason:
     """The reason code of what kept a call from being judged; all of it is in the log."""
     if isinstance(failure, LedgerUnavailable):

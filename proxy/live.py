@@ -74,5 +74,12 @@ class Live:
         return self.asked is not None or costs.reads_answer(self.tool)
 
     @property
+    def lost(self) -> Reason:
+        """What its caller is told where no answer came, or half of one."""
+        if not self.sent:
+            return Reason.NOT_SENT
+        return Reason.OUTCOME_UNKNOWN if self.is_write else Reason.UPSTREAM_FAILED
+
+    @property
     def decision(self) -> str:
         return decision_header(Action.ALLOW, Reason.ALLOWED, self.call_id)

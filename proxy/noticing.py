@@ -5,14 +5,12 @@ the call is then known by its head as it was sent. The reading itself is pure
 (policies/detectors/noticing.py).
 """
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from ledger.decoding import decoded
-from ledger.records import Ask, Outcome
-from policies.call import Effect, Traits
+from policies.call import Effect, Request, ToolCall, Traits
 from policies.detectors import answers, noticing
 from policies.detectors.learning import ANSWER_BYTES_MAX, Learned
 from policies.detectors.noticing import Told
@@ -40,16 +38,16 @@ class Beginning:
             self.body += chunk if len(chunk) <= left_bytes else chunk[:left_bytes]
 
 
-def asked(ask: Ask) -> Ask:
-    """With its traits, by the tool that it is known to mean. Never raises."""
+def traits(request: Request, call: ToolCall, call_id: str, at_us: int) -> Traits:
+    """What the detectors know it by, as the tool that it is known to mean. Never raises."""
     try:
-        traits = noticing.traits(ask.request, ask.call, ask.at_us)
-        if not traits.mark and ask.request.header(noticing.MARK_HEADER) is not None:
-            log.debug("progress.unread", call=ask.call_id)
+        found = noticing.traits(request, call, at_us)
+        if not found.mark and request.header(noticing.MARK_HEADER) is not None:
+            log.debug("progress.unread", call=call_id)
     except Exception as failure:
-        log.error("call.not_noticed", call=ask.call_id, exc_info=failure)
-        traits = Traits(noticing.unread(ask.request, ask.call))
-    return replace(ask, traits=traits)
+        log.error("call.not_noticed", call=call_id, exc_info=failure)
+        return Traits(noticing.unread(request, call))
+    return found
 
 
 def beginning(live: "Live", coding: str) -> Beginning | None:
@@ -64,25 +62,23 @@ class Noticing:
     def __init__(self) -> None:
         self._learned = Learned()
 
-    def settled(self, live: "Live", outcome: Outcome, *, is_over: bool) -> Outcome:
-        """The outcome with what its answer told; nothing of a call whose answer never came, of a
-        WebSocket and of a model's. `is_over` is False where its answer still flows. Never raises.
-        """
+    def heard(self, live: "Live", status: int | None, *, is_over: bool) -> Told:
+        """What its answer told; nothing of a call whose answer never came, of a WebSocket and of a
+        model's. `is_over` is False where its answer still flows. Never raises."""
         kept, live.beginning = live.beginning, None
-        if kept is None or outcome.status is None:
-            return outcome
+        if kept is None or status is None:
+            return Told()
         try:
             if not is_over and not live.answer_bytes:  # a long one, which nobody has seen yet
                 told = Told(noticing.unknown(live.call_id))
             else:
-                told = self._told(live, kept, outcome.status)
+                told = self._told(live, kept, status)
         except Exception as failure:
             log.error("answer.not_noticed", call=live.call_id, exc_info=failure)
             told = Told(live.digest.digest())
-        result = told.digest
         if live.request.streamed:
-            result = noticing.with_body(result, live.body_digest)
-        return replace(outcome, result=result, failed=told.failed)
+            return Told(noticing.with_body(told.digest, live.body_digest), told.failed)
+        return told
 
     def _told(self, live: "Live", kept: Beginning, status: int) -> Told:
         call, whole_bytes = live.call, live.answer_bytes

@@ -36,6 +36,15 @@ class Parts:
         ceilings = self._decider.policy.ceilings_of.get(live.call.tool, ())
         return not told and any(ceiling.count is Count.BYTES_UP for ceiling in ceilings)
 
+    async def message(self, live: Live, content: bytes) -> str | None:
+        """A WebSocket message from the agent: looked at and counted like a call of its own.
+
+        Returns the rule that stops it, and then the whole WebSocket is to be cut.
+        """
+        if live.catch is not None:
+            live.catch.said(content)
+        return await self._stop(live, len(content))
+
     async def uploaded(self, live: Live, size_bytes: int) -> str | None:
         """More of a streamed body came. The rule that stops it: then the call is to be cut."""
         return await self._stop(live, size_bytes, part=True)

@@ -19,7 +19,7 @@ HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 def serve[Result](main: Coroutine[Any, Any, Result], *, fast: bool = False) -> Result:
     """As `asyncio.run`, for a process that does nothing after it but end, and obeys HEEDED until
-    then. `fast` is on uvloop's loop, under which mitmproxy does not run.
+    then. `fast` is on uvloop's loop.
 
     A second request to end, while the loop closes, would meet half of it: a traceback about its
     closed pipe, or death by the signal in place of the exit code. From the end of `main` on they

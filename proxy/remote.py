@@ -91,7 +91,8 @@ class RemoteDecider:
                 policy = self.policy
                 if whole.call.fault is None:
                     call = identified(policy, whole.request, self.canary_port)
-                    whole = noticing.asked(replace(whole, call=call))
+                    traits = noticing.traits(whole.request, call, ask.call_id, whole.at_us)
+                    whole = replace(whole, call=call, traits=traits)
             if self.lost:
                 raise NotJudged(Reason.DECIDER_UNREACHABLE)
             now_seconds = self._clock.monotonic_seconds()

@@ -27,6 +27,7 @@ from proxy.tracing import SOCKET, Tell, Tracing
 from proxy.upgrading import Stopped, Upgrading
 
 if TYPE_CHECKING:
+    from proxy.engines.auto import AutoEngine
     from proxy.engines.http1 import Http1Engine
     from proxy.engines.mitm import MitmEngine
 
@@ -59,8 +60,12 @@ async def engine_running(
         await engine.stop(settings.drain_seconds)
 
 
-def _engine(name: str) -> "type[MitmEngine] | type[Http1Engine]":
-    """The one that is chosen. The other is not imported: that takes longer than the start."""
+def _engine(name: str) -> "type[MitmEngine | Http1Engine | AutoEngine]":
+    """The one that is chosen. Another is not imported: that takes longer than the start."""
+    if name == "auto":
+        from proxy.engines.auto import AutoEngine
+
+        return AutoEngine
     if name == "http1":
         from proxy.engines.http1 import Http1Engine
 
@@ -119,7 +124,13 @@ async def running(
         tell, tracer = service.decider.trace_lost, supervisor.tracer(settings)
         tracing = await closing.enter_async_context(tracing_running(settings, clock, tell, tracer))
         service.tracing = tracing
-        gate = Gate(service.decider, clock, settings.identity, tracing=tracing)
+        gate = Gate(
+            service.decider,
+            clock,
+            settings.identity,
+            tracing=tracing,
+            logs_passing=settings.log_calls == "all",
+        )
         pid = os.getpid()
         here = Worker(new_id(clock.now_us()), pid, process.started(pid), clock.now_us())
         await service.fleet.join(InProcess(gate, here))
@@ -157,7 +168,7 @@ def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; SIGUSR1 halts everything. Returns the exit code."""
     logs.configure(sys.stderr)
     try:
-        process.serve(_until_signalled(settings), fast=settings.engine == "http1")
+        process.serve(_until_signalled(settings), fast=settings.engine != "mitmproxy")
     except Stopped as stopped:
         log.info("proxy.stopping", told=str(stopped))
     return 0

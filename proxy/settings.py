@@ -131,7 +131,8 @@ class Settings(BaseModel):
     idle_seconds: Seconds = 300.0
     body_bytes_max: Annotated[int, Field(ge=1024, le=1024**3)] = 16 * 1024**2
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 10.0
-    engine: Literal["mitmproxy", "http1"] = "mitmproxy"
+    engine: Literal["mitmproxy", "http1", "auto"] = "mitmproxy"
+    log_calls: Literal["refused", "all"] = "refused"
     workers: Annotated[int, Field(ge=1, le=WORKERS_MAX)] = 1
     trace: Annotated[Literal["full", "digest", "none"], BeforeValidator(_none_for_off)] = "full"
     trace_body_bytes_max: Annotated[int, Field(ge=1024, le=16 * 1024**2)] = 1024**2

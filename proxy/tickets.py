@@ -117,7 +117,8 @@ class Parking:
         tickets, waited_on = self._decider.tickets, ask.approval
         held, policy = decision.verdict, self._decider.policy
         digest = bound_to(ask, policy)
-        ask = replace(ask, at_us=self._clock.now_us(), bound_to=digest, approval="")
+        now_us = self._clock.now_us()
+        ask = replace(ask, at_us=now_us, bound_to=digest, approval="", may_wait=False)
         shown = arguments(ask.request, policy.tag_headers)
         hold = await tickets.hold(ask, shown, held.rule, held.wait_seconds)
         if hold is None:

@@ -25,7 +25,11 @@ FLAGS = {
     "idle_seconds": ("N", "How long between two bytes of it."),
     "body_bytes_max": ("N", "The longest request body."),
     "drain_seconds": ("N", "How long calls in flight may take to end at the stop."),
-    "engine": ("mitmproxy|http1", "What speaks HTTP: everything, or HTTP/1.1 alone and faster."),
+    "engine": (
+        "mitmproxy|http1|auto",
+        "What speaks HTTP: all of it; HTTP/1.1 alone, faster; both.",
+    ),
+    "log_calls": ("refused|all", "Which calls have lines in the log."),
     "workers": ("N", "Engine processes that share the port, beside one that decides."),
     "trace": ("full|digest|none", "What is kept of requests and answers for people to read."),
     "trace_body_bytes_max": ("N", "How much of one body."),

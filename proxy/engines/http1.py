@@ -7,7 +7,7 @@ The engine holds no policy: `proxy.gate` is its only tie (design, section 2).
 import asyncio
 import contextlib
 import socket
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import structlog
@@ -16,6 +16,7 @@ from proxy.authority import Authority
 from proxy.dial import Dialer
 from proxy.engines import handles
 from proxy.engines.arriving import Bodies
+from proxy.engines.heard import Tunnel
 from proxy.engines.http1_certificates import Certificates, upstream_context
 from proxy.engines.http1_client import Client
 from proxy.engines.http1_exchange import Exchange
@@ -32,6 +33,9 @@ from proxy.live import Live
 
 log = structlog.get_logger()
 
+HandOver = Callable[[asyncio.Transport, Tunnel, bytes], None]
+"""Takes a client with its tunnel, and what it has sent in it."""
+
 
 class Http1Engine:
     """Listens, and turns what clients and upstreams say into the gate's protocol and back."""
@@ -44,13 +48,17 @@ class Http1Engine:
         *,
         body_bytes_max: int,
         timeouts: Timeouts,
+        room: handles.Room | None = None,
+        hand_over: HandOver | None = None,
     ) -> None:
+        """`hand_over` takes clients that speak HTTP/2 alone."""
         self.gate = gate
         self.body_bytes_max = body_bytes_max
         self.timeouts = timeouts
         self.exchanges: dict[str, Exchange] = {}
         self.bodies = Bodies()
-        self.room = handles.room()
+        self.hand_over = hand_over
+        self.room = room or handles.room()
         self.certificates = Certificates(authority)
         self.pool = Pool(dialer, upstream_context(authority), self.room.upstreams)
         self._handlers: dict[Client, None] = {}  # the one that came first is first

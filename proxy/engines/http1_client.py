@@ -20,6 +20,7 @@ from proxy.engines.http1_bodies import Body, framing_of
 from proxy.engines.http1_connection import Connection
 from proxy.engines.http1_exchange import Exchange
 from proxy.engines.http1_framing import BrokenChunks, Framing
+from proxy.engines.http1_hello import offers_http2_alone
 from proxy.engines.http1_request import Broken, Incoming, has_bare_feed, incoming, is_no_request
 from proxy.engines.http1_tls import Tls
 from proxy.engines.http1_uploads import Upload
@@ -33,7 +34,7 @@ from proxy.live import Live
 from proxy.refuse import Refusal
 
 if TYPE_CHECKING:
-    from proxy.engines.http1 import Http1Engine
+    from proxy.engines.http1 import HandOver, Http1Engine
 
 log = structlog.get_logger()
 
@@ -283,14 +284,32 @@ class Client(Connection):
         start = self.pending.lstrip(b"\r\n")  # some clients send too many line ends
         if not start or (start[:1] == b"\x16" and len(start) < _TLS_START_BYTES):
             return
+        is_tls = _TLS_START.match(start) is not None
+        if is_tls and self.engine.hand_over is not None:
+            is_alone = offers_http2_alone(start)
+            if is_alone is None:  # a part of its hello is to come
+                return
+            if is_alone:
+                self._hand_over(start, self.engine.hand_over)
+                return
         self.state = self._read_head
-        if self.tunnel is None or self.transport is None or not _TLS_START.match(start):
+        if self.tunnel is None or self.transport is None or not is_tls:
             return
         context = self.engine.certificates.context(self.tunnel.host)
         self.pending = b""
         self.flush()
         self.tls = Tls(context, self.transport.write, server_side=True)
         self.received(start)
+
+    def _hand_over(self, start: bytes, to: "HandOver") -> None:
+        """From here on somebody else has the connection."""
+        self.flush()
+        transport, self.transport = self.transport, None
+        self.drops, self.pending = True, b""
+        self.gone()
+        self.ended.set()
+        if transport is not None and self.tunnel is not None:
+            to(transport, self.tunnel, start)
 
     # Telling
 

@@ -18,6 +18,7 @@ from proxy.authority import Authority
 from proxy.dial import Dialer
 from proxy.engines import handles, mitm_answers
 from proxy.engines.arriving import Bodies
+from proxy.engines.heard import Tunnel
 from proxy.engines.mitm_addons import Master, proxyserver, tlsconfig
 from proxy.engines.mitm_client import Handler
 from proxy.engines.mitm_events import CutFlow, Unended
@@ -46,6 +47,7 @@ class MitmEngine:
         *,
         body_bytes_max: int,
         timeouts: Timeouts,
+        room: handles.Room | None = None,
     ) -> None:
         self.gate = gate
         self.dialer = dialer
@@ -54,7 +56,7 @@ class MitmEngine:
         self.exchanges: dict[str, Exchange] = {}
         self.arriving: dict[str, Arriving] = {}  # by the flow's id
         self.bodies = Bodies()
-        self.room = handles.room()
+        self.room = room or handles.room()
         self.upstreams = 0  # connections to upstreams, those being dialled too
         self._handlers: dict[Handler, None] = {}  # the one that came first is first
         self._clients = 0
@@ -67,11 +69,13 @@ class MitmEngine:
         self.master.addons.add(proxyserver.Proxyserver(), self.tls)
         self._options.update(**_settings(authority))
 
-    async def start(self, listener: socket.socket) -> None:
-        """Serve on a bound socket, which must carry IPPROTO_TCP (notes/performance.md)."""
-        listener.setblocking(False)
-        self._listener = listener
-        self._listen()
+    async def start(self, listener: socket.socket | None) -> None:
+        """Serve on a bound socket, which must carry IPPROTO_TCP (notes/performance.md); without
+        one only those clients that it is to `adopt`."""
+        if listener is not None:
+            listener.setblocking(False)
+            self._listener = listener
+            self._listen()
         self.spawn(self._sweep())
 
     async def stop(self, drain_seconds: float) -> None:
@@ -168,7 +172,26 @@ class MitmEngine:
             connected.close()
             self._clients -= 1
             return
-        handler = Handler(self, reader, writer, self._options)
+        await self._handled(Handler(self, reader, writer, self._options), writer)
+
+    def adopt(self, transport: asyncio.Transport, tunnel: Tunnel, start: bytes) -> None:
+        """Serve a client of another engine's from here on. Its CONNECT was answered; `start` is
+        what it has sent since."""
+        if self._clients >= self.room.clients and not self._makes_room():
+            transport.abort()
+            return
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        reader.feed_data(start)
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        self._clients += 1
+        handler = Handler(self, reader, writer, self._options, tunnel)
+        self.spawn(self._handled(handler, writer))
+
+    async def _handled(self, handler: Handler, writer: asyncio.StreamWriter) -> None:
         self._handlers[handler] = None
         try:
             await handler.handle_client()

@@ -26,6 +26,7 @@ from proxy.engines import (
 )
 from proxy.engines.heard import Tunnel
 from proxy.engines.mitm_exchange import Exchange
+from proxy.engines.mitm_layers import InTunnel
 from proxy.engines.mitm_pace import PacedReader
 from proxy.engines.waits import FIRST_CALL_SECONDS, LINGER_SECONDS
 
@@ -52,14 +53,21 @@ class Handler(mode_servers.ProxyConnectionHandler):
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         opts: options.Options,
+        tunnel: Tunnel | None = None,
     ) -> None:
+        """`tunnel` where its CONNECT was judged and answered elsewhere."""
         super().__init__(engine.master, PacedReader(reader), writer, opts, _REGULAR)  # type: ignore[no-untyped-call]
         self.engine = engine
-        self.layer = modes.HttpProxy(self.layer.context)
+        context = self.layer.context
+        if tunnel is None:
+            self.layer = modes.HttpProxy(context)
+        else:
+            context.server.address = (tunnel.host, tunnel.port)
+            self.layer = InTunnel(context)
         self.max_conns = defaultdict(lambda: asyncio.Semaphore(UPSTREAM_CONNECTIONS_MAX))
-        self.tunnel: Tunnel | None = None
+        self.tunnel = tunnel
         self.sni: str | None = None
-        self.is_stranger = True  # until somebody we know has asked for something
+        self.is_stranger = tunnel is None  # until somebody we know has asked for something
         self.calls: set[Exchange] = set()
         self.allowed: dict[tuple[str, int], tuple[IPNetwork, ...]] = {}
         self.vetted: dict[Server, tuple[IPNetwork, ...]] = {}  # connections, each for these

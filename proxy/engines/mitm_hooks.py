@@ -82,7 +82,7 @@ def _next_layer(handler: "Handler", following: layer.NextLayer) -> None:
     if start[:1] == b"\x16" and len(start) < 3:
         return  # too little to tell a TLS record
     context = following.context
-    outermost = isinstance(context.layers[-1], modes.HttpProxy)
+    outermost = type(context.layers[-1]) is modes.HttpProxy
     if net_tls.starts_like_tls_record(start) and not outermost:
         server_tls = mtls.ServerTLSLayer(context)
         server_tls.child_layer = mtls.ClientTLSLayer(context)

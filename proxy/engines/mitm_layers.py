@@ -13,6 +13,7 @@ from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as mhttp
+from mitmproxy.proxy.layers import modes
 
 from policies.verdict import Reason
 from proxy import head
@@ -319,6 +320,10 @@ class Stream(mhttp.HttpStream):
             yield mhttp.SendHttp(last, self.context.client)
         self.finished = True
         yield from self.flow_done()
+
+
+class InTunnel(modes.HttpProxy):
+    """The outermost layer of a client whose CONNECT was answered before it came here."""
 
 
 class HttpLayer(mhttp.HttpLayer):

@@ -202,7 +202,7 @@ def engine_patches() -> Iterator[Patch]:
     yield Gate, "sent", going
     yield Gate, "settle", settling
     yield Gate, "_record", recorded
-    yield from _sending_by_http1() if ENGINE == "http1" else _sending_by_mitmproxy()
+    yield from _sending_by_mitmproxy() if ENGINE == "mitmproxy" else _sending_by_http1()
 
 
 def _sending_by_mitmproxy() -> Iterator[Patch]:

@@ -119,6 +119,7 @@ class Proxy:
             f"data: ../data\n"
             f"upstream_ca: {self.upstream_ca}\n"
             f"drain_seconds: 5\n"
+            f"log_calls: all\n"
             f"workers: {self.workers}\n"
             + "".join(f"{name}: {value}\n" for name, value in SETTING.items())
         )

@@ -364,6 +364,7 @@ def told_now(run: Run) -> str:
 # One that loses its parent
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_without_its_supervisor_all_of_it_ends_and_a_new_start_works_at_once(world: World) -> None:
     """5 seconds, most of them two starts. One of the engines is stopped, and ends all the same."""

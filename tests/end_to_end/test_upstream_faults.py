@@ -184,8 +184,6 @@ def gone_before_the_request(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Non
         monkeypatch.undo()
         return found
 
-    if ENGINE == "http1":
-        return lambda: monkeypatch.setattr(http1_pool.Pool, "take", taken)
     look = mitm_hooks.HOOKS[DialledHook]
 
     async def slowly(handler: Any, flow: Any) -> None:
@@ -194,7 +192,11 @@ def gone_before_the_request(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Non
         monkeypatch.undo()
         await look(handler, flow)  # type: ignore[misc]
 
-    return lambda: monkeypatch.setitem(mitm_hooks.HOOKS, DialledHook, slowly)
+    def gone() -> None:
+        monkeypatch.setattr(http1_pool.Pool, "take", taken)
+        monkeypatch.setitem(mitm_hooks.HOOKS, DialledHook, slowly)
+
+    return gone
 
 
 @pytest.mark.parametrize("row", each(rows()), ids=str)

@@ -173,7 +173,7 @@ async def controlled(root: Path, policy: str = POLICY) -> AsyncIterator[Controll
     file = PolicyFile(settings.policy_file, "keep")
     service = Service(settings, clock, file, store)
     service.listening = "127.0.0.1:8640"
-    gate = Gate(service.decider, clock, "open")
+    gate = Gate(service.decider, clock, "open", logs_passing=True)
     await service.fleet.join(InProcess(gate, Worker("w1", 1, "", clock.us)))
     async with AsyncExitStack() as closing_last:
         closing_last.callback(store.close)

@@ -233,10 +233,10 @@ async def test_a_call_is_known_by_the_tool_that_a_new_policy_takes_it_for(tmp_pa
     async with controlled(tmp_path, POLICY) as running:
         old = Ask("c1", 1, None, READ, identify(before, READ))
         asking = Asking(running.service.decider, running.clock, {})
-        known, _ = asking._current(noticing.asked(old), before)
+        known, _ = asking._current(old, before)
         assert known.call.tool == "mail.read"
-        assert known.traits == noticing.asked(known).traits
-        assert known.traits.action != noticing.asked(old).traits.action
+        assert known.traits == noticing.traits(READ, known.call, "c1", 1)
+        assert known.traits.action != noticing.traits(READ, old.call, "c1", 1).action
 
 
 async def test_an_upload_is_known_by_its_head_and_tells_in_its_result_what_went_by(

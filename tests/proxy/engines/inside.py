@@ -14,7 +14,11 @@ from proxy import engines
 from proxy.settings import Settings
 from tests.engine import ENGINE, Engine
 
-PREFIX: dict[Engine, str] = {"mitmproxy": "mitm", "http1": "http1"}
+PREFIXES: dict[Engine, tuple[str, ...]] = {
+    "mitmproxy": ("mitm",),
+    "http1": ("http1",),
+    "auto": ("mitm", "http1", "auto"),
+}
 
 
 def setting(engine: Engine) -> dict[str, Any]:
@@ -24,7 +28,7 @@ def setting(engine: Engine) -> dict[str, Any]:
 
 def modules(engine: Engine = ENGINE) -> list[ModuleType]:
     """Those of the engine, and those that no engine has for itself."""
-    others = tuple(prefix for name, prefix in PREFIX.items() if name != engine)
+    others = tuple({each for all in PREFIXES.values() for each in all} - {*PREFIXES[engine]})
     names = [each.name for each in pkgutil.iter_modules(engines.__path__)]
     return [
         importlib.import_module(f"{engines.__name__}.{name}")

@@ -150,7 +150,8 @@ STEPS = {
 async def test_a_step_that_raises_refuses_the_call(
     tls_upstream, serving, monkeypatch, step, ingress
 ):
-    async with serving(tls_upstream.port, upstream_ca=tls_upstream.ca) as proxy:
+    told = {"upstream_ca": tls_upstream.ca, "log_calls": "all"}
+    async with serving(tls_upstream.port, **told) as proxy:
         with monkeypatch.context() as patch:
             patch.setattr(*step, failing)
             assert await ingress(proxy, tls_upstream) in (b"503", b"closed")

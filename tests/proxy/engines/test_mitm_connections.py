@@ -9,6 +9,7 @@ import socket
 from collections import Counter
 
 from proxy.engines import handles
+from tests.engine import ROOMS
 from tests.proxy.engines import inside
 from tests.proxy.engines.conftest import whole_answer
 from tests.proxy.engines.test_mitm_floods import until
@@ -30,7 +31,7 @@ def test_the_limit_on_open_files_is_raised_and_divided():
 async def test_a_connection_too_many_is_hung_up_on_and_takes_nobodys_place(
     upstream, serving, monkeypatch
 ):
-    monkeypatch.setattr(handles, "room", lambda: handles.Room(2, 2))
+    monkeypatch.setattr(handles, "room", lambda: handles.Room(2 * ROOMS, 2 * ROOMS))
     made = await upstream(keep_alive)
     async with serving(made.port) as proxy:
         kept = [await proxy.connect() for _ in range(2)]
@@ -87,7 +88,7 @@ async def test_a_kernel_without_room_is_asked_again_once_and_later(upstream, ser
 
 
 async def test_a_stranger_makes_room_for_the_next(upstream, serving, monkeypatch):
-    monkeypatch.setattr(handles, "room", lambda: handles.Room(3, 3))
+    monkeypatch.setattr(handles, "room", lambda: handles.Room(3 * ROOMS, 3 * ROOMS))
     made = await upstream(keep_alive)
     async with serving(made.port) as proxy:
         known, writer = await proxy.connect()
@@ -170,7 +171,7 @@ async def test_idle_upstream_connections_of_a_client_are_few(upstream, serving, 
 async def test_an_idle_upstream_connection_makes_room_for_a_needed_one(
     upstream, serving, monkeypatch
 ):
-    monkeypatch.setattr(handles, "room", lambda: handles.Room(100, 2))
+    monkeypatch.setattr(handles, "room", lambda: handles.Room(100 * ROOMS, 2 * ROOMS))
     made = await upstream(keep_alive)
     async with serving(made.port) as proxy:
         readers = []
@@ -183,7 +184,7 @@ async def test_an_idle_upstream_connection_makes_room_for_a_needed_one(
 
 
 async def test_no_connection_is_dialled_beyond_the_room(upstream, serving, monkeypatch):
-    monkeypatch.setattr(handles, "room", lambda: handles.Room(100, 2))
+    monkeypatch.setattr(handles, "room", lambda: handles.Room(100 * ROOMS, 2 * ROOMS))
     busy = asyncio.Event()
 
     async def script(reader, writer):
