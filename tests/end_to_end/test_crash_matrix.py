@@ -229,8 +229,10 @@ class Matrix:
         elif tally.victim == ALONE:
             os.kill(self.world.status()["pid"], signal.SIGKILL)
         else:
+            children = children_of(self.proxy.pid)
             os.killpg(self.proxy.pid, signal.SIGKILL)
             self.proxy.end(signal.SIGKILL)
+            until(lambda: not any(lives(pid) for pid in children))  # or they have the port still
             with suppress(pytest.fail.Exception):  # it dies in its start
                 self.proxy.start()
 
