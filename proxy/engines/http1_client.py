@@ -308,8 +308,13 @@ class Client(Connection):
         self.drops, self.pending = True, b""
         self.gone()
         self.ended.set()
-        if transport is not None and self.tunnel is not None:
+        if transport is None or self.tunnel is None:
+            return
+        try:
             to(transport, self.tunnel, start)
+        except BaseException:
+            transport.abort()  # it is nobody's now
+            raise
 
     # Telling
 

@@ -1,6 +1,8 @@
 """What a client says in its TLS hello that it speaks (RFC 8446, section 4.1.2; RFC 7301)."""
 
-HELLO_BYTES_MAX = 64 * 1024  # of a hello; what is longer is left to OpenSSL to refuse
+# It is looked at again with every piece that comes, so that none may be long or in many records.
+HELLO_BYTES_MAX = 16 * 1024
+HELLO_RECORDS_MAX = 16
 
 _HTTP1 = b"\x08http/1.1"
 _HTTP2 = b"\x02h2"
@@ -13,7 +15,7 @@ _ALPN = 16
 def offers_http2_alone(data: bytes) -> bool | None:
     """Whether it offers HTTP/2 and not HTTP/1.1; None while a part of the hello is still to come.
 
-    What is no hello offers nothing.
+    What is no hello offers nothing, and neither does one that is too long or in too many records.
     """
     if _HTTP1 in data or len(data) > HELLO_BYTES_MAX:
         return False  # the usual one, at a glance
@@ -32,7 +34,7 @@ def offers_http2_alone(data: bytes) -> bool | None:
 def _hello(data: bytes) -> bytes | None:
     """The handshake message out of the records that carry it; empty if it is none."""
     message, at = b"", 0
-    while True:
+    for _ in range(HELLO_RECORDS_MAX):
         if len(data) < at + _RECORD_HEAD_BYTES:
             return None
         if data[at] != _HANDSHAKE:
@@ -46,6 +48,7 @@ def _hello(data: bytes) -> bytes | None:
         if len(data) < end or end == at + _RECORD_HEAD_BYTES:
             return None if len(data) < end else b""
         at = end
+    return b""
 
 
 def _offered(hello: bytes) -> list[bytes]:

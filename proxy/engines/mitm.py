@@ -187,8 +187,8 @@ class MitmEngine:
         protocol.connection_made(transport)
         reader.feed_data(start)
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        self._clients += 1
         handler = Handler(self, reader, writer, self._options, tunnel)
+        self._clients += 1
         self.spawn(self._handled(handler, writer))
 
     async def _handled(self, handler: Handler, writer: asyncio.StreamWriter) -> None:
