@@ -1,4 +1,5 @@
 """What is remembered of runs, most of which are quiet: those are packed, and take half the room.
+The few that were heard of last never are: a small fleet has no work with it.
 
 Nothing of it is lost: a run that is heard of again is what it was, however long it was quiet. So no
 pause helps an agent, and what is found does not depend on what is packed.
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from policies.detectors.calm import Calm
 
 QUIET_US = 60_000_000  # whoever calls less often can wait for the tenth of a millisecond
+AWAKE_MAX = 512  # so many take no room to speak of, however long they are quiet
 
 _LEVEL = 1  # the most of it are digests, which more work makes no shorter
 _RAW = -15  # without a head and a checksum
@@ -76,6 +78,8 @@ class Resting[Run: Heard]:
     def rest(self, now_us: int) -> None:
         """Pack the run that was heard of longest ago, if it is quiet. With every step one, and so
         no fewer than begin."""
+        if len(self._awake) <= AWAKE_MAX:
+            return
         name, run = next(iter(self._awake.items()), ("", None))
         if run is not None and now_us - run.heard_us > QUIET_US:
             self._quiet[name] = _Quiet(run.root, run.calm, self._packed(run))

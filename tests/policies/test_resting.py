@@ -22,6 +22,12 @@ ROWS = [row for rows in CASES.values() for row in rows]
 ALWAYS_US = -1  # then each run is packed as soon as it was fed
 
 
+@pytest.fixture(autouse=True)
+def none_awake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a test would need more runs than it looks at."""
+    monkeypatch.setattr(resting, "AWAKE_MAX", 0)
+
+
 def a_step(number: int, seconds: float, run: str = "r1", **rest: Any) -> Step:
     at_us = START_US + round(seconds * SECOND_US)
     told = {"root": run, "tenant": "acme", "tool": "pay", "action": b"%08d" % number, **rest}
@@ -195,6 +201,18 @@ def test_a_quiet_run_takes_half_the_room() -> None:
     assert len(fleet._runs._quiet) == count + 1
     assert taken / count < 5_500
     assert progress.ACTIONS_MAX == 256
+
+
+def test_the_few_that_were_heard_of_last_stay_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resting, "AWAKE_MAX", 3)
+    monkeypatch.setattr(resting, "QUIET_US", ALWAYS_US)
+    fleet = Runs()
+    for number in range(5):
+        fleet.feed(a_step(number, number, f"r{number}"))
+    assert list(fleet._runs._quiet) == ["r0", "r1"]
+    assert list(fleet._runs._awake) == ["r2", "r3", "r4"]
 
 
 def test_a_run_that_is_calm_stays_packed_while_a_call_is_looked_at(
