@@ -18,6 +18,7 @@ from proxy.authority import Authority
 from proxy.clock import Clock, SystemClock, new_id
 from proxy.deciding import PolicyFile, Service, deciding, prepared
 from proxy.dial import Dialer, Resolver, system_resolver
+from proxy.engines.engine import Needs
 from proxy.engines.waits import Timeouts
 from proxy.fleet import InProcess
 from proxy.gate import Gate
@@ -44,13 +45,15 @@ async def engine_running(
 ) -> AsyncIterator[None]:
     """An engine on a bound socket; at the end what is in flight may end within the drain time."""
     port = listener.getsockname()[1]
-    engine = _engine(settings.engine)(
+    own_ports, resolve = settings.own_ports | {port}, resolve or system_resolver()
+    needs = Needs(
         gate,
-        Dialer(settings.own_ports | {port}, settings.connect_seconds, resolve or system_resolver()),
+        Dialer(own_ports, settings.connect_seconds, resolve),
         certificates,
-        body_bytes_max=settings.body_bytes_max,
-        timeouts=Timeouts(settings.first_byte_seconds, settings.idle_seconds),
+        Timeouts(settings.first_byte_seconds, settings.idle_seconds),
+        settings.body_bytes_max,
     )
+    engine = _engine(settings.engine)(needs)
     gate.files = AnswerFiles(settings.data)
     await engine.start(listener)
     try:

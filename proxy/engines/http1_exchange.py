@@ -253,11 +253,10 @@ class Exchange(Telling):
 
     # Ending it
 
-    def cut(self, reason: str) -> None:
+    def cut(self) -> None:
         """What waits to be sent upstream must not leave any more, whatever else is awaited."""
-        self.cut_by = reason
         if self.relay is not None:
-            self.relay.cut(reason)
+            self.relay.cut(self.cut_by)
         self.drop_upstream()
         self._break()
         if self._live is not None and self._live.sent:
@@ -353,9 +352,6 @@ class Exchange(Telling):
 
     def touch(self, wait_seconds: float) -> None:
         self.deadline_seconds = asyncio.get_running_loop().time() + wait_seconds
-
-    def is_late(self, now_seconds: float) -> bool:
-        return self.deadline_seconds < now_seconds and self.cutting is None
 
     def _over(self) -> None:
         self.release()

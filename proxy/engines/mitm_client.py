@@ -110,7 +110,7 @@ class Handler(mode_servers.ProxyConnectionHandler):
         self.engine.forget(exchange.flow)
         self.calls.discard(exchange)
         exchange.release()
-        exchange.ended.set()
+        exchange.ended_mark.set()
         connection = exchange.flow.server_conn
         if connection in self.transports and not exchange.live.is_write:
             self.idle.pop(connection, None)
@@ -170,7 +170,7 @@ class Handler(mode_servers.ProxyConnectionHandler):
         if exc_info:
             log.error("engine.crashed", exc_info=exc_info)
             for exchange in self.calls:
-                exchange.ended.set()
+                exchange.ended_mark.set()
             self.hang_up()
 
     def abort(self) -> None:

@@ -56,7 +56,7 @@ class Exchange:
     held: Held | None = None
     drawing: asyncio.Task[str] | None = None
     paused: PacedReader | None = None
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    ended_mark: asyncio.Event = field(default_factory=asyncio.Event)
 
     def touch(self, wait_seconds: float) -> None:
         self.deadline_seconds = asyncio.get_running_loop().time() + wait_seconds
@@ -82,12 +82,12 @@ class Exchange:
 
     async def over(self) -> None:
         """Wait until it ended or, whatever became of it, its deadline is well past."""
-        while not self.ended.is_set():
+        while not self.ended_mark.is_set():
             left = self.deadline_seconds + CUT_SECONDS - asyncio.get_running_loop().time()
             if left <= 0:
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.ended.wait(), left)
+                await asyncio.wait_for(self.ended_mark.wait(), left)
 
     def take(self, chunk: bytes) -> bool:
         """Count one chunk of the answer. True if more has to be granted before it flows on; until

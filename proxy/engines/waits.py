@@ -17,8 +17,6 @@ DRAIN_BYTES_MAX = 64 * 1024 * 1024  # a refused upload is read this far so that 
 SWEEP_SECONDS = 1.0  # how often deadlines are looked at; a deadline is late by this at most
 CUT_SECONDS = 2.0  # what a cut may take before we go on without it
 ANSWER_HELD_BYTES_MAX = 1024 * 1024  # a write's answer up to this is held until it is durable
-MESSAGE_BYTES_MAX = 16 * 1024 * 1024  # one WebSocket message, all its fragments
-FRAGMENTS_MAX = 1000  # of one message; each costs more than its bytes
 
 # WebSockets
 

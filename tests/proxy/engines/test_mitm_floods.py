@@ -158,9 +158,9 @@ async def test_a_cut_asked_for_again_is_the_same_cut(upstream, serving, monkeypa
         (live,) = proxy.gate.live.values()
         real = type(live.engine)._cut
 
-        async def counted(engine, exchange, reason):
-            cuts.append(reason)
-            await real(engine, exchange, reason)
+        async def counted(engine, exchange):
+            cuts.append(exchange.cut_by)
+            await real(engine, exchange)
 
         monkeypatch.setattr(type(live.engine), "_cut", counted)
         first = live.engine.cut([live], "halt:run:r1")
