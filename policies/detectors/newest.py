@@ -1,14 +1,16 @@
 """What was seen last, under the newest keys: a run's actions with their results, its destinations.
 
-Ten thousand runs are remembered at once, so each key takes eight bytes and no object of its own.
-Keys and values of the record are short hashes already; what has another length is hashed here.
+Ten thousand runs are remembered at once, so each key takes six bytes and no object of its own: of
+256 keys two are alike by chance once in 8 billion runs. Keys and values of the record are short
+hashes already, of which a part is enough; what has another length is hashed here.
 """
 
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 
-KEY_BYTES = 8
+KEY_BYTES = 6
+HASH_BYTES = 8  # of the record's
 
 
 @dataclass(slots=True)
@@ -48,10 +50,14 @@ class Newest:
 
 
 def packed(value: bytes | str, width: int) -> bytes:
-    """A value in so many bytes: itself where it has them, else its hash."""
+    """A value in so many bytes: itself where it has them, a part of a hash, else its hash."""
     if isinstance(value, str):
         return _of_name(value, width)
-    return value if len(value) == width else hashlib.blake2b(value, digest_size=width).digest()
+    if len(value) == width:
+        return value
+    if len(value) == HASH_BYTES and width < HASH_BYTES:
+        return value[-width:]
+    return hashlib.blake2b(value, digest_size=width).digest()
 
 
 @lru_cache(maxsize=1_024)

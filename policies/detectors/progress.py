@@ -23,7 +23,7 @@ HUMANS_KNOWN_MAX = 64
 ACTIONS_MAX = 256
 DESTINATIONS_MAX = 256
 SECOND_US = 1_000_000
-RESULT_BYTES = 8
+RESULT_BYTES = 6  # a part of what the record has (newest.py)
 MARK_BYTES = 4  # of the epoch in which an answer came, doubled, and one more of a replay
 _NONE = bytes(RESULT_BYTES)  # in place of the result of what was only replayed
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from policies.detectors.calm import Calm
 
 QUIET_US = 60_000_000  # whoever calls less often can wait for the tenth of a millisecond
-AWAKE_MAX = 512  # so many take no room to speak of, however long they are quiet
+AWAKE_MAX = 256  # so many take no room to speak of, however long they are quiet
 
 _LEVEL = 1  # the most of it are digests, which more work makes no shorter
 _RAW = -15  # without a head and a checksum

@@ -22,7 +22,7 @@ USUAL_CALLS = 3
 SPAWNS = 70
 HOSTS = 512
 
-# Three tables of 256 keys of 8 bytes, of which one has 12 more of a result, are some 9 KiB; windows
+# Three tables of 256 keys of 6 bytes, of which one has 10 more of a result, are some 7 KiB; windows
 # of money, of credits and of writes some 4 more. Twice that, and ten thousand runs are in 320 MiB;
 # what is kept of a usual run is a tenth.
 RUN_BYTES_MAX = 32 * 1024

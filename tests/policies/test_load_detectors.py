@@ -84,7 +84,7 @@ def new_and_old(pattern: str, every: float = 2) -> Steps:
 def writes(count: int, every: float, runs: int = 1, start: float = 0, **rest: Any) -> Steps:
     for number in range(count):
         seconds = start + number * every
-        action = b"%d at %d" % (number, seconds)
+        action = b"order %d at %d" % (number, seconds)
         told = {"run": f"r{number % runs}", "is_write": True, "action": action, **rest}
         yield a_step(number, seconds, **told)
 

@@ -37,3 +37,13 @@ def test_keys_and_values_of_any_length_are_told_apart() -> None:
     for number, key in enumerate(keys):
         assert newest.put(key, b"%d" % number) is None
     assert newest.put("api.example", b"1") == packed(b"1", 8) != packed(b"2", 8)
+
+
+def test_of_a_hash_of_the_record_a_part_is_kept() -> None:
+    one, other = bytes.fromhex("0011223344556677"), bytes.fromhex("ffff223344556678")
+    assert packed(one, KEY_BYTES) == one[-KEY_BYTES:]
+    newest = Newest(10, 4)
+    assert newest.put(one, one) is None
+    assert newest.put(other, other) is None
+    assert newest.put(one, other) == one[-4:]
+    assert newest.put(one, one) == other[-4:]
