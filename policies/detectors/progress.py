@@ -116,6 +116,11 @@ class Progress:
         self.writes.add(at_us, 1)
         return self.writes
 
+    def rest(self, now_us: int) -> None:
+        """Nothing was heard of the run for a while: its writes may all be too old to count."""
+        if self.writes is not None and not self.writes.is_within(now_us):
+            self.writes = None
+
     def _is_told(self, step: Step) -> bool:
         if self._said.put(step.human) is not None:
             return False

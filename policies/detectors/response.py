@@ -5,7 +5,8 @@ One tool of one run where that is what went wrong; the whole run where that is n
 it is the run that makes no progress; the root of its tree where several runs of the tree trip; a
 tool or a release where several trees do the same. What one tree does stops nothing wider than the
 tree, and what one tenant does nothing that others use. Pure: the times are those of the steps.
-State is bounded: the oldest trips are forgotten, and then a cord is smaller than it might be.
+State is bounded: trips that are too old to count are forgotten, and of too many the oldest; then a
+cord is smaller than it might be.
 """
 
 from collections import OrderedDict
@@ -103,6 +104,12 @@ class Responding:
                 self._trips[common] = (*others, (member, trip))[-ALIKE_MAX:]
                 if len(self._trips) > TRIPS_MAX:
                     self._trips.popitem(last=False)
+        self._let_go(trip.at_us)
+
+    def _let_go(self, now_us: int) -> None:
+        """Of what tripped longest ago, which comes first, the newest trip is the last."""
+        while now_us - next(iter(self._trips.values()))[-1][1].at_us > WITHIN_US:
+            self._trips.popitem(last=False)
 
     def _alike(self, common: Common, trip: Trip) -> list[Trip]:
         """Those of the last ten minutes, of each member the newest; this trip is one."""

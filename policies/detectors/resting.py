@@ -29,6 +29,9 @@ class Heard(Protocol):
     calm: Calm
     heard_us: int
 
+    def rest(self, now_us: int) -> None:
+        """Let go of what counts no more."""
+
 
 class _Quiet(NamedTuple):
     root: str
@@ -82,7 +85,9 @@ class Resting[Run: Heard]:
             return
         name, run = next(iter(self._awake.items()), ("", None))
         if run is not None and now_us - run.heard_us > QUIET_US:
-            self._quiet[name] = _Quiet(run.root, run.calm, self._packed(run))
+            run.rest(now_us)
+            root = name if run.root == name else run.root  # mostly: one text for both
+            self._quiet[name] = _Quiet(root, run.calm, self._packed(run))
             del self._awake[name]
 
     def pop_oldest(self) -> None:

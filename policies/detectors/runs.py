@@ -105,6 +105,9 @@ class Run:
     calm: Calm
     heard_us: int = 0
 
+    def rest(self, now_us: int) -> None:
+        self.progress.rest(now_us)
+
 
 @dataclass(slots=True)
 class Tree:

@@ -84,6 +84,18 @@ def test_what_is_remembered_of_trips_is_bounded(monkeypatch: pytest.MonkeyPatch)
     assert pull.subject == "r299/t5"
 
 
+def test_of_trips_that_are_too_old_to_count_nothing_is_remembered() -> None:
+    responding = Responding()
+    for number in range(3_000):
+        trip(responding, {"run": f"r{number}", "at": number})
+    runs = {common.name for common in responding._trips if common.what is Scope.RUN}
+    assert runs == {f"r{number}" for number in range(2_399, 3_000)}
+    pull = trip(responding, {"run": "r2399", "at": 3_000, "by": "burn"})  # a second too old
+    assert pull is not None
+    assert (pull.scope, pull.subject) == (Scope.RUN, "r2399")
+    assert "had tripped" not in pull.reason
+
+
 def test_a_trip_that_comes_again_looks_at_no_more_than_a_few(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -40,9 +40,10 @@ def known(fleet: Runs, name: str) -> Run:
     return run
 
 
-def told(one: Progress) -> dict[str, Any]:
+def told(one: Progress, now_us: int) -> dict[str, Any]:
+    """Of writes how many count."""
     parts = {field.name: getattr(one, field.name) for field in fields(one)}
-    return {**parts, "writes": one.writes and list(one.writes.cells)}
+    return {**parts, "writes": one.writes.within(now_us, 60) if one.writes else 0}
 
 
 def found(fleet: Runs, steps: Iterator[Step]) -> list[Finding]:
@@ -96,8 +97,24 @@ def test_what_is_packed_goes_on_as_what_it_was(monkeypatch: pytest.MonkeyPatch) 
         assert packs.earned_milli == keeps.earned_milli
         earned.append(packs.earned_milli)
     assert len(set(earned)) > 3
+    now_us = step.at_us
     for name in keeps._runs:
-        assert told(known(packs, name).progress) == told(known(keeps, name).progress)
+        assert told(known(packs, name).progress, now_us) == told(
+            known(keeps, name).progress, now_us
+        )
+
+
+def test_writes_that_are_too_old_to_count_are_not_packed() -> None:
+    fleet = Runs()
+    for number in range(5):
+        fleet.feed(a_step(number, number, is_write=True))
+    fleet.feed(a_step(9, 63.9, "r2"))
+    assert "r1" in fleet._runs._awake  # for 59.9 seconds
+    fleet.feed(a_step(10, 64.1, "r2"))
+    assert "r1" in fleet._runs._quiet
+    run = known(fleet, "r1").progress
+    assert run.epoch == 5
+    assert run.writes is None
 
 
 def test_a_pause_makes_nothing_forgotten() -> None:
