@@ -365,10 +365,13 @@ class Gate(Parts, LongAnswers):
 
         Their ids, once each is closed and settled.
         """
-        halted = [(live, self._stopped(live)) for live in self.live.values()]
-        cut = [(live, pull) for live, pull in halted if pull and pull.level is Level.HALT]
-        await asyncio.gather(*(live.engine.cut([live], pull.rule) for live, pull in cut))
-        return [live.call_id for live, _ in cut]
+        halted: dict[tuple[Engine, str], list[Live]] = {}
+        for live in self.live.values():
+            pull = self._stopped(live)
+            if pull is not None and pull.level is Level.HALT:
+                halted.setdefault((live.engine, pull.rule), []).append(live)
+        await asyncio.gather(*(engine.cut(calls, rule) for (engine, rule), calls in halted.items()))
+        return [live.call_id for calls in halted.values() for live in calls]
 
     def listing(self) -> list[dict[str, Any]]:
         """What is in flight here, for people."""
@@ -381,8 +384,8 @@ class Gate(Parts, LongAnswers):
 
     async def cut_all(self, reason: str) -> None:
         """Cut whatever is in flight: nobody can tell any more what is halted."""
-        cuts = [live.engine.cut([live], reason) for live in list(self.live.values())]
-        await asyncio.gather(*cuts)
+        engines = {live.engine for live in self.live.values()}
+        await asyncio.gather(*(engine.cut(self.live.values(), reason) for engine in engines))
 
     def _stopped(self, live: Live) -> Pull | None:
         policy, pulls = self._decider.policy, self._decider.pulls

@@ -258,6 +258,8 @@ class Exchange(Telling):
         if self.relay is not None:
             self.relay.cut(self.cut_by)
         self.drop_upstream()
+        if self.answering and self.relay is None:
+            self.client.break_off(at_once=self.request.http10)
         self._break()
         if self._live is not None and self._live.sent:
             self.interrupt(self._cut_off)
@@ -268,6 +270,7 @@ class Exchange(Telling):
             self._task.cancel()
 
     async def _cut_off(self) -> None:
+        await asyncio.sleep(0)  # what flows to all the others ends first
         await self.end_badly(self.cut_by)
 
     def left(self) -> None:
@@ -280,7 +283,7 @@ class Exchange(Telling):
             self.relay.client_ended()
             return
         live = self._live
-        if live is None or not live.sent or self.is_over:
+        if live is None or not live.sent or self.is_over or self.cut_by:
             return
         if live.is_write and not self.is_uploading:
             if self.upstream is not None:

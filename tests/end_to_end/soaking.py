@@ -16,6 +16,7 @@ from statistics import mean
 
 from proxy import control_client
 from tests.bench.messages import HEAD_END, READ_ANSWER, write_answer
+from tests.end_to_end.memory import family, told_bytes
 
 HOST = "api.soak.example"
 CONNECTIONS = 32
@@ -70,10 +71,10 @@ class Watch:
 
     def take(self, calls: int, seconds: float) -> None:
         memory = {}
-        for pid in _family(self._pid):
-            status = _fields(Path(f"/proc/{pid}/status"))
-            if "VmRSS" in status:
-                memory[f"{_name(pid)} {pid}"] = int(status["VmRSS"].split()[0]) / 1024
+        for pid in family(self._pid):
+            size_bytes = told_bytes(pid, "VmRSS")
+            if size_bytes:
+                memory[f"{_name(pid)} {pid}"] = size_bytes / 2**20
         logs = {path.name: path.stat().st_size / 2**20 for path in self._data.rglob("*-wal")}
         self.samples.append(Sample(calls, seconds, memory, logs))
 
@@ -106,21 +107,6 @@ def _name(pid: int) -> str:
     """The module that it runs, or the last word of its command."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0")
     return words[words.index("-m") + 1] if "-m" in words else words[-1]
-
-
-def _fields(path: Path) -> dict[str, str]:
-    try:
-        return dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-    except OSError:  # it ended just now
-        return {}
-
-
-def _family(pid: int) -> Iterator[int]:
-    """The process and those that it started."""
-    yield pid
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in path.read_text().split():
-            yield from _family(int(child))
 
 
 @dataclass(slots=True)

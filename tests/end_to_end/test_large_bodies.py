@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.memory import Memory, family
 from tests.end_to_end.running import Proxy, Run
 from tests.proxy.engines.conftest import tls_context
 
@@ -26,11 +27,14 @@ tools:
     match: {host: api.test, method: PUT, path: "/files/{name}"}
     stream: true
     allow_addresses: [127.0.0.0/8]
+  files.get:
+    match: {host: api.test, method: GET, path: "/files/{name}"}
+    allow_addresses: [127.0.0.0/8]
   reports.make:
     match: {host: api.test, method: POST, path: /reports}
     allow_addresses: [127.0.0.0/8]
 """
-UPLOAD_BYTES = (200 if int(os.environ.get("ROUNDS", "3")) > 3 else 64) * 1024 * 1024
+LARGE_BYTES = (200 if int(os.environ.get("ROUNDS", "3")) > 3 else 64) * 1024 * 1024
 MORE_BYTES_MAX = 32 * 1024 * 1024
 ANSWER_BYTES = 40 * 1024 * 1024
 BLOCK = os.urandom(256 * 1024)
@@ -48,6 +52,7 @@ class Sink:
     ca: Path
     digests: list[str] = field(default_factory=list)
     ports: dict[str, int] = field(default_factory=dict)
+    sent_bytes: int = 0  # of answers
 
     def listen(self, name: str, context: ssl.SSLContext | None) -> socket.socket:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -83,9 +88,11 @@ class Sink:
         if head.startswith(b"PUT"):
             side.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
             return
-        side.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % ANSWER_BYTES)
-        for _ in range(ANSWER_BYTES // len(BLOCK)):
+        answer_bytes = LARGE_BYTES if head.startswith(b"GET") else ANSWER_BYTES
+        side.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % answer_bytes)
+        for _ in range(answer_bytes // len(BLOCK)):
             side.sendall(BLOCK)
+            self.sent_bytes += len(BLOCK)
 
 
 def _head(side: socket.socket) -> tuple[bytes, bytes]:
@@ -99,7 +106,7 @@ def _head(side: socket.socket) -> tuple[bytes, bytes]:
 
 
 def _length(head: bytes) -> int:
-    return int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    return int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
 
 
 @contextmanager
@@ -144,10 +151,10 @@ def upload(run: Run, key: bytes, *, tls: bool) -> tuple[bytes, str]:
         side.sendall(
             b"PUT %b/files/a HTTP/1.1\r\nHost: api.test\r\n" % start
             + credentials
-            + b"Idempotency-Key: %b\r\nContent-Length: %d\r\n\r\n" % (key, UPLOAD_BYTES)
+            + b"Idempotency-Key: %b\r\nContent-Length: %d\r\n\r\n" % (key, LARGE_BYTES)
         )
         digest = hashlib.sha256()
-        for _ in range(UPLOAD_BYTES // len(BLOCK)):
+        for _ in range(LARGE_BYTES // len(BLOCK)):
             side.sendall(BLOCK)
             digest.update(BLOCK)
         return _head(side)[0], digest.hexdigest()
@@ -171,33 +178,9 @@ def report(run: Run, *, tls: bool) -> tuple[bytes, str]:
         return head, digest.hexdigest()
 
 
-class Memory:
-    """Of the program's processes: what each takes when it is idle, and at its most since then."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        assert proxy.process is not None
-        self._pids = _family(proxy.process.pid)
-        self._idle = {pid: _told(pid, "VmRSS") for pid in self._pids}
-        for pid in self._pids:
-            Path(f"/proc/{pid}/clear_refs").write_text("5")  # the mark of the most: proc(5)
-
-    def more_bytes(self) -> int:
-        return sum(_told(pid, "VmHWM") - self._idle[pid] for pid in self._pids)
-
-
-def _family(pid: int) -> list[int]:
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += _family(int(child))
-    return found
-
-
-def _told(pid: int, name: str) -> int:
-    for told in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if told.startswith(name + ":"):
-            return int(told.split()[1]) * 1024
-    raise ValueError(name)
+def memory_of(proxy: Proxy) -> Memory:
+    assert proxy.process is not None
+    return Memory(proxy.process.pid)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -207,7 +190,7 @@ def test_a_large_upload_takes_little_memory(tmp_path: Path, workers: int, tls: b
     with running(tmp_path, workers) as (sink, proxy):
         run = proxy.mint()
         report(run, tls=tls)  # what a first call loads is not the body's
-        memory = Memory(proxy)
+        memory = memory_of(proxy)
         head, sent = upload(run, b"k1", tls=tls)
         assert head.startswith(b"HTTP/1.1 200"), head
         assert sink.digests[-1] == sent
@@ -226,9 +209,47 @@ def _replayed(run: Run, *, tls: bool) -> tuple[bytes, bytes]:
         side.sendall(
             b"PUT %b/files/a HTTP/1.1\r\nHost: api.test\r\n" % start
             + credentials
-            + b"Idempotency-Key: k1\r\nContent-Length: %d\r\n\r\n" % UPLOAD_BYTES
+            + b"Idempotency-Key: k1\r\nContent-Length: %d\r\n\r\n" % LARGE_BYTES
         )
         return _head(side)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_large_download_takes_little_memory_however_slowly_it_is_read(
+    tmp_path: Path, tls: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A client that does not read stalls its upstream, and nobody else's calls."""
+    with running(tmp_path, 1) as (sink, proxy):
+        run = proxy.mint()
+        report(run, tls=tls)  # what a first call loads is not the body's
+        memory = memory_of(proxy)
+        sink.sent_bytes = 0
+        with line(run, tls=tls) as (side, start, credentials):
+            asked = b"GET %b/files/a HTTP/1.1\r\nHost: api.test\r\n" % start
+            side.sendall(asked + credentials + b"\r\n")
+            head, body = _head(side)
+            stalled_bytes = _until(lambda: _standing(sink))
+            assert report(proxy.mint(), tls=tls)[0].startswith(b"HTTP/1.1 200")
+            left = _length(head) - len(body)
+            while left > 0:
+                part = side.recv(1 << 18)
+                assert part
+                left -= len(part)
+        more_bytes = memory.more_bytes()
+        with capsys.disabled():
+            print(
+                f"\na download, tls={tls}: {more_bytes / 2**20:.1f} MiB more; it stood still after "
+                f"{stalled_bytes / 2**20:.1f} MiB of {LARGE_BYTES / 2**20:.0f}"
+            )
+        assert stalled_bytes < LARGE_BYTES // 2
+        assert more_bytes <= MORE_BYTES_MAX
+
+
+def _standing(sink: Sink) -> int | None:
+    """How much was sent, once that does not grow for half a second."""
+    before = sink.sent_bytes
+    time.sleep(0.5)
+    return before if before == sink.sent_bytes else None
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -242,7 +263,7 @@ def test_a_long_answer_outlives_a_kill_and_takes_little_memory(
         proxy.end(signal.SIGKILL)
         proxy.start()
         assert report(run, tls=True)[1] == first  # what a first call loads is not the answer's
-        memory = Memory(proxy)
+        memory = memory_of(proxy)
         head, again = report(run, tls=True)
         assert b"Idempotent-Replayed: true" in head
         assert again == first
@@ -312,7 +333,7 @@ def _answered(run: Run) -> tuple[bytes, str] | None:
 def _holder(proxy: Proxy, path: Path) -> int:
     """The process that has this file open."""
     assert proxy.process is not None
-    for pid in _family(proxy.process.pid):
+    for pid in family(proxy.process.pid):
         for handle in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(OSError):
                 if handle.readlink() == path:

@@ -58,7 +58,7 @@ class FakeClock:
         """This one is trusted."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Controlled:
     """`cut_calls` collects what an engine would have closed; `port` is the control port."""
 
@@ -71,8 +71,11 @@ class Controlled:
     cut_calls: list[str] = field(default_factory=list)
 
     async def cut(self, calls: Iterable[Live], reason: str) -> None:
-        for live in calls:
+        closed = list(calls)
+        for live in closed:
             self.cut_calls.append(f"{live.identity.run} {reason}")
+            self.gate.live.pop(live.call_id)
+        for live in closed:
             outcome = Outcome(
                 live.call_id,
                 self.clock.us,
@@ -85,7 +88,6 @@ class Controlled:
                 None,
                 reason,
             )
-            self.gate.live.pop(live.call_id)
             await self.service.decider.settle(outcome, durable=True)
 
     async def called(self, run: str) -> Live:
