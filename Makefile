@@ -11,7 +11,7 @@ NONE = { test $$? -eq 5 && test -n '$(value ARGS)'; }
 # and of the real program what is hard about one. `make engines` runs the rest, and all of it over http1
 # alone. Two files run each engine by themselves.
 AGAIN := tests/proxy/engines $(patsubst %,tests/end_to_end/test_%.py,\
-  crash_matrix cut halt_race kill secrets start upstream_faults writes_once)
+  crash_matrix cut halt_race kill many_clients secrets start upstream_faults writes_once)
 EACH := --ignore=tests/proxy/engines/test_malformed.py --ignore=tests/proxy/engines/test_http1_fuzz.py
 OVER = $(BIN)/python -m pytest -q $(EACH)
 

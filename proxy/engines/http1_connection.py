@@ -16,6 +16,8 @@ from proxy.engines.http1_tls import Tls
 
 log = structlog.get_logger()
 
+JOINED_BYTES_MAX = 64 * 1024  # of what waits to leave together; one turn may bring megabytes
+
 _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, for no time (socket(7))
 
 
@@ -35,6 +37,7 @@ class Connection(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self.leave_seconds = inf
         self._out: list[bytes] = []
+        self._out_bytes = 0
         self._holds = 0
         self._lingers = False
         self._taken: asyncio.Event | None = None
@@ -148,13 +151,16 @@ class Connection(asyncio.Protocol):
     # Writing
 
     def write(self, data: bytes) -> None:
-        """What is written in one turn of the loop leaves together."""
+        """What is written in one turn of the loop leaves together, if it is little."""
         if not self._out:
             self.loop.call_soon(self.flush)
         self._out.append(data)
+        self._out_bytes += len(data)
+        if self._out_bytes > JOINED_BYTES_MAX:
+            self.flush()
 
     def flush(self) -> None:
-        out, self._out = self._out, []
+        out, self._out, self._out_bytes = self._out, [], 0
         transport = self.transport
         if not out or transport is None or transport.is_closing():
             return
