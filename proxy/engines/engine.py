@@ -90,8 +90,12 @@ class Engine[C: Client, E: Exchange](ABC):
         """A client that was taken in. Whoever ends serving it counts it out of `taken`."""
 
     @abstractmethod
+    def break_off(self, exchange: E) -> None:
+        """One that is being cut: in this very turn of the loop what still flows of it stops."""
+
+    @abstractmethod
     async def close(self, exchange: E) -> None:
-        """Both sides of one that is to be cut. It settles soon."""
+        """What is left to close of it. It settles soon."""
 
     @abstractmethod
     async def abandon(self, exchange: E) -> None:
@@ -129,16 +133,23 @@ class Engine[C: Client, E: Exchange](ABC):
 
     def cut(self, calls: Iterable[Live], reason: str) -> "asyncio.Future[Any]":
         """Close these calls at once, on both sides. Done when each is closed and settled."""
-        cuts = []
-        for live in calls:
-            exchange = self.exchanges.get(live.call_id)
-            if exchange is None:
-                continue
-            if exchange.cutting is None:
-                exchange.cut_by = reason
-                exchange.cutting = self.spawn(self._cut(exchange))
-            cuts.append(asyncio.shield(exchange.cutting))  # whoever gives up, the cut goes on
-        return asyncio.gather(*cuts, return_exceptions=True)
+        told = [self.exchanges.get(live.call_id) for live in calls]
+        found = [exchange for exchange in told if exchange is not None]
+        fresh = [exchange for exchange in found if exchange.cutting is None]
+        for exchange in fresh:
+            exchange.cut_by = reason
+            self._break_off(exchange)  # all of them before the first is settled
+        for exchange in fresh:
+            exchange.cutting = self.spawn(self._cut(exchange))
+        # Whoever gives up, the cut goes on.
+        waits = [asyncio.shield(exchange.cutting) for exchange in found if exchange.cutting]
+        return asyncio.gather(*waits, return_exceptions=True)
+
+    def _break_off(self, exchange: E) -> None:
+        try:
+            self.break_off(exchange)
+        except Exception:  # the others are cut all the same, and this one is abandoned in time
+            log.exception("engine.crashed", call=exchange.live.call_id)
 
     async def _cut(self, exchange: E) -> None:
         await self.close(exchange)

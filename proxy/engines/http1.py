@@ -52,8 +52,11 @@ class Http1Engine(Engine[Client, Exchange]):
         self.clients.pop(client, None)
         self.taken -= 1
 
-    async def close(self, exchange: Exchange) -> None:
+    def break_off(self, exchange: Exchange) -> None:
         exchange.cut()
+
+    async def close(self, exchange: Exchange) -> None:
+        """It is closed already."""
 
     async def abandon(self, exchange: Exchange) -> None:
         await exchange.abandon()

@@ -34,11 +34,13 @@ class MitmEngine(Engine[Handler, Exchange]):
         self.master.addons.add(proxyserver.Proxyserver(), self.tls)
         self._options.update(**_settings(needs.authority))
 
-    async def close(self, exchange: Exchange) -> None:
-        """The hook that follows settles it."""
+    def break_off(self, exchange: Exchange) -> None:
         exchange.stop_sending()
         if exchange.drawing is not None:
             exchange.drawing.cancel()
+
+    async def close(self, exchange: Exchange) -> None:
+        """The hook that follows settles it."""
         await exchange.handler.server_event(CutFlow(exchange.flow, exchange.cut_by))
 
     async def abandon(self, exchange: Exchange) -> None:
