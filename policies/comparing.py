@@ -97,6 +97,8 @@ class Comparison:
     """Runs that others started and would not have."""
     _own: set[tuple[str, str]] = field(default_factory=set)
     _recorded: set[tuple[str, str]] = field(default_factory=set)
+    _above: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Runs between which and their root there are others, with all that are above."""
 
     @property
     def changes(self) -> bool:
@@ -106,6 +108,10 @@ class Comparison:
     def judged(self, judged: Judged) -> None:
         asked = judged.asked
         who = asked.identity
+        if len(who.ancestors) > 1 and who.run not in self._above:
+            if len(self._above) >= RUNS_MAX:
+                del self._above[next(iter(self._above))]
+            self._above[who.run] = who.ancestors
         if not self.wanted((who.run, *who.ancestors), who.tenant):
             return
         self.calls += 1
@@ -145,7 +151,7 @@ class Comparison:
 
     def noticed(self, noticed: Noticed) -> None:
         step, finding = noticed.step, noticed.finding
-        if not self.wanted((step.run, step.root), step.tenant):
+        if not self.wanted((step.run, *self._above.get(step.run, (step.root,))), step.tenant):
             return
         tally = self._tally(f"detector:{finding.detector}")
         names = tally.found.setdefault(finding.severity, set())

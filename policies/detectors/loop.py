@@ -11,12 +11,15 @@ over, whatever it is asked, with no write between.
 from dataclasses import dataclass, field
 
 from policies.detectors.newest import Newest, packed
-from policies.detectors.progress import RESULT_BYTES, Progress
+from policies.detectors.progress import ACTIONS_MAX, RESULT_BYTES, Progress
 from policies.detectors.step import Finding, Kind, Severity, Step, Subject
 
 NAME = "loop"
 TOOLS_MAX = 64
-AT_ONCE_US = 100_000
+AT_ONCE_US = 100_000  # whatever they ask
+BESIDE_US = 500_000  # different calls, each so soon after the one before it,
+BESIDE_IN_ALL_US = 2_000_000  # and so soon after the first of them: a loop goes on without a pause
+BESIDE_MAX = 32
 EVIDENCE_MAX = 8
 EPOCH_BYTES = 4
 TOLD_BYTES = RESULT_BYTES + EPOCH_BYTES
@@ -62,11 +65,12 @@ class Bucket:
 
 
 class Repeats:
-    """What is remembered of a run in which something repeats: buckets, and what they took lately,
-    each by its tool and call."""
+    """What is remembered of a run in which something repeats: buckets, what they took lately, each
+    by its tool and call, what came at once with the last that counted, and what was repeated since
+    the fast bucket was empty."""
 
-    __slots__ = ("alert", "evidence", "fast", "full_us", "same_alert", "same_trip", "since_us",
-                 "trip")  # fmt: skip
+    __slots__ = ("again", "alert", "beside", "beside_us", "came_again", "evidence", "fast",
+                 "full_us", "same_alert", "same_trip", "since_us", "trip")  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
         self.alert = Bucket(limits.alert_every_us, limits.alert_burst)
@@ -77,6 +81,29 @@ class Repeats:
         self.evidence: list[tuple[str, str]] = []
         self.since_us = 0
         self.full_us = 0  # over what comes later than that nothing is found
+        self.beside = Newest(BESIDE_MAX)
+        self.beside_us = 0, 0  # the first and the last of them
+        self.again = Newest(ACTIONS_MAX)
+        self.came_again = False  # one of those
+
+    def is_beside(self, step: Step) -> bool:
+        """Whether it came at once with others, and none of them asked the same."""
+        first_us, last_us = self.beside_us
+        goes_on = step.at_us - last_us <= BESIDE_US and step.at_us - first_us <= BESIDE_IN_ALL_US
+        goes_on = goes_on and len(self.beside) < BESIDE_MAX
+        if goes_on and self.beside.put(step.action) is None:
+            self.beside_us = first_us, step.at_us
+            return True
+        self.beside, self.beside_us = Newest(BESIDE_MAX), (step.at_us, step.at_us)
+        self.beside.put(step.action)
+        return False
+
+    def notice(self, step: Step) -> None:
+        """Before it takes the fast bucket, whether it counts or not."""
+        if step.at_us > self.fast.until_us:
+            self.again, self.came_again = Newest(ACTIONS_MAX), False
+        if self.again.put(step.action) is not None:
+            self.came_again = True
 
     def taken(self) -> None:
         """For one look at the next call, which somebody waits for."""
@@ -115,20 +142,24 @@ class Loop:
         stale = progress.is_stale
         if not (stale or alike):
             return None
-        batch, counted_us = self._counted
-        if batch == self._batch and step.at_us - counted_us < AT_ONCE_US:
-            return None
-        self._counted = (self._batch, step.at_us)
         repeats = self._repeats
         if repeats is None:
             repeats = self._repeats = Repeats(self.limits)
+        if stale:
+            repeats.notice(step)
+        is_beside = stale and repeats.is_beside(step)
+        batch, counted_us = self._counted
+        if batch == self._batch and (is_beside or step.at_us - counted_us < AT_ONCE_US):
+            return None
+        self._counted = (self._batch, step.at_us)
         repeats.note(step)
         found = self._repeated(step, repeats, progress) if stale else _varied(step, repeats)
         repeats.taken()
         return found
 
     def _repeated(self, step: Step, repeats: Repeats, progress: Progress) -> Finding | None:
-        alerts, fast = repeats.alert.take(step.at_us), repeats.fast.take(step.at_us)
+        alerts = repeats.alert.take(step.at_us)
+        fast = repeats.fast.take(step.at_us) and repeats.came_again
         slow = repeats.trip.take(step.at_us)
         dear = progress.unmoved.spend_microusd >= self.limits.trip_microusd
         why = "the same call brought the same result again and again, with no write between"

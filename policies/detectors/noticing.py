@@ -29,8 +29,8 @@ def traits(request: Request, call: ToolCall, at_us: int) -> Traits:
         return Traits(human=spoken.human(request.body, at_us), mark=number)
     unseen = _unseen(request)
     path, _, query = request.target.partition("?")
-    asked = sent.query(query, call.dialect)
-    body = sent.Sent() if unseen else sent.body(request, call.dialect)
+    asked = sent.query(query, call.dialect, at_us)
+    body = sent.Sent() if unseen else sent.body(request, call.dialect, at_us)
     action = _digest(
         *unseen,
         _text(call.tool),

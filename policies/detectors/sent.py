@@ -35,9 +35,9 @@ class Sent(NamedTuple):
     is_long: bool = False
 
 
-def query(text: str, dialect: Dialect) -> Sent:
-    """Of a URL, without the question mark."""
-    return _form(text.encode("utf-8", "surrogatepass"), dialect) if text else Sent()
+def query(text: str, dialect: Dialect, at_us: int) -> Sent:
+    """Of a URL, without the question mark. `at_us` is when it was sent."""
+    return _form(text.encode("utf-8", "surrogatepass"), dialect, at_us) if text else Sent()
 
 
 def selectors(request: Request) -> bytes:
@@ -46,7 +46,7 @@ def selectors(request: Request) -> bytes:
     return repr(sorted(told)).encode() if told else b""
 
 
-def body(request: Request, dialect: Dialect) -> Sent:
+def body(request: Request, dialect: Dialect, at_us: int) -> Sent:
     body = request.body
     if not body or len(body) > volatile.HASHED_BYTES_MAX:
         return Sent(body, is_long=body != b"")
@@ -58,7 +58,7 @@ def body(request: Request, dialect: Dialect) -> Sent:
             return Sent(body)
     content = read_content(request.header("content-type") or "", "", "")
     if content.media_type == FORM:
-        return _form(body, dialect)
+        return _form(body, dialect, at_us)
     boundary = content.parameters.get("boundary") if content.parameters else None
     if boundary and content.media_type.startswith("multipart/"):
         return Sent(body.replace(b"--" + boundary.encode("utf-8", "surrogatepass"), b"--"))
@@ -91,7 +91,7 @@ def _asked(message: object, dialect: Dialect) -> object:
     return {"method": message.get("method"), "params": counted}
 
 
-def _form(text: bytes, dialect: Dialect) -> Sent:
+def _form(text: bytes, dialect: Dialect, at_us: int) -> Sent:
     if text.count(b"&") >= FIELDS_MAX:
         return Sent(text)
     fields = []
@@ -99,7 +99,7 @@ def _form(text: bytes, dialect: Dialect) -> Sent:
         name, _, value = pair.partition(b"=")
         if b"%" in pair or b"+" in pair:
             name, value = _plain(name), _plain(value)
-        if name and not volatile.is_field(name):
+        if name and not volatile.is_field(name, value, at_us):
             fields.append((name, value))
     if dialect is Dialect.MCP:
         fields = [one for one in fields if one[0].lower().replace(b"_", b"") not in _SESSIONS]

@@ -2,8 +2,9 @@
 
 It is taken out before arguments and results are hashed for the detectors. In arguments only members
 that are named as volatile go, and times that are the call's own: any other time, number or id says
-there what is asked for. In results times and ids of the usual forms go, too. What hides behind no
-such name or form, detectors find by other counts (loop.py, burn.py), or by learning (learning.py).
+there what is asked for, also under the name of a time (a message of Slack's is known by its `ts`).
+In results times and ids of the usual forms go, too. What hides behind no such name or form,
+detectors find by other counts (loop.py, burn.py), or by learning (learning.py).
 
 This runs at every call. A text is searched for its member names once; for forms only where a cheap
 look says that one may be there: digits and hex digits are made alike, one to one, so that a form
@@ -20,8 +21,9 @@ NOW_SECONDS = 120  # a time in arguments that is so near to the call's own is a 
 
 _ASKED = (  # names that no tool takes a meaning from
     "request_id req_id trace_id span_id correlation_id client_token idempotency_key nonce salt "
-    "timestamp ts now current_time attempt retry retries task_progress"
+    "attempt retry retries task_progress"
 )
+_TIMES = "timestamp ts now current_time"  # where they tell the time of the call
 _TOLD = (
     "uuid date datetime time server_time generated_at fetched_at etag elapsed elapsed_ms "
     "elapsed_seconds duration duration_ms duration_seconds latency latency_ms uptime counter "
@@ -42,7 +44,8 @@ def _spelled(names: str) -> frozenset[bytes]:
     return frozenset(form.encode() for form in prefixed if form)
 
 
-_IN_ARGUMENTS = _spelled(_ASKED)
+_OF_TIMES = _spelled(_TIMES)
+_IN_ARGUMENTS = _spelled(_ASKED) | _OF_TIMES
 _IN_RESULTS = _IN_ARGUMENTS | _spelled(_TOLD)
 _IN_FIELDS = _IN_ARGUMENTS | _spelled(_FIELDS) | {b"_", b"_t"}
 
@@ -60,12 +63,15 @@ _ISO_TO_SECONDS = len("0000-00-00T00:00:00")
 _CLOCK = re.compile(rb"00:00:00(?:\.0{1,9})?")
 _EPOCH = re.compile(rb"0000000000+(?:\.0{1,9})?")
 _EPOCH_DIGITS = (10, 13, 16, 19)
+_EPOCH_UNITS = (1, 10**3, 10**6, 10**9)  # of them in a second
+_ID = re.compile(rb"[0-9]{10}\.[0-9]{6}")  # of a message, in Slack: it is told as text
 _HTTP_DATE = re.compile(rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), 00 [A-Z][a-z]{2} 0000 00:00:00")
 # In a text whose hex digits are all h.
 _UUID = re.compile(rb"hhhhhhhh-hhhh-hhhh-hhhh-hhhhhhhhhhhh")
 _HEX = re.compile(rb"hhhhhhhhhhhhhhhhh*")
 _HEX_DIGITS_MAX = 64
 _MARK = b"~"
+_AROUND, _QUOTES = b" \t\r\n", b'\\"'
 
 Span = tuple[int, int]
 
@@ -73,7 +79,11 @@ Span = tuple[int, int]
 def of_arguments(text: bytes, at_us: int = 0) -> bytes:
     """Canonical arguments without what changes by itself. `at_us` is when they were sent."""
     text = _bounded(text)
-    found = _members(text, _IN_ARGUMENTS)
+    found = [
+        span
+        for name, span, value in _members(text, _IN_ARGUMENTS)
+        if name not in _OF_TIMES or _is_clock(text[slice(*value)].strip(_AROUND), at_us)
+    ]
     if at_us and b"-" in text and b":" in text:
         digits = text.translate(_ALL_DIGITS)
         found += [span for span in _iso_times(text, digits) if _is_now(text[slice(*span)], at_us)]
@@ -83,12 +93,16 @@ def of_arguments(text: bytes, at_us: int = 0) -> bytes:
 def of_result(text: bytes) -> bytes:
     """An answer without what changes by itself."""
     text = _bounded(text)
-    return _without(text, [*_members(text, _IN_RESULTS), *_times(text), *_ids(text)])
+    named = [span for _, span, _ in _members(text, _IN_RESULTS)]
+    return _without(text, [*named, *_times(text), *_ids(text)])
 
 
-def is_field(name: bytes) -> bool:
-    """Whether a field of a query or a form is named as one that changes by itself."""
-    return name.lower() in _IN_FIELDS
+def is_field(name: bytes, value: bytes, at_us: int) -> bool:
+    """Whether a field of a query or a form, sent at that time, is one that changes by itself."""
+    name = name.lower()
+    if name in _OF_TIMES:
+        return _ID.fullmatch(value) is None and _is_clock(value, at_us)
+    return name in _IN_FIELDS
 
 
 def _bounded(text: bytes) -> bytes:
@@ -97,16 +111,17 @@ def _bounded(text: bytes) -> bytes:
     return b"%s %s %d" % (text[: HASHED_BYTES_MAX - END_BYTES], text[-END_BYTES:], len(text))
 
 
-def _members(text: bytes, names: frozenset[bytes]) -> list[Span]:
-    """The members with such names, each with its value."""
+def _members(text: bytes, names: frozenset[bytes]) -> list[tuple[bytes, Span, Span]]:
+    """The members with such names: the name, where all of it stands, and where its value does."""
     if names.isdisjoint(_NAME.findall(text.lower())):
         return []
-    found: list[Span] = []
+    found: list[tuple[bytes, Span, Span]] = []
     for member in _NAME.finditer(text):
-        if member[1].lower() in names:
+        name = member[1].lower()
+        if name in names:
             value = _VALUE.match(text, member.end())
             if value is not None:
-                found.append((member.start(), value.end()))
+                found.append((name, (member.start(), value.end()), value.span()))
     return found
 
 
@@ -158,6 +173,20 @@ def _stands_free(text: bytes, begin: int, end: int) -> bool:
     """Whether it is no part of a longer word."""
     before = begin == 0 or text[begin - 1] not in _WORD
     return before and (end == len(text) or text[end] not in _WORD)
+
+
+def _is_clock(value: bytes, at_us: int) -> bool:
+    """Whether a value under the name of a time is the call's own. In quotes, what looks like a
+    message's id is one."""
+    quoted = value[:1] in (b'"', b"\\")
+    plain = value.strip(_QUOTES)
+    if quoted and _ID.fullmatch(plain):
+        return False
+    try:
+        number = float(plain)
+    except ValueError:
+        return _is_now(plain, at_us)
+    return any(abs(number / unit - at_us / 1e6) <= NOW_SECONDS for unit in _EPOCH_UNITS)
 
 
 def _is_now(time: bytes, at_us: int) -> bool:

@@ -46,13 +46,44 @@ def test_of_arguments_only_the_time_of_the_call_goes() -> None:
 
 @pytest.mark.parametrize(
     "member",
-    [b'"nonce":"abc"', b'"Nonce" : "abc"', b'"requestId":12', b'"request-id":"a"', b'"ts":-1.5',
+    [b'"nonce":"abc"', b'"Nonce" : "abc"', b'"requestId":12', b'"request-id":"a"',
+     b'"ts":1795392899.5',
      b'"x-request-id":"a"', b'"X_Trace_Id":"a"', b'"idempotency_key":""', b'\\"nonce\\":\\"abc\\"'],
 )  # fmt: skip
 def test_members_that_are_named_so_go(member: bytes) -> None:
     text = b'{"a":1,%s,"b":2}'
     assert volatile.of_arguments(text % member, NOW_US).replace(b"\\", b"") == text % b"~"
     assert volatile.of_result(text % member).replace(b"\\", b"") == text % b"~"
+
+
+@pytest.mark.parametrize(
+    "value, goes",
+    [
+        (b"1795392900", True),
+        (b"1795392901.123456", True),
+        (b" 1795392900123", True),
+        (b'"1795392900123456"', True),
+        (b"1795392900123456789", True),
+        (b'"2026-11-23T00:15:01Z"', True),
+        (b"1795393100", False),
+        (b'"2026-11-22T00:15:01Z"', False),
+        (b'"1503435956.000247"', False),
+        (b'"1795392901.000247"', False),
+        (b"-1.5", False),
+        (b'"now"', False),
+    ],
+)
+@pytest.mark.parametrize("name", [b"ts", b"timestamp", b"X-Timestamp", b"currentTime"])
+def test_under_the_name_of_a_time_only_the_time_of_the_call_goes(
+    name: bytes, value: bytes, *, goes: bool
+) -> None:
+    """A message of Slack's is known by its time, and so is a row of a log."""
+    text = b'{"a":1,"%s":%s}' % (name, value)
+    assert volatile.of_arguments(text, NOW_US) == (b'{"a":1,~}' if goes else text)
+    assert volatile.of_result(text) == b'{"a":1,~}'
+    plain = value.strip(b' "')
+    looks_like_an_id = b".123456" in plain  # a field has no quotes to tell it by
+    assert volatile.is_field(name, plain, NOW_US) is (goes and not looks_like_an_id)
 
 
 def test_members_of_other_names_stay() -> None:
