@@ -1,17 +1,18 @@
 """D1, the tight loop: the same call with the same result, again and again, and nothing between.
 
-A stale repeat is a call whose tool and arguments this run has sent already, whose result is the one
-of last time, with no new distinct write between. Each takes T seconds of a bucket that drains with
-time, so polls slower than T never fill it (notes/detection.md, section 3). Calls that a model asked
-for at once count as one, if they came at once: a model that is not seen here asks for each. A
-second count finds what a nonce in the arguments hides: one tool that gives one result over and
-over, whatever it is asked, with no write between.
+A stale repeat is a call whose tool and arguments this run has sent already, whose result it was given
+for them already, with no new distinct write between. Each takes T seconds of a bucket that drains
+with time, so polls slower than T never fill it (notes/detection.md, section 3). Different calls that
+come at once count as one: several jobs that are polled together are one poll. Calls that are each
+made but a second time, as after a memory was lost, are no loop yet: a trip of the fast ones takes
+one that comes again. A second count finds what a nonce in the arguments hides: one tool that gives
+one result over and over, whatever it is asked, with no write between.
 """
 
 from dataclasses import dataclass, field
 
 from policies.detectors.newest import Newest, packed
-from policies.detectors.progress import ACTIONS_MAX, RESULT_BYTES, Progress
+from policies.detectors.progress import ACTIONS_MAX, EPOCH_BYTES, Progress
 from policies.detectors.step import Finding, Kind, Severity, Step, Subject
 
 NAME = "loop"
@@ -21,7 +22,7 @@ BESIDE_US = 500_000  # different calls, each so soon after the one before it,
 BESIDE_IN_ALL_US = 2_000_000  # and so soon after the first of them: a loop goes on without a pause
 BESIDE_MAX = 32
 EVIDENCE_MAX = 8
-EPOCH_BYTES = 4
+RESULT_BYTES = 6  # a part of what the record has (newest.py)
 TOLD_BYTES = RESULT_BYTES + EPOCH_BYTES
 
 

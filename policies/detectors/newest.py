@@ -60,6 +60,12 @@ def packed(value: bytes | str, width: int) -> bytes:
     return hashlib.blake2b(value, digest_size=width).digest()
 
 
+def pair(one: bytes, other: bytes) -> bytes:
+    """A key of two hashes, or of whatever stands in for them."""
+    told = b"%d:%b%b" % (len(one), one, other)
+    return hashlib.blake2b(told, digest_size=KEY_BYTES).digest()
+
+
 @lru_cache(maxsize=1_024)
 def _of_name(name: str, width: int) -> bytes:
     """Tools and hosts come again and again."""

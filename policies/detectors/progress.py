@@ -9,7 +9,7 @@ bounded: what is forgotten counts as new again (notes/detection.md, section 4).
 
 from dataclasses import dataclass, field
 
-from policies.detectors.newest import Newest, packed
+from policies.detectors.newest import Newest, pair
 from policies.detectors.rate import Sums
 from policies.detectors.step import Kind, Step
 
@@ -23,9 +23,8 @@ HUMANS_KNOWN_MAX = 64
 ACTIONS_MAX = 256
 DESTINATIONS_MAX = 256
 SECOND_US = 1_000_000
-RESULT_BYTES = 6  # a part of what the record has (newest.py)
-MARK_BYTES = 4  # of the epoch in which an answer came, doubled, and one more of a replay
-_NONE = bytes(RESULT_BYTES)  # in place of the result of what was only replayed
+EPOCH_BYTES = 4
+_REPLAYED = b"replayed"  # in place of a result
 
 
 @dataclass(slots=True)
@@ -54,7 +53,8 @@ class Progress:
     `is_new`: the last call was none that this run has made already with the same result; `credit`
     is what it earned; `is_written`: it was a write that succeeded and that the run had not made;
     `is_told`: a person said to its model what was not said before; `is_stale`: the call was made
-    already, was answered alike, and nothing was written since. `unmoved`
+    already, was answered alike, and nothing was written since: answers that take turns are told
+    by that, too. `unmoved`
     counts since something was new, `unearned` since something earned, `unwritten` since a write, a
     mark or a human's word, and `repeats` how many calls since then asked what was asked before.
     `epoch` counts distinct writes; `writes` are those of the last minute, by the second, as far as
@@ -72,7 +72,8 @@ class Progress:
     credit: int = 0
     epoch: int = 0
     writes: Sums | None = None
-    _answers: Newest = field(default_factory=lambda: Newest(ACTIONS_MAX, RESULT_BYTES + MARK_BYTES))
+    _asked: Newest = field(default_factory=lambda: Newest(ACTIONS_MAX))
+    _answers: Newest = field(default_factory=lambda: Newest(ACTIONS_MAX, EPOCH_BYTES))
     _written: Newest = field(default_factory=lambda: Newest(ACTIONS_MAX))
     _destinations: Newest = field(default_factory=lambda: Newest(DESTINATIONS_MAX))
     _said: Newest = field(default_factory=lambda: Newest(HUMANS_KNOWN_MAX))
@@ -129,19 +130,16 @@ class Progress:
 
     def _earned(self, step: Step) -> int:
         if step.replayed:
-            self._replayed(step)
+            self._answered(step, _REPLAYED)  # it has no result of its own
             return 0
         if step.is_write and step.is_ok and self._written.put(step.action) is None:
             self._write()
-        told = packed(step.result, RESULT_BYTES) + (2 * self.epoch).to_bytes(MARK_BYTES)
-        before = self._answers.put(step.action, told)
-        self.is_stale = before == told
-        result = before[:RESULT_BYTES] if before is not None else _NONE
-        self.repeats += result != _NONE
+        self.repeats += self._asked.put(step.action) is not None
+        answered = self._answered(step, step.result)
         if self.is_written:
             self.is_new = True
             return WRITE
-        self.is_new = result != told[:RESULT_BYTES]
+        self.is_new = not answered
         known = not step.destination or self._destinations.put(step.destination) is not None
         carried = self.unwritten
         over = carried.calls > CARRIED_CALLS or carried.spend_microusd > CARRIED_MICROUSD
@@ -154,13 +152,12 @@ class Progress:
         self.epoch += 1
         self._marks = self._told = 0
 
-    def _replayed(self, step: Step) -> None:
-        """It has no result of its own, and is stale where it comes after a replay."""
-        mark = (2 * self.epoch + 1).to_bytes(MARK_BYTES)
-        before = self._answers.put(step.action, _NONE + mark)
-        if before is not None:
-            self.is_stale = before[RESULT_BYTES:] == mark
-            self._answers.put(step.action, before[:RESULT_BYTES] + mark)
+    def _answered(self, step: Step, result: bytes) -> bool:
+        """Whether the call was answered so before; `is_stale` if nothing was written since."""
+        epoch = self.epoch.to_bytes(EPOCH_BYTES)
+        before = self._answers.put(pair(step.action, result), epoch)
+        self.is_stale = before == epoch
+        return before is not None
 
     def _marked(self, step: Step) -> int:
         is_early = step.at_us - self._marked_us < MARK_US

@@ -36,10 +36,10 @@ def test_each_count_begins_by_itself_and_counts_a_step_once() -> None:
 
 
 def test_a_stale_repeat_is_one_by_the_definition() -> None:
-    """notes/detection.md: same tool and arguments, result as last time, no new distinct write
-    between. A replay has no result of its own: it is stale after a replay, as it was before."""
+    """notes/detection.md: same tool and arguments, same result, no new distinct write between, also
+    where other results came between. A replay has no result of its own: it is stale after one."""
     dice, progress = random.Random(5), Progress.begun(START_US)
-    last, asked, writes = dict[bytes, tuple[bytes, int]](), dict[bytes, bytes](), set[bytes]()
+    told, writes = dict[tuple[bytes, bytes], int](), set[bytes]()
     seen = set[tuple[bool, bool, bool]]()
     for number in range(20_000):
         action, replayed = b"action-%d" % dice.randrange(8), dice.random() < 0.3
@@ -55,14 +55,14 @@ def test_a_stale_repeat_is_one_by_the_definition() -> None:
         written = is_write and is_ok and not replayed and action not in writes
         if written:
             writes.add(action)
-        stale = last.get(action) == (result, len(writes))
-        last[action] = (result, len(writes))
+        known = (action, result) in told
+        stale = told.get((action, result)) == len(writes)
+        told[action, result] = len(writes)
         assert progress.is_stale is stale
         assert progress.is_written is written
         assert progress.epoch == len(writes)
         if not replayed:
-            assert progress.is_new is (written or asked.get(action) != result)
-            asked[action] = result
+            assert progress.is_new is (written or not known)
         seen.add((stale, replayed, progress.is_new))
     assert {(True, True, False), (False, True, False), (True, False, False)} <= seen
     assert {(False, False, True), (False, False, False)} <= seen
