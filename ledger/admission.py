@@ -25,6 +25,8 @@ Judge = Callable[[Policy, ToolCall, Facts], Verdict]
 _REPLAYED = frozenset({Count.CALLS})
 # A write that meets its own body again and is told that it was made keeps it protected.
 _TOLD = frozenset({Reason.REPLAYED, Reason.DONE_BUT_NOT_STORED})
+# A sent key that was told one of these of a write stands for that write from then on.
+_BINDS = _TOLD | {Reason.OUTCOME_UNKNOWN, Reason.IN_FLIGHT}
 
 
 class Admission:
@@ -167,9 +169,7 @@ class Admission:
             batch.windows.charge(self._drawn, ask.at_us, counts=_REPLAYED)
         if self._met is not None:
             claim_key = self._met.key
-            by_body = not self._met.by_key or ask.call.key is None
-            if verdict.reason in _TOLD and by_body:
-                claims.use(batch.conn, self._met.row, ask.at_us)
+            self._remember(self._met, verdict)
         status = answer.status if answer else None
         if verdict.action is Action.REFUSE:
             status = MEANING[verdict.reason].status
@@ -190,6 +190,18 @@ class Admission:
         if step is not None and step.replayed:
             # It costs and does nothing; but who asks for one again and again gets nowhere.
             following.follow(batch, step)
+
+    def _remember(self, met: Met, verdict: Verdict) -> None:
+        """What a write was told through the claim that it has met by its body."""
+        conn, ask = self._batch.conn, self._ask
+        sent = ask.call.key is not None
+        if met.by_key and sent:
+            return
+        if sent and self._slot is not None and verdict.reason in _BINDS:
+            claims.bind(conn, self._slot, met.row, ask.at_us)
+            self._batch.must_last = True
+        if verdict.reason in _TOLD:
+            claims.use(conn, met.row, ask.at_us)
 
     def _step(self, action: Action) -> Step | None:
         """The call as the detectors see it; None of one that is not answered, or not yet."""

@@ -97,6 +97,11 @@ _SELECTS: dict[str, str] = {
         "SELECT 'claim of call ' || c.call_id FROM claim c WHERE c.answered = 1 AND NOT EXISTS "
         "(SELECT 1 FROM answer a WHERE a.claim = c.id)"
     ),
+    "every key that was told of a claim has it for its time": (
+        "SELECT 'key ' || lower(hex(substr(a.key, 1, 8))) FROM claim_alias a WHERE NOT EXISTS "
+        "(SELECT 1 FROM claim c WHERE c.id = a.claim AND c.key <> a.key "
+        "AND (c.state <> 'done' OR c.expires_us >= a.until_us))"
+    ),
 }
 
 

@@ -2,7 +2,8 @@
 
 The rules are in design.md section 5 and notes/store.md section 2. A claim is met by its key (the
 one that was sent, or one derived from the body), or by its body under any key of the same run (or
-of the same tenant, where the policy says so).
+of the same tenant, where the policy says so). A sent key that was answered through a claim which it
+met by its body is an alias of that claim: from then on the claim is met by it, too.
 `pending` and `unknown` claims never expire. Every function is called inside a transaction.
 """
 
@@ -16,6 +17,7 @@ from ledger.states import ClaimAfter
 from policies.call import Claim, ClaimState, Identity, ToolCall
 from policies.policy import KeyRule
 
+KEY_SHOWN_BYTES = 8  # the start of a claim's key, as the record shows it
 _DIGEST_BYTES = 32
 
 
@@ -36,7 +38,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """A live claim. `by_key` is False when it was met by its body alone."""
+    """A live claim. `key` is its own; `by_key` is False when it was met by its body alone."""
 
     row: int
     key: bytes
@@ -74,25 +76,38 @@ def slot(call: ToolCall, identity: Identity, rule: KeyRule) -> Slot | None:
     return Slot(body_key, met, met_before, 0, same_body_us)
 
 
+# Until when a claim that is done protects by its own key: that key's time or the body's, whichever
+# is later. Its aliases may keep its row for longer.
+_OWN_UNTIL = "max(created_us + keep_us, used_us + same_body_us)"
 _FIND = (
-    "SELECT id, key, call_id, state, fingerprint, answered, used_us, expires_us FROM claim "
-    "WHERE key IN (?1, ?2, ?3) OR body_key IN (?2, ?3)"
+    "SELECT id, key, call_id, state, fingerprint, answered, used_us, "  # noqa: S608 - text of here
+    f"{_OWN_UNTIL}, expires_us, 0 FROM claim "
+    "WHERE key IN (?1, ?2, ?3) OR body_key IN (?2, ?3) "
+    "UNION ALL SELECT c.id, c.key, c.call_id, c.state, c.fingerprint, c.answered, c.used_us, "
+    "max(a.until_us, c.used_us + c.same_body_us), c.expires_us, 1 "
+    "FROM claim_alias a JOIN claim c ON c.id = a.claim WHERE a.key = ?1"
 )
 
 
 def find(conn: sqlite3.Connection, slot: Slot, now_us: int) -> Met | None:
-    """The live claim that this write meets. Drops the one with its key when that has expired.
+    """The live claim that this write meets. Its key is free again when its time is over.
 
     By body, one that may still run or have happened comes before one that is done.
     """
     best: tuple[bool, int] | None = None
     met: Met | None = None
     for row in conn.execute(_FIND, (slot.key, slot.body_key, slot.other_key)).fetchall():
-        row_id, key, call_id, state, fingerprint, answered, used_us, expires_us = row
+        row_id, key, call_id, state, fingerprint, answered, used_us, until_us, *more = row
+        expires_us, by_alias = more
         done = state == "done"
-        if key == slot.key:
-            if done and expires_us <= now_us:
-                _drop(conn, row_id)
+        if by_alias or key == slot.key:
+            if done and until_us <= now_us:
+                if by_alias:
+                    conn.execute("DELETE FROM claim_alias WHERE key = ?", (slot.key,))
+                elif expires_us <= now_us:
+                    _drop(conn, row_id)
+                else:
+                    _retire(conn, row_id, key, call_id)
                 continue
             claim = Claim(call_id, ClaimState(state), fingerprint, True, bool(answered))
             return Met(row_id, key, True, claim)
@@ -124,16 +139,30 @@ def take(conn: sqlite3.Connection, slot: Slot, call: ToolCall, call_id: str, now
     return int(cursor.lastrowid or 0)
 
 
-# A claim protects until its key's time is over and its body's, whichever is later.
+# A claim protects until the time of its key is over, of each alias and of its body, whichever is
+# last.
+_UNTIL = (
+    "max(created_us + keep_us, max(used_us, ?1) + same_body_us, "
+    "coalesce((SELECT max(until_us) FROM claim_alias WHERE claim = ?2), 0))"
+)
 _USE = (
-    "UPDATE claim SET used_us = max(used_us, ?1), expires_us = CASE WHEN state = 'done' "
-    "THEN max(created_us + keep_us, max(used_us, ?1) + same_body_us) END WHERE id = ?2"
+    "UPDATE claim SET used_us = max(used_us, ?1), "  # noqa: S608 - text of here
+    f"expires_us = CASE WHEN state = 'done' THEN {_UNTIL} END WHERE id = ?2"
 )
 _SETTLE = (
-    "UPDATE claim SET state = ?3, answered = ?4, used_us = max(used_us, ?1), "
-    "expires_us = CASE WHEN ?3 = 'done' "
-    "THEN max(created_us + keep_us, max(used_us, ?1) + same_body_us) END WHERE id = ?2"
+    "UPDATE claim SET state = ?3, answered = ?4, used_us = max(used_us, ?1), "  # noqa: S608
+    f"expires_us = CASE WHEN ?3 = 'done' THEN {_UNTIL} END WHERE id = ?2"
 )
+
+
+def bind(conn: sqlite3.Connection, slot: Slot, row: int, now_us: int) -> None:
+    """This sent key, which met the claim by its body, was answered through it: it stands for this
+    write as if it had been sent with it. Its fingerprint is the claim's, as the bodies are alike.
+    `use` follows where the claim is done."""
+    conn.execute(
+        "INSERT OR REPLACE INTO claim_alias (key, claim, until_us) VALUES (?, ?, ?)",
+        (slot.key, row, now_us + slot.keep_us),
+    )
 
 
 def use(conn: sqlite3.Connection, row: int, now_us: int) -> None:
@@ -182,13 +211,14 @@ def answer(conn: sqlite3.Connection, row: int) -> None:
 
 def resolve(conn: sqlite3.Connection, row: int, now_us: int, after: ClaimAfter) -> int | None:
     """A person says how a claimed call of unknown outcome ended; until when the claim protects
-    now, None where it was released.
+    now by its own key, None where it was released.
 
     An answer that was kept is dropped: it told of a failure.
     """
     vault.drop(conn, row)
     settle(conn, row, now_us, after, answered=False)
-    found = conn.execute("SELECT expires_us FROM claim WHERE id = ?", (row,)).fetchone()
+    own_until = f"SELECT {_OWN_UNTIL} FROM claim WHERE id = ?"  # noqa: S608 - text of here
+    found = conn.execute(own_until, (row,)).fetchone()
     return None if found is None else int(found[0])
 
 
@@ -207,6 +237,14 @@ def reap(conn: sqlite3.Connection, now_us: int, limit: int) -> int:
     return len(rows)
 
 
+def _retire(conn: sqlite3.Connection, row: int, key: bytes, call_id: str) -> None:
+    """The claim's key and body are free again, while its aliases still protect. It keeps the start
+    of its key, by which its call finds it."""
+    past = key[:KEY_SHOWN_BYTES] + digest(b"past", key, call_id.encode())[KEY_SHOWN_BYTES:]
+    conn.execute("UPDATE claim SET key = ?, body_key = NULL WHERE id = ?", (past, row))
+
+
 def _drop(conn: sqlite3.Connection, row: int) -> None:
     conn.execute("DELETE FROM claim WHERE id = ?", (row,))
+    conn.execute("DELETE FROM claim_alias WHERE claim = ?", (row,))
     vault.drop(conn, row)

@@ -11,6 +11,7 @@ import orjson
 
 from ledger import seen, steps
 from ledger.chain import Head, Value, link
+from ledger.claims import KEY_SHOWN_BYTES
 from ledger.errors import LedgerError
 from ledger.records import Ask, Outcome
 from ledger.redact import redact, redact_host
@@ -136,7 +137,7 @@ class Journal:
             redact(verdict.detail, key) or None,
             state,
             status,
-            None if claim_key is None else claim_key[:8].hex(),
+            None if claim_key is None else claim_key[:KEY_SHOWN_BYTES].hex(),
             verdict.earlier_call or None,
             call.fingerprint,
             seen.told(call, who, key, steps.traits_told(step, ask.traits) if step else None),

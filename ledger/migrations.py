@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sqlite_utils.db import Database
 from sqlite_utils.migrations import Migrations
 
-from ledger import incident_care, incident_schema, indexes, trust, views
+from ledger import alias_schema, incident_care, incident_schema, indexes, trust, views
 from ledger.errors import LedgerError
 from ledger.pieces import Progress, Step, Telling, untold
 from ledger.sqlite import sqlite3
@@ -351,6 +351,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("0007_search", indexes.make),
     ("0008_incidents", _at_once(incident_schema.make)),
     ("0009_incident_care", _at_once(incident_care.make)),
+    ("0010_claim_aliases", _at_once(alias_schema.make)),
 )
 _IN_PIECES = frozenset({"0006_trust", "0007_search"})  # they go through the record: pieces.py
 _STEPS_BETWEEN_SIGNS = 1_000_000  # of SQLite: some tenths of a second

@@ -61,7 +61,8 @@ class Told:
 @dataclass(slots=True)
 class Claim:
     """It keeps the rule under which it was taken; one whose time is over is there until it is
-    reaped, or its key is used again."""
+    reaped, or its key is used again. `aliases` are the other keys that were answered through it,
+    and until when each protects; `retired` is one that is there for these alone."""
 
     asked: Asked
     rule: Rule
@@ -69,6 +70,8 @@ class Claim:
     used_us: int
     state: str = PENDING
     answer: tuple[int, bytes] | None = None
+    aliases: dict[str, int] = field(default_factory=dict)
+    retired: bool = False
 
 
 @dataclass(slots=True)
@@ -83,7 +86,7 @@ class Model:
     # What happens
 
     def ask(self, asked: Asked, now_us: int) -> Told:
-        told, claim = self._judged(asked, now_us)
+        told, claim, by_key = self._judged(asked, now_us)
         if told.what == "in_flight" and asked.may_wait:
             return told  # the gate waits; nothing is written
         if told.what == "allow":
@@ -93,10 +96,11 @@ class Model:
                 self.claims.append(Claim(asked, self.rule, now_us, now_us))
             return told
         self.rows[asked.name] = "replayed" if told.what == "replay" else "refused"
-        if claim and told.what in ("replay", "done_but_not_stored"):
-            by_key = asked.key is not None and asked.key == claim.asked.key
-            if not by_key:
+        if claim and told.what != "key_reused" and not (by_key and asked.key is not None):
+            if told.what in ("replay", "done_but_not_stored"):
                 claim.used_us = now_us  # it is the body that was met
+            if asked.key is not None:
+                claim.aliases[asked.key] = now_us + self.rule.keep_seconds * SECOND_US
         return told
 
     def settle(self, name: str, end: Ended, now_us: int) -> bool:
@@ -151,6 +155,10 @@ class Model:
         }
 
     def until_us(self, claim: Claim) -> int:
+        """The last moment for which it stands, for any of its keys or its body."""
+        return max(self.own_until_us(claim), *claim.aliases.values(), 0)
+
+    def own_until_us(self, claim: Claim) -> int:
         keep_seconds = claim.rule.keep_seconds if claim.asked.key is not None else 0
         by_key = claim.created_us + keep_seconds * SECOND_US
         return max(by_key, self.body_until_us(claim))
@@ -160,35 +168,55 @@ class Model:
 
     # The table
 
-    def _judged(self, asked: Asked, now_us: int) -> tuple[Told, Claim | None]:
+    def _judged(self, asked: Asked, now_us: int) -> tuple[Told, Claim | None, bool]:
+        """What it is told, the claim that it meets, and whether it is its key that does."""
         if not asked.is_write:
-            return Told("allow"), None
+            return Told("allow"), None, False
         if asked.key is None and self.rule.missing == "require":
-            return Told("key_required"), None
-        claim = self._met(asked, now_us) if self._claims(asked) else None
+            return Told("key_required"), None, False
+        claim, by_key = self._by_key(asked, now_us) if self._claims(asked) else None, True
+        if claim is None and self._claims(asked):
+            claim, by_key = self._by_body(asked, now_us), False
         if claim is None:
-            return Told("allow"), None
+            return Told("allow"), None, False
         of = claim.asked.name
         if claim.asked.body != asked.body:
-            return Told("key_reused", of), claim
-        if claim.state == PENDING:
-            return Told("in_flight", of), claim
-        if claim.answer is not None:
-            return Told("replay", of, claim.answer), claim
-        return Told("done_but_not_stored" if claim.state == DONE else "outcome_unknown", of), claim
+            told = Told("key_reused", of)
+        elif claim.state == PENDING:
+            told = Told("in_flight", of)
+        elif claim.answer is not None:
+            told = Told("replay", of, claim.answer)
+        else:
+            told = Told("done_but_not_stored" if claim.state == DONE else "outcome_unknown", of)
+        return told, claim, by_key
 
-    def _met(self, asked: Asked, now_us: int) -> Claim | None:
-        for one in [one for one in self.claims if self._same_key(one, asked)]:
-            if self._protects(one, now_us):
+    def _by_key(self, asked: Asked, now_us: int) -> Claim | None:
+        """Its own key, or one that was answered through it. A key whose time is over is free."""
+        for one in [one for one in self.claims if not one.retired and self._same_key(one, asked)]:
+            if one.state != DONE or now_us < self.own_until_us(one):
                 return one
-            self.claims.remove(one)
+            if self._protects(one, now_us):
+                one.retired = True
+            else:
+                self.claims.remove(one)
+        here = (asked.tenant, asked.tool)
+        for one in self.claims:
+            if asked.key in one.aliases and (one.asked.tenant, one.asked.tool) == here:
+                until_us = max(one.aliases[asked.key], self.body_until_us(one))
+                if one.state != DONE or now_us < until_us:
+                    return one
+                del one.aliases[asked.key]
+        return None
+
+    def _by_body(self, asked: Asked, now_us: int) -> Claim | None:
         if self.rule.same_body != "replay":
             return None
         window_us = self.rule.same_body_seconds * SECOND_US
         bodies = [
             one
             for one in self.claims
-            if (one.asked.key is None or one.rule.same_body == "replay")
+            if not one.retired
+            and (one.asked.key is None or one.rule.same_body == "replay")
             and self._same_body(one, asked)
             and (one.state != DONE or now_us < one.used_us + window_us)
         ]

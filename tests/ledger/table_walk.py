@@ -177,11 +177,12 @@ class Walk:
     def edge(self, pick: int, of_body: bool, beside_us: int) -> None:
         """To the moment at which a protection ends, or one microsecond beside it."""
         model, now_us = self.model, self.world.now_us
-        ends = [
-            model.body_until_us(claim) if of_body else model.until_us(claim)
-            for claim in model.claims
-            if claim.state == DONE
-        ]
+        ends: list[int] = []
+        for claim in model.claims:
+            if claim.state == DONE and of_body:
+                ends.append(model.body_until_us(claim))
+            elif claim.state == DONE:
+                ends += [model.own_until_us(claim), *claim.aliases.values()]
         coming = sorted(end_us for end_us in ends if end_us + beside_us > now_us)
         if coming:  # what is told next is told a microsecond later
             self.world.now_us = _picked(coming, pick) + beside_us - 1

@@ -109,6 +109,11 @@ ROWS = {
         "DELETE FROM answer WHERE claim = (SELECT id FROM claim WHERE call_id = 'b')",
         {"claim of call b"},
     ),
+    "every key that was told of a claim has it for its time": (
+        "INSERT INTO claim_alias SELECT x'0102030405060708ff', id, expires_us + 1 FROM claim "
+        "WHERE call_id = 'a' UNION ALL SELECT x'1102030405060708ff', 99, 0",
+        {"key 0102030405060708", "key 1102030405060708"},
+    ),
     "its tables, views and triggers are pullcord's": (
         "CREATE TRIGGER quiet AFTER UPDATE ON durable BEGIN SELECT 1; END",
         {"the trigger quiet on durable is none of pullcord's"},

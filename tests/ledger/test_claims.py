@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ledger import claims
 from ledger.claims import digest
 from ledger.states import CallState
 from ledger.vault import BODY_BYTES_MAX
@@ -162,6 +163,53 @@ def test_a_call_that_a_cord_stops_stretches_nothing(world: World) -> None:
     world.store.release(Level.HALT, Scope.RUN, "r1", reason="ok", actor="ann", at_us=1)
     world.wait(101)
     assert world.decided(world.ask("c", key="k3")).verdict.action is Action.ALLOW
+
+
+def test_a_claim_and_its_answer_stay_while_a_key_that_was_told_of_it_protects(
+    world: World,
+) -> None:
+    world.decided(world.ask("a"))
+    world.settle("a")
+    world.decided(world.ask("b", key="k1"))
+    started = world.shown("a")["key"]
+    assert world.shown("b")["key"] == started  # the record shows the key of the claim
+    world.wait(601)
+    assert world.store.reap() == 0
+    world.decided(world.ask("c"))
+    assert world.shown("c")["state"] == "pending"
+    row = claims.of_call(world.conn, "a", bytes.fromhex(started))
+    assert row is not None, "what the call of a claim looks for it by"
+    assert world.decided(world.ask("d", key="k1")).verdict.earlier_call == "a"
+    assert world.shown("d")["key"] == started
+    world.wait(86_401)
+    assert world.store.reap() == 1
+    assert world.rows("SELECT call_id FROM claim") == [("c",)]
+    assert world.rows("SELECT (SELECT count(*) FROM claim_alias), count(*) FROM answer") == [(0, 0)]
+
+
+def test_what_a_call_of_no_claim_was_told_binds_no_key(world: World) -> None:
+    """A cord, a key of another body, and a call that goes on waiting in line say nothing of it."""
+    world.decided(world.ask("a", key="k1"))
+    assert world.decided(world.ask("b", key="k2", may_wait=True)).verdict.reason == "in_flight"
+    world.settle("a")
+    world.decided(world.ask("c", key="k1", body="other"))
+    world.store.pull(a_pull())
+    assert world.decided(world.ask("d", key="k3")).verdict.reason == "halted"
+    world.decided(world.ask("e"))
+    assert world.rows("SELECT count(*) FROM claim_alias") == [(0,)]
+
+
+def test_what_is_told_of_a_resolved_write_is_for_its_own_key(world: World) -> None:
+    world.decided(world.ask("a", key="k1"))
+    world.settle("a", status=None, complete=False)
+    until_us = world.now_us + 86_400_000_000
+    world.wait(60)
+    world.decided(world.ask("b", key="k2"))
+    said: dict[str, Any] = {"reason": "seen", "actor": "ann", "at_us": world.now_us}
+    done = world.store.resolve("a", CallState.DONE, **said)
+    assert done is not None
+    assert done.protected_until_us == until_us
+    assert world.rows("SELECT expires_us FROM claim") == [(until_us + 60_000_000,)]
 
 
 def test_a_released_write_leaves_no_claim(world: World) -> None:

@@ -169,6 +169,8 @@ def test_the_view_shows_the_columns_of_the_contract(world: World) -> None:
             "event_act",
         ),
         ("SELECT id FROM claim WHERE expires_us <= 5 LIMIT 100", "claim_expires"),
+        ("SELECT max(until_us) FROM claim_alias WHERE claim = 1", "claim_alias_claim"),
+        ("DELETE FROM claim_alias WHERE claim = 1", "claim_alias_claim"),
     ],
 )
 def test_a_read_uses_its_index(world: World, statement: str, index: str) -> None:

@@ -47,6 +47,8 @@ def writes(world: World) -> None:
     world.decided(world.ask("long", key="k-long", body="long", claimant=FREE))
     world.store.settle(world.outcome("long", CallState.DONE, ClaimAfter.DONE))
     world.decided(world.ask("again", key="k-done", body="done", claimant=FREE))
+    if len(migrations.STEPS) >= 10:  # a key that stands for the write of another
+        world.decided(world.ask("anew", key="k-anew", body="done", claimant=FREE))
     world.decided(world.ask("reused", key="k-done", body="other", claimant=FREE))
     world.decided(world.read("read", claimant=FREE))
     world.settle("read")
