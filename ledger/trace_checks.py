@@ -1,9 +1,10 @@
 """Whether the trace is as it was written: its messages are chained like the rows of the record, and
 each seal tells how far they were. The oldest may have been pruned: the others go on from the last
-of those, and a seal over one that is gone tells nothing more."""
+of those, and a seal over one that is gone tells nothing more. And whether each can be found."""
 
 from collections.abc import Iterable
 
+from ledger import searching
 from ledger.chain import GENESIS, Head, Value, link
 from ledger.seal_checks import Problem, moment
 from ledger.seals import Seal
@@ -45,6 +46,17 @@ def check_trace(conn: sqlite3.Connection, sealed: Iterable[Seal]) -> tuple[int, 
         what += f"{moment(due.seal.at_us)} covers message {due.seal.trace_seq}"
         return fit, [Problem(what)]
     return fit, []
+
+
+def check_index(conn: sqlite3.Connection) -> list[Problem]:
+    """Whether every text can be searched: nobody would miss the call of one that is not found."""
+    found = searching.unfindable(conn)
+    if found is None:
+        return []
+    count, seq, call_id = found
+    what = f"{count} messages" if count > 1 else "1 message"
+    told = f"{what} of the trace, from message {seq} on, cannot be found by text: any more, only by"
+    return [Problem(f"{told} other fields; nothing builds its index anew", None, call_id)]
 
 
 class _Due:
