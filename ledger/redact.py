@@ -66,6 +66,14 @@ def redact(text: str, key: bytes) -> str:
     return mask(text, key)
 
 
+def looks_secret(text: str, *, known_only: bool = False) -> bool:
+    """Whether `redact` would change a text that is kept as it is: it holds what looks like a
+    secret. With `known_only` not what just looks drawn: a UUID without dashes does, and so does
+    the hash of a commit."""
+    text = text[:TEXT_CHARS_MAX]
+    return (mask_known if known_only else redact)(text, b"") != text
+
+
 def redact_host(host: str, key: bytes) -> str:
     """As `redact`, but label by label, so that the rest of a name can still be read."""
     return ".".join(redact(label, key) for label in host.split("."))

@@ -3,6 +3,7 @@
 Words are found whatever their case and accents, `"..."` finds words in a row, `word*` a beginning.
 """
 
+import hashlib
 import re
 from urllib.parse import unquote_plus
 
@@ -43,6 +44,25 @@ def drop(conn: sqlite3.Connection, seq: int) -> None:
 def shrink(conn: sqlite3.Connection) -> None:
     """Give the room of dropped texts back, some pages at a time."""
     conn.execute("INSERT INTO searched (searched, rank) VALUES ('merge', ?)", (MERGED_PAGES,))
+
+
+def unfindable(conn: sqlite3.Connection) -> tuple[int, int, str] | None:
+    """How many messages with a text have no place in the index, and the number and the call of the
+    first; None where all have one, or there is no index. A message and its place are written in one
+    transaction, and go in one. Half a second for a million; what words stand there is not told."""
+    if not can_search(conn):
+        return None
+    count, seq, call_id = conn.execute(_UNFINDABLE, (_NO_TEXT,)).fetchone()
+    return (int(count), int(seq), str(call_id)) if count else None
+
+
+# FTS5 has a row there for each text that it holds, in both forms of the index.
+_UNFINDABLE = """
+SELECT count(*), min(m.seq), m.call_id FROM message m
+WHERE m.seq >= 1 AND m.why IS NULL AND m.digest <> ?
+AND NOT EXISTS (SELECT 1 FROM searched_docsize s WHERE s.id = m.seq)
+"""
+_NO_TEXT = hashlib.sha256(b"").digest()
 
 
 def search(conn: sqlite3.Connection, text: str, limit: int, after: str | None = None) -> list[str]:

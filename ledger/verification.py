@@ -20,7 +20,7 @@ from ledger.seal_checks import Problem
 from ledger.seals import Gap, PublicKeys, Seal
 from ledger.sqlite import sqlite3
 from ledger.states import EventType
-from ledger.trace_checks import check_trace
+from ledger.trace_checks import check_index, check_trace
 
 ROWS_AT_ONCE = 1_000
 _NEAR_ROWS = 20  # how far away the place of a row that stands out of order is sought
@@ -122,6 +122,7 @@ def _trace(
         wrong += unlike
         found.trace, unlike = check_trace(trace, seals.all_seals(conn, end, after_seq))
         wrong += unlike
+        wrong += check_index(trace)
     elif in_place and sealed:
         wrong.append(Problem(f"the trace is gone; {sealed} messages were sealed"))
     return wrong

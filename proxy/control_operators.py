@@ -36,6 +36,7 @@ def enroll(store: Store, name: str, role: Role, actor: str, at_us: int) -> Enrol
         raise operations.OperationError(
             "an operator's name may hold A-Z a-z 0-9 . _ ~ - only, 256 at most"
         )
+    operations.check_no_secret("the operator's name", name)
     secret = new_token()
     made = store.enroll(name, role, token_hash(secret), actor=actor, at_us=at_us)
     return Enrolled(made, secret)

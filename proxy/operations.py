@@ -17,6 +17,7 @@ from unicodedata import category
 
 from ledger.errors import OverCeiling
 from ledger.records import Bearer
+from ledger.redact import looks_secret
 from ledger.store import Store
 from ledger.tokens import Grant, Token
 from policies.ceilings import usd
@@ -229,7 +230,8 @@ def mint(
     """Make a token. A new run without a tenant or a parent is of the tenant `default`. `by` is the
     run's own token when a run mints for a child; the `policy` says how many children it may have.
 
-    Raises OperationError, and LedgerError when the run exists and is another's, and OverCeiling.
+    Raises OperationError, also for names that look like secrets, LedgerError when the run exists
+    and is another's, and OverCeiling.
     """
     names = ("run", "tenant", "parent")
     taken = [*(getattr(grant, name) for name in names), grant.release, *(grant.tools or ())]
@@ -240,6 +242,7 @@ def mint(
         raise OperationError(f"the {wrong[0]} may hold A-Z a-z 0-9 . _ ~ - only, 256 at most")
     for name in ("agent", "release"):
         check_name(f"the {name}", getattr(grant, name))
+    _check_no_secret(store, grant, by)
     if grant.expires_us is not None and grant.expires_us <= at_us:
         raise OperationError("the token would have expired already")
     if grant.expires_us is not None and grant.expires_us > FOREVER_US:
@@ -257,6 +260,28 @@ def revoke(store: Store, name: str, actor: str, at_us: int) -> list[Token]:
     if not revoked:
         raise NotFound(f"no valid token has the id or the run {name!r}; try: pullcord token list")
     return revoked
+
+
+def check_no_secret(what: str, *texts: str, known_only: bool = True) -> None:
+    """Names are recorded as they are, so none may be a secret. Raises OperationError, without it.
+
+    An operator's may look drawn: runs, tenants and releases are known by such ids elsewhere.
+    """
+    if any(looks_secret(text, known_only=known_only) for text in texts):
+        hint = "" if known_only else ", a UUID with its dashes, say"
+        raise OperationError(
+            f"{what} looks like a secret, and names are recorded in the clear; take another{hint}"
+        )
+
+
+def _check_no_secret(store: Store, grant: Grant, by: Bearer | None) -> None:
+    """A run's child has no other tenant, agent and release than the run."""
+    check_no_secret("the tool", *(grant.tools or ()), known_only=by is None)
+    check_no_secret("the agent", grant.agent)
+    check_no_secret("the release", grant.release)
+    if not store.has_run(grant.run):  # else it is recorded, and may need another token
+        check_no_secret("the run", grant.run, known_only=by is None)
+        check_no_secret("the tenant", grant.tenant)
 
 
 def _fits(name: str, value: str) -> bool:

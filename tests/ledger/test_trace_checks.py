@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger import trace, trace_schema
+from ledger import trace, trace_checks, trace_pruning, trace_schema
 from ledger.sqlite import sqlite3
 from ledger.trace import TraceStore
 from ledger.traced import Caught, Side
@@ -70,7 +70,8 @@ def pruned(world: World, amount: int) -> None:
     conn = trace_schema.open_writer(world.data)
     conn.execute("BEGIN")
     conn.execute(
-        "INSERT INTO pruned SELECT 1, seq, hash, at_us FROM message WHERE seq = ?", (amount,)
+        "INSERT OR REPLACE INTO pruned SELECT 1, seq, hash, at_us FROM message WHERE seq = ?",
+        (amount,),
     )
     conn.execute("DELETE FROM message WHERE seq <= ?", (amount,))
     conn.execute("COMMIT")
@@ -93,6 +94,22 @@ def test_all_may_be_pruned_and_it_goes_on(traced: World) -> None:
     assert (found.problems, found.trace) == ([], 1)
 
 
+@pytest.mark.parametrize("together", [1, 2, 5])
+def test_it_is_whole_behind_each_step_of_a_pruning(
+    traced: World, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace_pruning, "PRUNED_TOGETHER", together)
+    monkeypatch.setattr(trace_checks, "MESSAGES_AT_ONCE", 2)
+    store = TraceStore.open(traced.data, b"k" * 32, lambda: traced.now_us)
+    left = 6
+    for gone in store.retaining(START_US + 1, None):
+        left -= gone.messages
+        found = looked_at(traced)
+        assert (found.problems, found.trace) == ([], left)
+    store.close()
+    assert left == 0
+
+
 @pytest.mark.parametrize(
     "statement, told",
     [
@@ -105,6 +122,59 @@ def test_all_may_be_pruned_and_it_goes_on(traced: World) -> None:
 def test_a_cut_that_does_not_fit_is_found(traced: World, statement: str, told: str) -> None:
     pruned(traced, 2)
     assert tampered(traced, statement) == [told]
+
+
+def forged(world: World, seq: int) -> str:
+    """A statement that tells of pruning up to that message, with its true hash. Nobody signs it."""
+    with closing(sqlite3.connect(world.data / "trace.db")) as conn:
+        (told,) = conn.execute("SELECT hex(hash) FROM message WHERE seq = ?", (seq,)).fetchone()
+    return f"INSERT OR REPLACE INTO pruned VALUES (1, {seq}, x'{told}', 0)"
+
+
+NOT_PRUNED = "the trace tells that it was pruned up to message {}, although message {} stands"
+
+
+@pytest.mark.parametrize("kept, last", [(2, 4), (2, 6), (4, 6)], ids=["sealed", "all", "unsealed"])
+@pytest.mark.parametrize("oldest", [0, 1], ids=["whole", "pruned before"])
+def test_a_tail_that_was_cut_off_is_not_what_was_pruned(
+    traced: World, kept: int, last: int, oldest: int
+) -> None:
+    if oldest:
+        pruned(traced, oldest)
+    statement = forged(traced, last)
+    tampered(traced, f"DELETE FROM message WHERE seq > {kept}")
+    assert tampered(traced, statement) == [NOT_PRUNED.format(last, oldest + 1)]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 1_000])
+@pytest.mark.parametrize("gone", [(2, 2), (3, 3), (3, 4), (4, 4), (4, 5)])
+def test_a_hole_is_not_what_was_pruned_wherever_a_read_ends(
+    traced: World, at_once: int, gone: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace_checks, "MESSAGES_AT_ONCE", at_once)
+    first, last = gone
+    statement = forged(traced, last)
+    told = f"messages {first} to {last} of the trace are missing"
+    assert tampered(traced, f"DELETE FROM message WHERE seq BETWEEN {first} AND {last}") == [told]
+    assert tampered(traced, statement) == [NOT_PRUNED.format(last, 1)]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 1_000])
+def test_the_oldest_may_be_pruned_while_it_is_looked_at(
+    traced: World, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace_checks, "MESSAGES_AT_ONCE", at_once)
+    read, amounts = trace_checks._read, iter((1, 4, 5))
+
+    def meanwhile(conn: sqlite3.Connection, seq: int) -> object:
+        amount = next(amounts, None)
+        if amount is not None:
+            pruned(traced, amount)
+        return read(conn, seq)
+
+    monkeypatch.setattr(trace_checks, "_read", meanwhile)
+    assert looked_at(traced).problems == []
+    assert next(amounts, None) is None
 
 
 def test_a_cut_at_a_sealed_message_must_be_that_message(traced: World) -> None:

@@ -16,6 +16,8 @@ from policies.policy import Policy
 from policies.verdict import Level, Pull, Reason, Scope
 from proxy import operations, secret_keys
 from proxy.cli.reading import told_cord
+from proxy.control_access import Role
+from proxy.control_operators import enroll
 from proxy.identity import token_hash
 from proxy.operations import NotFound, OperationError
 
@@ -221,6 +223,36 @@ def test_a_run_cannot_be_minted_into_another_tenant(store: Store) -> None:
 def test_a_token_that_no_client_could_use_is_not_minted(store: Store, grant: Grant) -> None:
     with pytest.raises(OperationError):
         operations.mint(store, grant, "ada", NOW_US)
+
+
+KEY = f"sk_{'live'}_4eC39HqLyjWDarjtT1"
+COMMIT = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b"
+
+
+@pytest.mark.parametrize(
+    "grant, what",
+    [
+        (Grant(KEY), "the run"),
+        (Grant("r1", tenant=f"t-{KEY}"), "the tenant"),
+        (Grant("r1", agent=KEY), "the agent"),
+        (Grant("r1", release=KEY), "the release"),
+        (Grant("r1", tools=("mail.*", KEY)), "the tool"),
+    ],
+)
+def test_a_secret_is_no_name(store: Store, grant: Grant, what: str) -> None:
+    with pytest.raises(OperationError, match=rf"^{what} looks like a secret") as caught:
+        operations.mint(store, grant, "ada", NOW_US)
+    assert KEY not in str(caught.value)
+    assert store.tokens() == []
+    with pytest.raises(OperationError, match=r"^the operator's name looks like a secret"):
+        enroll(store, KEY, Role.VIEW, "ada", NOW_US)
+    assert store.operators() == []
+
+
+def test_an_operators_names_may_look_drawn(store: Store) -> None:
+    """A trace's id as a run, a customer's as a tenant, a commit as a release."""
+    grant = Grant(COMMIT[:32], tenant=COMMIT[-32:], release=COMMIT)
+    assert operations.mint(store, grant, "ada", NOW_US).token.identity.release == COMMIT
 
 
 def test_a_revoked_token_is_refused_from_then_on(store: Store, policy: Policy) -> None:
