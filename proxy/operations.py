@@ -4,6 +4,7 @@ Each act runs inside a durable transaction of whoever owns the store: the runnin
 its control socket, the command line for itself when no proxy runs. So both do the same thing.
 """
 
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -262,13 +263,17 @@ def revoke(store: Store, name: str, actor: str, at_us: int) -> list[Token]:
     return revoked
 
 
+_UUID = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}[1-8][0-9a-f]{3}[89ab][0-9a-f]{15}(?![0-9a-f])")
+"""Without its dashes (RFC 9562): so are runs named where nobody chooses a name."""
+
+
 def check_no_secret(what: str, *texts: str, known_only: bool = True) -> None:
     """Names are recorded as they are, so none may be a secret. Raises OperationError, without it.
 
     An operator's may look drawn: runs, tenants and releases are known by such ids elsewhere.
     """
     if any(looks_secret(text, known_only=known_only) for text in texts):
-        hint = "" if known_only else ", a UUID with its dashes, say"
+        hint = "" if known_only else ", a UUID, say"
         raise OperationError(
             f"{what} looks like a secret, and names are recorded in the clear; take another{hint}"
         )
@@ -280,7 +285,7 @@ def _check_no_secret(store: Store, grant: Grant, by: Bearer | None) -> None:
     check_no_secret("the agent", grant.agent)
     check_no_secret("the release", grant.release)
     if not store.has_run(grant.run):  # else it is recorded, and may need another token
-        check_no_secret("the run", grant.run, known_only=by is None)
+        check_no_secret("the run", _UUID.sub("", grant.run), known_only=by is None)
         check_no_secret("the tenant", grant.tenant)
 
 

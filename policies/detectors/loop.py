@@ -1,12 +1,12 @@
 """D1, the tight loop: the same call with the same result, again and again, and nothing between.
 
-A stale repeat is a call whose tool and arguments this run has sent already, whose result it was given
-for them already, with no new distinct write between. Each takes T seconds of a bucket that drains
-with time, so polls slower than T never fill it (notes/detection.md, section 3). Different calls that
-come at once count as one: several jobs that are polled together are one poll. Calls that are each
-made but a second time, as after a memory was lost, are no loop yet: a trip of the fast ones takes
-one that comes again. A second count finds what a nonce in the arguments hides: one tool that gives
-one result over and over, whatever it is asked, with no write between.
+A stale repeat is a call whose tool and arguments this run has sent already, whose result it was
+given for them already, with no new distinct write between. Each takes T seconds of a bucket that
+drains with time, so polls slower than T never fill it (notes/detection.md, section 3). Different
+calls that come at once count as one: several jobs that are polled together are one poll. Calls that
+are each made but a second time, as after a memory was lost, are no loop yet: a trip of the fast
+ones takes one that comes again. A second count finds what a nonce in the arguments hides: one tool
+that gives one result over and over, whatever it is asked, with no write between.
 """
 
 from dataclasses import dataclass, field

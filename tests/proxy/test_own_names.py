@@ -41,7 +41,14 @@ async def test_no_secret_is_recorded_as_the_name_of_a_child(
 
 
 @pytest.mark.parametrize(
-    "run", ["nightly.1", "0b8c3f0e-6d6f-4a53-9d0e-2f6a0f0c7a11", "root.child-of-a-child.2026-11-21"]
+    "run",
+    [
+        "nightly.1",
+        "0b8c3f0e-6d6f-4a53-9d0e-2f6a0f0c7a11",
+        "0b8c3f0e6d6f4a539d0e2f6a0f0c7a11",
+        "root.0b8c3f0e6d6f4a539d0e2f6a0f0c7a11",
+        "root.child-of-a-child.2026-11-21",
+    ],
 )
 async def test_an_ordinary_name_is_no_secret(running: Running, run: str) -> None:
     assert (await running.child(run, "root", tools=["mail.*"]))[0] == 201
@@ -49,7 +56,7 @@ async def test_an_ordinary_name_is_no_secret(running: Running, run: str) -> None
 
 async def test_a_child_that_an_operator_named_has_another_token(running: Running) -> None:
     """Its name is recorded already, and looks drawn only."""
-    run = "0b8c3f0e6d6f4a539d0e2f6a0f0c7a11"
+    run = "0b8c3f0e6d6f0a539d0e2f6a0f0c7a11"  # no UUID
     assert (await running.child(run, "root"))[0] == 400
     await running.minted(run, parent="root", agent="biller")
     assert (await running.child(run, "root"))[0] == 201
