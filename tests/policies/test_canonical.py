@@ -62,6 +62,11 @@ def named(row: dict[str, Any]) -> str:
     return str(row["it"])
 
 
+def rpc(sent: Any) -> Any:
+    """A message, or each of a batch."""
+    return [rpc(each) for each in sent] if isinstance(sent, list) else {"jsonrpc": "2.0", **sent}
+
+
 def request_of(part: dict[str, Any]) -> Request:
     headers = dict(part.get("headers", {}))
     ask, body = part.get("ask", "POST https://api.example/v1/x"), part.get("body", "")
@@ -75,7 +80,7 @@ def request_of(part: dict[str, Any]) -> Request:
         headers = {**headers, "content-type": "application/json"}
         ask, body = "POST https://graph.example/", json.dumps(part["graphql"])
     elif "mcp" in part:
-        ask, body = "POST https://mcp.example/", json.dumps({"jsonrpc": "2.0", **part["mcp"]})
+        ask, body = "POST https://mcp.example/", json.dumps(rpc(part["mcp"]))
     method, _, url = ask.partition(" ")
     authority, _, target = url.removeprefix("https://").partition("/")
     host, _, port = authority.partition(":")
