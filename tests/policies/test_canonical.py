@@ -98,6 +98,19 @@ def test_two_writes_are_told_apart_or_taken_for_one(row: dict[str, Any]) -> None
     assert (one.fingerprint == other.fingerprint) == row["same"]
 
 
+@pytest.mark.parametrize("value", ['"\\ud800"', "[" * 300 + "]" * 300])
+def test_a_mutation_whose_variables_cannot_be_written_is_known_by_its_bytes(value: str) -> None:
+    def known(variables: str, text: str = "mutation { a }") -> bytes:
+        body = f'{{"query": "{text}", "variables": {variables}}}'
+        call = identify(POLICY, request_of({"ask": "POST https://graph.example/", "body": body}))
+        assert call.fault is None
+        return call.fingerprint
+
+    assert known(f'{{"n": {value}}}') == known(f'{{"n": {value}}}')
+    assert known(f'{{"n": {value}}}') != known(f'{{"n": {value}, "m": 1}}')
+    assert known(f'{{"n": {value}}}') != known(f'{{"n": {value}}}', "mutation  { a }")
+
+
 def test_sentences_name_rows_once() -> None:
     assert len({named(row) for row in ROWS}) == len(ROWS)
 
