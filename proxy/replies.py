@@ -7,6 +7,7 @@ from policies.call import Effect, Request, ToolCall
 from policies.policy import UNLISTED
 from policies.verdict import Action, Reason, Verdict
 from proxy.refuse import Refusal, refuse, replay_headers
+from proxy.rpc_ids import under_id
 
 NOTHING_HEARD = Request("", "", "", 0, "/")
 UNREAD = ToolCall(UNLISTED, Effect.WRITE, "", b"")
@@ -25,8 +26,10 @@ def answer(ask: Ask, decision: Decision, detail: str) -> Refusal:
     """A refusal, or the stored answer."""
     verdict, stored = decision.verdict, decision.answer
     if verdict.action is Action.REPLAY and stored is not None:
-        headers = replay_headers(stored.headers, verdict, ask.call_id)
-        return Refusal(stored.status, headers, stored.body)
+        headers, body = stored.headers, stored.body
+        if ask.call.rpc_id is not None:
+            headers, body = under_id(headers, body, ask.call.rpc_id)
+        return Refusal(stored.status, replay_headers(headers, verdict, ask.call_id), body)
     if verdict.action is Action.REPLAY:
         verdict = replace(verdict, action=Action.REFUSE, reason=Reason.DONE_BUT_NOT_STORED)
     if detail and not verdict.detail:

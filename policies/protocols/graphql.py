@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 from policies.call import Effect, Request
 from policies.canonical import NotPlainJsonError, read_json
 from policies.protocols.graphql_arguments import arguments
+from policies.protocols.graphql_counting import what_counts
 from policies.protocols.reading import AMBIGUOUS, Operation, Reading, looks_alike
 
 if TYPE_CHECKING:
@@ -38,19 +39,26 @@ class _AmbiguousError(ValueError):
 def read(request: Request, _: bool) -> Reading | None:
     """Read a request to a GraphQL endpoint; None when it only looks at a page of it."""
     try:
-        entries = _entries(request)
-        if entries is None:
+        found = _entries(request)
+        if found is None:
             return None
+        entries, is_batch = found
         if not 1 <= len(entries) <= ENTRIES_MAX:
             return AMBIGUOUS
         # A batch has no more to say than one request: its tokens are shared out evenly.
         tokens_max = TOKENS_MAX // len(entries)
-        return Reading(tuple(_operation(entry, tokens_max) for entry in entries))
+        read_entries = [_operation(entry, tokens_max) for entry in entries]
     except (_AmbiguousError, NotPlainJsonError, RecursionError):
         return AMBIGUOUS
+    operations = tuple(operation for operation, _ in read_entries)
+    counted = [counts for _, counts in read_entries]
+    if None in counted or not request.body:  # a URL counts as it is
+        return Reading(operations)
+    return Reading(operations, message=counted if is_batch else counted[0])
 
 
-def _entries(request: Request) -> list[object] | None:
+def _entries(request: Request) -> tuple[list[object], bool] | None:
+    """The requests, and whether they are a batch, which is answered with a list."""
     asked = _asked(request.target.partition("?")[2])
     if asked and request.body:
         raise _AmbiguousError  # some servers take the one, some the other
@@ -58,16 +66,16 @@ def _entries(request: Request) -> list[object] | None:
         members = dict(asked)
         if len(members) != len(asked):
             raise _AmbiguousError
-        return [members]
+        return [members], False
     if not request.body:
         if request.method in ("GET", "HEAD", "OPTIONS"):
             return None
         raise _AmbiguousError
     media_type = (request.header("content-type") or "").partition(";")[0].strip().lower()
     if media_type == "application/graphql":
-        return [{"query": _text(request.body)}]
+        return [{"query": _text(request.body)}], False
     message = read_json(request.body)
-    return message if isinstance(message, list) else [message]
+    return (message, True) if isinstance(message, list) else ([message], False)
 
 
 def _asked(query: str) -> list[tuple[str, object]]:
@@ -93,24 +101,26 @@ def _text(body: bytes) -> str:
         raise _AmbiguousError from None
 
 
-def _operation(entry: object, tokens_max: int) -> Operation:
+def _operation(entry: object, tokens_max: int) -> tuple[Operation, dict[str, object] | None]:
+    """What an entry does, and what counts of it; None where only the body can tell."""
     if not isinstance(entry, dict) or looks_alike(entry, _MEMBERS):
         raise _AmbiguousError
     text, name = entry.get("query"), entry.get("operationName")
     if not text or "id" in entry or not _KEPT.isdisjoint(entry):
-        return _PERSISTED
+        return _PERSISTED, None
     if not isinstance(text, str) or len(text) > CHARACTERS_MAX:
         raise _AmbiguousError
     if not (name is None or isinstance(name, str)):
         raise _AmbiguousError
     _check_hash(text, entry.get("extensions"))
-    operation, fields = _root_fields(text, name, tokens_max)
+    document, operation, fields = _root_fields(text, name, tokens_max)
     kind = operation.operation.value
     names = tuple(f"{kind}.{field.name.value}" for field in fields)
     effect = Effect.WRITE if kind == "mutation" else Effect.READ
     sent = entry.get("variables")
     read_arguments = partial(arguments, operation, fields, sent)
-    return Operation(names, effect, " ".join(names), arguments=read_arguments)
+    asked = Operation(names, effect, " ".join(names), arguments=read_arguments)
+    return asked, what_counts(entry, document, operation)
 
 
 def _check_hash(text: str, extensions: object) -> None:
@@ -127,19 +137,19 @@ def _check_hash(text: str, extensions: object) -> None:
 
 def _root_fields(
     text: str, name: str | None, tokens_max: int
-) -> tuple["OperationDefinitionNode", list["FieldNode"]]:
+) -> tuple["DocumentNode", "OperationDefinitionNode", list["FieldNode"]]:
     # Imported late: it takes 60 ms, and most processes never see a GraphQL call.
     from graphql import GraphQLSyntaxError, parse
 
     try:
-        document = parse(text, no_location=True, max_tokens=tokens_max)
+        document = parse(text, max_tokens=tokens_max)
     except GraphQLSyntaxError:
         raise _AmbiguousError from None
     operation = _chosen(document, name)
     fields = _fields(document, operation.selection_set)
     # Introspection beside real fields changes nothing about what they do.
     asked = [field for field in fields if not field.name.value.startswith("__")]
-    return operation, asked or fields
+    return document, operation, asked or fields
 
 
 def _chosen(document: "DocumentNode", name: str | None) -> "OperationDefinitionNode":

@@ -52,6 +52,8 @@ def read(request: Request, path_is_known: bool) -> Reading:
     except (_AmbiguousError, NotPlainJsonError):
         return AMBIGUOUS
     counted = [_what_counts(entry) for entry in entries]
+    if isinstance(message, list) and len(entries) == 1:
+        counted.append("batch")  # it is answered with a list, which is no answer to the plain call
     return Reading(operations, rpc_id, counted)
 
 

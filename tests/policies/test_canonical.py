@@ -62,6 +62,11 @@ def named(row: dict[str, Any]) -> str:
     return str(row["it"])
 
 
+def rpc(sent: Any) -> Any:
+    """A message, or each of a batch."""
+    return [rpc(each) for each in sent] if isinstance(sent, list) else {"jsonrpc": "2.0", **sent}
+
+
 def request_of(part: dict[str, Any]) -> Request:
     headers = dict(part.get("headers", {}))
     ask, body = part.get("ask", "POST https://api.example/v1/x"), part.get("body", "")
@@ -75,7 +80,7 @@ def request_of(part: dict[str, Any]) -> Request:
         headers = {**headers, "content-type": "application/json"}
         ask, body = "POST https://graph.example/", json.dumps(part["graphql"])
     elif "mcp" in part:
-        ask, body = "POST https://mcp.example/", json.dumps({"jsonrpc": "2.0", **part["mcp"]})
+        ask, body = "POST https://mcp.example/", json.dumps(rpc(part["mcp"]))
     method, _, url = ask.partition(" ")
     authority, _, target = url.removeprefix("https://").partition("/")
     host, _, port = authority.partition(":")
@@ -91,6 +96,19 @@ def test_two_writes_are_told_apart_or_taken_for_one(row: dict[str, Any]) -> None
     assert (one.fault, other.fault) == (None, None)
     assert len(one.fingerprint) == len(other.fingerprint) == 32
     assert (one.fingerprint == other.fingerprint) == row["same"]
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', "[" * 300 + "]" * 300])
+def test_a_mutation_whose_variables_cannot_be_written_is_known_by_its_bytes(value: str) -> None:
+    def known(variables: str, text: str = "mutation { a }") -> bytes:
+        body = f'{{"query": "{text}", "variables": {variables}}}'
+        call = identify(POLICY, request_of({"ask": "POST https://graph.example/", "body": body}))
+        assert call.fault is None
+        return call.fingerprint
+
+    assert known(f'{{"n": {value}}}') == known(f'{{"n": {value}}}')
+    assert known(f'{{"n": {value}}}') != known(f'{{"n": {value}, "m": 1}}')
+    assert known(f'{{"n": {value}}}') != known(f'{{"n": {value}}}', "mutation  { a }")
 
 
 def test_sentences_name_rows_once() -> None:
