@@ -91,7 +91,7 @@ class Engine[C: Client, E: Exchange](ABC):
 
     @abstractmethod
     def break_off(self, exchange: E) -> None:
-        """One that is being cut: in this very turn of the loop what still flows of it stops."""
+        """One that is being cut: in this turn of the loop what still flows of it stops."""
 
     @abstractmethod
     async def close(self, exchange: E) -> None:
@@ -138,18 +138,21 @@ class Engine[C: Client, E: Exchange](ABC):
         fresh = [exchange for exchange in found if exchange.cutting is None]
         for exchange in fresh:
             exchange.cut_by = reason
-            self._break_off(exchange)  # all of them before the first is settled
+        # In the next turn, when whoever was told in this one why its call ends has heard it.
+        asyncio.get_running_loop().call_soon(self._break_off, fresh)
         for exchange in fresh:
             exchange.cutting = self.spawn(self._cut(exchange))
         # Whoever gives up, the cut goes on.
         waits = [asyncio.shield(exchange.cutting) for exchange in found if exchange.cutting]
         return asyncio.gather(*waits, return_exceptions=True)
 
-    def _break_off(self, exchange: E) -> None:
-        try:
-            self.break_off(exchange)
-        except Exception:  # the others are cut all the same, and this one is abandoned in time
-            log.exception("engine.crashed", call=exchange.live.call_id)
+    def _break_off(self, exchanges: list[E]) -> None:
+        """All of them before the first is settled, whatever one of them raises."""
+        for exchange in exchanges:
+            try:
+                self.break_off(exchange)
+            except Exception:  # it is abandoned in time
+                log.exception("engine.crashed", call=exchange.live.call_id)
 
     async def _cut(self, exchange: E) -> None:
         await self.close(exchange)
