@@ -18,12 +18,14 @@ from proxy.authority import Authority
 from proxy.clock import Clock, SystemClock, new_id
 from proxy.deciding import PolicyFile, Service, deciding, prepared
 from proxy.dial import Dialer, Resolver, system_resolver
+from proxy.engines.arriving import Bodies
 from proxy.engines.engine import Needs
 from proxy.engines.waits import Timeouts
 from proxy.fleet import InProcess
 from proxy.gate import Gate
 from proxy.listening import address_of, bind, greeting
 from proxy.settings import Settings
+from proxy.spool import Spool
 from proxy.tracing import SOCKET, Tell, Tracing
 from proxy.upgrading import Stopped, Upgrading
 
@@ -52,6 +54,7 @@ async def engine_running(
         certificates,
         Timeouts(settings.first_byte_seconds, settings.idle_seconds),
         settings.body_bytes_max,
+        Bodies(Spool(settings.data)),
     )
     engine = _engine(settings.engine)(needs)
     gate.files = AnswerFiles(settings.data)

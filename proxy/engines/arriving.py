@@ -1,16 +1,21 @@
-"""Requests whose bodies are still on their way here: until when, and how much of them is held."""
+"""Requests whose bodies are still on their way here: until when, and how much of them is held.
+
+Of a long one what has come waits on the disk.
+"""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 from policies.verdict import Reason
 from proxy.head import Fault
+from proxy.spool import Spool, Spooled
 
 RPC_PAUSE_SECONDS = 3.0  # between two parts of an RPC's request; unary ones make no pause
 RPC_REQUEST_SECONDS = 30.0  # all of it: one that never pauses must not collect for ever
 UNKNOWN_BODY_BYTES_MAX = 64 * 1024  # a longer body is taken from known callers alone
-BODIES_BYTES_MAX = 512 * 1024 * 1024  # all request bodies that this process holds
+BODIES_BYTES_MAX = 512 * 1024 * 1024  # all request bodies that this process holds in memory
+HELD_BYTES_MAX = 1024 * 1024  # of one body, in memory; a longer one waits on the disk
 
 _STREAMING = ("application/grpc", "application/connect+")
 """Media types of RPCs that may wait for an answer before their request ends."""
@@ -18,8 +23,10 @@ _STREAMING = ("application/grpc", "application/connect+")
 
 @dataclass(eq=False, slots=True)
 class Bodies:
-    """How many bytes of request bodies this process holds, of all clients together."""
+    """The request bodies that this process holds, of all clients together: so many bytes of them
+    in memory, and the rest of the long ones in `spool`."""
 
+    spool: Spool
     held_bytes: int = 0
 
 
@@ -39,6 +46,10 @@ class Arriving:
     deadline_seconds: float = inf
     body_bytes: int = 0
     no_room: bool = False
+    _parts: list[bytes] = field(default_factory=list)
+    _held_bytes: int = 0
+    _spooled: Spooled | None = None
+    _not_kept: str = ""
 
     def begin(self, content_type: str) -> None:
         """Its head came."""
@@ -52,21 +63,84 @@ class Arriving:
         now_seconds = asyncio.get_running_loop().time()
         self.deadline_seconds = min(now_seconds + self.pause_seconds, self.end_seconds)
 
-    def take(self, size_bytes: int) -> bool:
-        """Whether there is room for one more part of its body. Once there was none, there is none
-        for the rest either."""
+    @property
+    def is_spooled(self) -> bool:
+        """Whether a part of its body is on the disk."""
+        return self._spooled is not None
+
+    def take(self, part: bytes) -> bool:
+        """Hold one more part of its body, if there is room. Once there was none, there is none for
+        the rest either."""
         self.touch()
-        self.no_room = self.no_room or self.bodies.held_bytes + size_bytes > BODIES_BYTES_MAX
-        if self.no_room:
+        if not self._has_room(len(part)):
             return False
-        self.body_bytes += size_bytes
-        self.bodies.held_bytes += size_bytes
+        self.body_bytes += len(part)
+        self._hold(len(part))
+        if self._spooled is None and self.body_bytes > HELD_BYTES_MAX:
+            self._spool()
+        if self._spooled is None:
+            self._parts.append(part)
+        else:
+            self._spooled.add(part)
         return True
+
+    def _has_room(self, size_bytes: int) -> bool:
+        if self._spooled is not None:
+            self._not_kept = self._not_kept or self._spooled.why
+        full = self.bodies.held_bytes + size_bytes > BODIES_BYTES_MAX
+        self.no_room = self.no_room or full or self._not_kept != ""
+        return not self.no_room
+
+    def _hold(self, size_bytes: int) -> None:
+        self._held_bytes += size_bytes
+        self.bodies.held_bytes += size_bytes
+
+    def _freed(self, size_bytes: int) -> None:
+        self._hold(-size_bytes)
+
+    def _spool(self) -> None:
+        """From here on it waits on the disk; where there is no room, in memory as before."""
+        self._spooled = self.bodies.spool.begin(self._freed)
+        if self._spooled is not None:
+            for held in self._parts:
+                self._spooled.add(held)
+            self._parts.clear()
+
+    def body(self) -> bytes:
+        """All of it, where nothing of it is spooled. This holds it no longer, but counts it."""
+        parts, self._parts = self._parts, []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def whole(self) -> bytes:
+        """All of it; nothing where it was too much, or could not be kept (see `too_much`)."""
+        if self._spooled is None:
+            return self.body()
+        spooled = self._spooled
+        await spooled.rest()
+        if self._spooled is not spooled:  # nobody wants it any more
+            return b""
+        if not self._has_room(self.body_bytes - self._held_bytes):
+            self.release()
+            return b""
+        self._hold(self.body_bytes - self._held_bytes)
+        content = await spooled.read()
+        self._not_kept = self._not_kept or spooled.why
+        self.no_room = self.no_room or self._not_kept != ""
+        if self._spooled is spooled:
+            self._close()
+        return content
 
     def release(self) -> None:
         """Its body is held no more."""
-        self.bodies.held_bytes -= self.body_bytes
+        self._close()
+        self._parts.clear()
+        self._hold(-self._held_bytes)
         self.body_bytes = 0
+
+    def _close(self) -> None:
+        spooled, self._spooled = self._spooled, None
+        if spooled is not None:
+            spooled.close()
 
     def announces_too_much(self) -> bool:
         """Whether its head tells of a body that is not taken from just anybody."""
@@ -81,6 +155,8 @@ class Arriving:
         """Why not all of its body was kept; None where it was."""
         if is_too_large:
             return Fault(Reason.BODY_TOO_LARGE, f"more than {body_bytes_max} bytes")
+        if self._not_kept:
+            return Fault(Reason.BODY_TOO_LARGE, f"the proxy could not keep it: {self._not_kept}")
         if self.no_room:
             full = "so many requests are held here that there is no room for it now; send it again"
             return Fault(Reason.BODY_TOO_LARGE, full)

@@ -33,13 +33,15 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What an engine is made with. `body_bytes_max` is of a request that is held to be judged."""
+    """What an engine is made with. `body_bytes_max` is of a request that is held to be judged,
+    `bodies` are those of all engines of this process."""
 
     gate: Gate
     dialer: Dialer
     authority: Authority
     timeouts: Timeouts
     body_bytes_max: int
+    bodies: Bodies
 
 
 class Client(Protocol):
@@ -78,7 +80,7 @@ class Engine[C: Client, E: Exchange](ABC):
         self.timeouts = needs.timeouts
         self.body_bytes_max = needs.body_bytes_max
         self.exchanges: dict[str, E] = {}  # by the call's id
-        self.bodies = Bodies()
+        self.bodies = needs.bodies
         self.room = room or handles.room()
         self.clients: dict[C, None] = {}  # the one that came first is first
         self.taken = 0  # clients, and those that are being taken over

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from policies.call import Request
 from proxy import head
 from proxy.identity import Credentials
+from proxy.live import Live
+from proxy.refuse import Refusal
 
 CLOSING = frozenset((400, 413, 431))  # after these nobody can say where the next request starts
 
@@ -41,6 +43,13 @@ def connecting(host: str, port: int, fields: head.Headers, *, http10: bool) -> h
     return head.Head(
         "CONNECT", "https", host, port, "/", fields, authority=authority, http10=http10
     )
+
+
+def as_refusal(answer: Live | Refusal) -> Refusal:
+    """What a request is told that can only be refused."""
+    if isinstance(answer, Refusal):
+        return answer
+    raise RuntimeError("a faulty request was admitted")
 
 
 def _plain(text: str, size: int) -> str:

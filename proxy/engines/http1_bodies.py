@@ -18,7 +18,6 @@ class Body:
         self.came_bytes = 0
         self._bytes_max = bytes_max
         self._framing = framing_of(length_bytes)
-        self._parts: list[bytes] = []
 
     @property
     def has_ended(self) -> bool:
@@ -35,19 +34,9 @@ class Body:
         return rest
 
     def _take(self, content: bytes) -> None:
-        if self.came_bytes > self._bytes_max or not self.arriving.take(len(content)):
+        if self.came_bytes > self._bytes_max or not self.arriving.take(content):
             self.arriving.touch()
-            self.drop()
-        else:
-            self._parts.append(content)
-
-    def drop(self) -> None:
-        """Nothing of it is held."""
-        self._parts.clear()
-        self.arriving.release()
-
-    def whole(self) -> bytes:
-        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self.arriving.release()
 
     def fault(self) -> head.Fault | None:
         """Why not all of it was kept; None where it was."""

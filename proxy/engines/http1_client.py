@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from policies.call import Request
 from policies.verdict import Reason
 from proxy import head
 from proxy.engines import heard
@@ -23,14 +22,13 @@ from proxy.engines.http1_framing import BrokenChunks, Framing
 from proxy.engines.http1_hello import offers_http2_alone
 from proxy.engines.http1_request import Broken, Incoming, has_bare_feed, incoming, is_no_request
 from proxy.engines.http1_tls import Tls
-from proxy.engines.http1_uploads import Upload
+from proxy.engines.http1_uploads import Upload, is_judged_by_head
 from proxy.engines.waits import (
     DRAIN_BYTES_MAX,
     FIRST_CALL_SECONDS,
     LINGER_SECONDS,
     PIPELINED_BYTES_MAX,
 )
-from proxy.live import Live
 from proxy.refuse import Refusal
 
 if TYPE_CHECKING:
@@ -121,7 +119,7 @@ class Client(Connection):
             self._call(Exchange(self, request))
         else:
             try:
-                is_upload = self._is_upload(request)
+                is_upload = is_judged_by_head(self.engine.gate, request)
             except Exception:
                 self._failed()
                 return
@@ -180,17 +178,29 @@ class Client(Connection):
             self.drops = True
             self.abort()
         elif body.has_ended:
-            request.fault = request.fault or body.fault()
-            self._call(Exchange(self, request, body.whole(), body.arriving))
+            self.state = self._wait
+            if body.arriving.is_spooled:
+                self._spawn(self._fetch(request, body))
+            else:
+                self._judge(request, body, body.arriving.body())
         elif body.arriving.is_beyond(body.came_bytes):
             self._spawn(self._ask_caller(request, body.arriving))
+
+    async def _fetch(self, request: Incoming, body: Body) -> None:
+        content = await body.arriving.whole()
+        if self._body is body:  # its client is still here
+            self._judge(request, body, content)
+
+    def _judge(self, request: Incoming, body: Body, content: bytes) -> None:
+        request.fault = request.fault or body.fault()
+        self._call(Exchange(self, request, content, body.arriving))
 
     def _refuse(self, fault: head.Fault) -> None:
         """The body cannot end: the request is judged as one that can only be refused."""
         body, request = self._body, self._request
         if body is None or request is None:
             return
-        body.drop()
+        body.arriving.release()
         request.fault = request.fault or fault
         self.drops = True
         self._call(Exchange(self, request, arriving=body.arriving, is_unread=True))
@@ -212,24 +222,16 @@ class Client(Connection):
         self._forget_body()
         fault = head.Fault(Reason.MALFORMED_REQUEST, "its caller is not known")
         reply = await gate.ask(fault, request.credentials, self.engine, seen)  # for the record
-        self._reply(_as_refusal(reply), is_close=True, has_body=request.method != "HEAD")
+        self._reply(heard.as_refusal(reply), is_close=True, has_body=request.method != "HEAD")
         self.linger(LINGER_SECONDS)
 
     def _forget_body(self) -> None:
         """Nothing of the request that is on its way here is held."""
         if self._body is not None:
-            self._body.drop()
+            self._body.arriving.release()
         self._request = self._body = None
 
     # Uploads
-
-    def _is_upload(self, request: Incoming) -> bool:
-        """Whether it is one to judge by its head alone."""
-        gate = self.engine.gate
-        if request.fault is not None or not gate.may_stream(head.plain_host(request.host)):
-            return False
-        read = head.read(request.head, streamed=True)
-        return isinstance(read, Request) and gate.streams(read)
 
     def _begin_upload(self, request: Incoming) -> None:
         self._upload = Upload(self, is_chunked=request.length is None)
@@ -263,7 +265,7 @@ class Client(Connection):
         tunnel = request.fault or head.read(named)
         if isinstance(tunnel, head.Fault):
             reply = await gate.ask(tunnel, credentials, self.engine, request.seen())
-            self._reply(_as_refusal(reply), is_close=True)
+            self._reply(heard.as_refusal(reply), is_close=True)
             self.linger(LINGER_SECONDS)
             return
         refused = await gate.greet(credentials, tunnel)
@@ -390,9 +392,3 @@ class Client(Connection):
             return now_seconds > self._first_seconds
         idle_seconds = now_seconds - self._heard_seconds
         return self._body is None and idle_seconds > self.engine.timeouts.client_idle_seconds
-
-
-def _as_refusal(answer: Live | Refusal) -> Refusal:
-    if isinstance(answer, Refusal):
-        return answer
-    raise RuntimeError("a faulty request was admitted")

@@ -10,15 +10,26 @@ import hashlib
 from collections import deque
 from typing import TYPE_CHECKING
 
+from policies.call import Request
 from policies.verdict import Reason
+from proxy import head
 from proxy.engines import http1_wire as wire
+from proxy.engines.http1_request import Incoming
 from proxy.engines.http1_upstream import Upstream
+from proxy.gate import Gate
 
 if TYPE_CHECKING:
     from proxy.engines.http1_client import Client
     from proxy.engines.http1_exchange import Exchange
 
 AHEAD_BYTES_MAX = 128 * 1024  # of an upload that waits; more stays with its client
+
+
+def is_judged_by_head(gate: Gate, request: Incoming) -> bool:
+    if request.fault is not None or not gate.may_stream(head.plain_host(request.host)):
+        return False
+    read = head.read(request.head, streamed=True)
+    return isinstance(read, Request) and gate.streams(read)
 
 
 class Upload:

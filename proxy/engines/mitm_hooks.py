@@ -66,7 +66,7 @@ async def _connect(handler: "Handler", flow: http.HTTPFlow) -> None:
     seen = fault or head.read(named)
     if isinstance(seen, head.Fault):
         reply = await handler.engine.gate.ask(seen, credentials, handler.engine, wire.seen(flow))
-        flow.response = wire.closing(wire.response(_as_refusal(reply)))
+        flow.response = wire.closing(wire.response(heard.as_refusal(reply)))
         return
     refused = await handler.engine.gate.greet(credentials, seen)
     if refused is not None:
@@ -165,7 +165,7 @@ async def _caller(handler: "Handler", flow: http.HTTPFlow) -> None:
         handler.engine.forget(flow)
         fault = head.Fault(Reason.MALFORMED_REQUEST, "its caller is not known")
         reply = await gate.ask(fault, credentials, handler.engine, seen)  # for the record
-        flow.response = wire.closing(wire.response(_as_refusal(reply)))
+        flow.response = wire.closing(wire.response(heard.as_refusal(reply)))
         flow.metadata["not_wanted"] = True
         if not flow.request.is_http2:
             handler.leave()
@@ -214,6 +214,8 @@ async def _request(handler: "Handler", flow: http.HTTPFlow) -> None:
     if flow.response is not None:
         return
     awaited: Arriving = flow.metadata["arriving"]
+    if flow.metadata["fault"] is None:
+        flow.request.data.content = await awaited.whole()
     request: Request | head.Fault = flow.metadata["fault"] or head.read(
         wire.head_of(flow, handler.tunnel, handler.sni), flow.request.raw_content or b""
     )
@@ -341,12 +343,6 @@ _ANSWERABLE = (
     DialledHook,
 )
 """Hooks after which the layers send the answer that they find in the flow."""
-
-
-def _as_refusal(answer: Live | Refusal) -> Refusal:
-    if isinstance(answer, Refusal):
-        return answer
-    raise RuntimeError("a faulty request was admitted")
 
 
 def _nothing(handler: "Handler", data: Any) -> None:

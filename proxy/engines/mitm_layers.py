@@ -133,11 +133,10 @@ class Stream(mhttp.HttpStream):
                 if (yield from self.check_killed(True)):
                     return
             too_large = self.body_bytes > self.body_bytes_max
-            if too_large or self.flow.response is not None or not arriving.take(len(event.data)):
+            if too_large or self.flow.response is not None or not arriving.take(event.data):
                 self.flow.metadata["body_too_large"] = too_large
-                self.request_body_buf.clear()
                 arriving.release()
-                return
+            return
         yield from super().state_consume_request_body(event)
 
     def state_stream_request_body(self, event: events.Event) -> Commands:

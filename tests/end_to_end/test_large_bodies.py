@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,8 @@ tools:
 """
 LARGE_BYTES = (200 if int(os.environ.get("ROUNDS", "3")) > 3 else 64) * 1024 * 1024
 MORE_BYTES_MAX = 32 * 1024 * 1024
+WAITING, WAITING_BYTES = 40, 12 * 1024 * 1024  # requests that do not end, and each
+MORE_WAITING_BYTES_MAX = 1536 * 1024  # for each of them
 ANSWER_BYTES = 40 * 1024 * 1024
 BLOCK = os.urandom(256 * 1024)
 
@@ -201,6 +203,35 @@ def test_a_large_upload_takes_little_memory(tmp_path: Path, workers: int, tls: b
         assert b"Idempotent-Replayed: true" in head
         (row,) = [row for row in proxy.calls(run) if row["tool"] == "files.put"][:1]
         assert row["state"] == "done"
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_long_requests_that_do_not_end_wait_on_the_disk(
+    tmp_path: Path, tls: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Forty clients have sent all of 12 MiB each but the last block; then the first ends."""
+    with running(tmp_path, 1) as (sink, proxy), ExitStack() as stack:
+        run = proxy.mint()
+        report(run, tls=tls)  # what a first call loads is not a body's
+        memory = memory_of(proxy)
+        sides = []
+        for _ in range(WAITING):
+            side, start, credentials = stack.enter_context(line(run, tls=tls))
+            asked = b"POST %b/reports HTTP/1.1\r\nHost: api.test\r\n" % start
+            side.sendall(asked + credentials + b"Content-Length: %d\r\n\r\n" % WAITING_BYTES)
+            for _ in range(WAITING_BYTES // len(BLOCK) - 1):
+                side.sendall(BLOCK)
+            sides.append(side)
+        more_bytes = memory.more_bytes()
+        with capsys.disabled():
+            sent_bytes = WAITING * WAITING_BYTES
+            print(f"\ntls={tls}: {more_bytes / 2**20:.1f} MiB more for {sent_bytes >> 20} MiB")
+        assert more_bytes <= WAITING * MORE_WAITING_BYTES_MAX
+        whole = hashlib.sha256(BLOCK * (WAITING_BYTES // len(BLOCK))).hexdigest()
+        sides[0].sendall(BLOCK)
+        head, _ = _head(sides[0])
+        assert head.startswith(b"HTTP/1.1 200"), head
+        assert sink.digests[-1] == whole
 
 
 def _replayed(run: Run, *, tls: bool) -> tuple[bytes, bytes]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.engines import http1_client, http1_exchange, http1_wire
+from proxy.engines.arriving import Arriving
 from proxy.engines.http1_bodies import Body
 from proxy.engines.http1_certificates import Certificates
 from proxy.engines.http1_client import Client
@@ -41,10 +42,10 @@ STEPS_OF_A_TUNNEL: dict[str, tuple[Any, str]] = {
     "securing the upstream": (Pool, "_secured"),
 }
 STEPS_OF_A_BODY: dict[str, tuple[Any, str]] = {
-    "telling an upload": (Client, "_is_upload"),
+    "telling an upload": (http1_client, "is_judged_by_head"),
     "beginning a body": (Client, "_begin_body"),
     "reading a body": (Body, "feed"),
-    "joining a body": (Body, "whole"),
+    "joining a body": (Arriving, "body"),
 }
 REFUSED = (b"503", b"502", b"closed")
 
