@@ -36,7 +36,7 @@ from tests.end_to_end.crash_points import (
 )
 from tests.end_to_end.fleet import ANSWERED, UNKNOWN, Fleet
 from tests.end_to_end.running import START_SECONDS, Proxy
-from tests.end_to_end.test_kill_workers import World, lives, until
+from tests.end_to_end.test_kill_workers import World, until
 
 POLICY = """\
 version: 1
@@ -66,8 +66,11 @@ class CrashProxy(Proxy):
     `pid` is the supervisor's while it lives."""
 
     pid = 0
+    group = 0
+    """The processes of the last start: while one of them lives, it may have the port still."""
 
     def start(self) -> None:
+        until(lambda: not self.group or not group_lives(self.group))
         if self.process is None:
             with (self.folder / "proxy.log").open("a") as log:
                 self.process = subprocess.Popen(
@@ -82,7 +85,7 @@ class CrashProxy(Proxy):
         assert self.process.stdin is not None
         self.process.stdin.write("start\n")
         self.process.stdin.flush()
-        self.pid = int(self._out.readline())
+        self.pid = self.group = int(self._out.readline())
         watchdog = threading.Timer(START_SECONDS, os.killpg, (self.pid, signal.SIGKILL))
         watchdog.start()
         said = ""
@@ -199,7 +202,7 @@ class Matrix:
         """Kill at the point while agents write, go on until every write has ended, and look."""
         point, victim, proxy = tally.point, tally.victim, self.proxy
         self.world.both()
-        children, arrived = children_of(proxy.pid), len(self.world.upstream.arrived)
+        arrived = len(self.world.upstream.arrived)
         wave = Wave(self.world.run, self.choice)
         wave.begin_at(self.numbers)
         with wave.writing():
@@ -211,7 +214,6 @@ class Matrix:
             if victim == EVERYTHING or point is crash_points.SUPERVISING:
                 if proxy.pid:
                     proxy.end(signal.SIGKILL)
-                until(lambda: not any(lives(pid) for pid in children))
                 proxy.start()
         self.numbers = wave.last
         tally.rounds += 1
@@ -229,10 +231,8 @@ class Matrix:
         elif tally.victim == ALONE:
             os.kill(self.world.status()["pid"], signal.SIGKILL)
         else:
-            children = children_of(self.proxy.pid)
             os.killpg(self.proxy.pid, signal.SIGKILL)
             self.proxy.end(signal.SIGKILL)
-            until(lambda: not any(lives(pid) for pid in children))  # or they have the port still
             with suppress(pytest.fail.Exception):  # it dies in its start
                 self.proxy.start()
 
@@ -308,9 +308,16 @@ def followed(reader: sqlite3.Connection, head: chain.Head) -> chain.Head:
     return head
 
 
-def children_of(pid: int) -> list[int]:
-    """As the kernel knows them."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def group_lives(group: int) -> bool:
+    """Whether a process of this group runs; one that has ended and is not waited for does not."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue  # it ended just now
+        if int(its_group) == group and state != "Z":
+            return True
+    return False
 
 
 def until_fired(proxy: CrashProxy) -> None:
