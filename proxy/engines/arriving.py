@@ -15,6 +15,7 @@ RPC_PAUSE_SECONDS = 3.0  # between two parts of an RPC's request; unary ones mak
 RPC_REQUEST_SECONDS = 30.0  # all of it: one that never pauses must not collect for ever
 UNKNOWN_BODY_BYTES_MAX = 64 * 1024  # a longer body is taken from known callers alone
 BODIES_BYTES_MAX = 512 * 1024 * 1024  # all request bodies that this process holds in memory
+SLOW_SECONDS = 30.0  # a body that takes longer to come makes room for others where there is none
 HELD_BYTES_MAX = 1024 * 1024  # of one body, in memory; a longer one waits on the disk
 
 _STREAMING = ("application/grpc", "application/connect+")
@@ -28,6 +29,18 @@ class Bodies:
 
     spool: Spool
     held_bytes: int = 0
+    coming: "dict[Arriving, None]" = field(default_factory=dict)
+    """Those of which more is to come, the one that began first first."""
+
+    def make_room(self, size_bytes: int, newcomer: "Arriving") -> bool:
+        """Whether so much more fits in memory, if need be in place of bodies that have been on
+        their way for long: who sends slowly must not keep everybody else out."""
+        while self.held_bytes + size_bytes > BODIES_BYTES_MAX:
+            first = next((one for one in self.coming if one.is_held), newcomer)
+            if first is newcomer or not first.is_slow:
+                return False
+            first.give_way()
+        return True
 
 
 @dataclass(eq=False, slots=True)
@@ -46,6 +59,7 @@ class Arriving:
     deadline_seconds: float = inf
     body_bytes: int = 0
     no_room: bool = False
+    _since_seconds: float = 0.0
     _parts: list[bytes] = field(default_factory=list)
     _held_bytes: int = 0
     _spooled: Spooled | None = None
@@ -56,6 +70,7 @@ class Arriving:
         if content_type.strip().lower().startswith(_STREAMING):
             self.pause_seconds = RPC_PAUSE_SECONDS
             self.end_seconds = asyncio.get_running_loop().time() + RPC_REQUEST_SECONDS
+        self._since_seconds = asyncio.get_running_loop().time()
         self.touch()
 
     def touch(self) -> None:
@@ -74,6 +89,8 @@ class Arriving:
         self.touch()
         if not self._has_room(len(part)):
             return False
+        if not self.body_bytes:
+            self.bodies.coming[self] = None
         self.body_bytes += len(part)
         self._hold(len(part))
         if self._spooled is None and self.body_bytes > HELD_BYTES_MAX:
@@ -87,9 +104,24 @@ class Arriving:
     def _has_room(self, size_bytes: int) -> bool:
         if self._spooled is not None:
             self._not_kept = self._not_kept or self._spooled.why
-        full = self.bodies.held_bytes + size_bytes > BODIES_BYTES_MAX
-        self.no_room = self.no_room or full or self._not_kept != ""
+        self.no_room = self.no_room or self._not_kept != ""
+        self.no_room = self.no_room or not self.bodies.make_room(size_bytes, self)
         return not self.no_room
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it should be here by now."""
+        return asyncio.get_running_loop().time() - self._since_seconds > SLOW_SECONDS
+
+    @property
+    def is_held(self) -> bool:
+        """Whether any of it is in memory."""
+        return self._held_bytes > 0
+
+    def give_way(self) -> None:
+        """Another one needs the room that it has."""
+        self.no_room = True
+        self.release()
 
     def _hold(self, size_bytes: int) -> None:
         self._held_bytes += size_bytes
@@ -108,6 +140,7 @@ class Arriving:
 
     def body(self) -> bytes:
         """All of it, where nothing of it is spooled. This holds it no longer, but counts it."""
+        self.bodies.coming.pop(self, None)
         parts, self._parts = self._parts, []
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -115,6 +148,7 @@ class Arriving:
         """All of it; nothing where it was too much, or could not be kept (see `too_much`)."""
         if self._spooled is None:
             return self.body()
+        self.bodies.coming.pop(self, None)
         spooled = self._spooled
         await spooled.rest()
         if self._spooled is not spooled:  # nobody wants it any more
@@ -132,6 +166,7 @@ class Arriving:
 
     def release(self) -> None:
         """Its body is held no more."""
+        self.bodies.coming.pop(self, None)
         self._close()
         self._parts.clear()
         self._hold(-self._held_bytes)

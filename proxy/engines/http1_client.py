@@ -20,7 +20,7 @@ from proxy.engines.http1_connection import Connection
 from proxy.engines.http1_exchange import Exchange
 from proxy.engines.http1_framing import BrokenChunks, Framing
 from proxy.engines.http1_hello import offers_http2_alone
-from proxy.engines.http1_request import Broken, Incoming, has_bare_feed, incoming, is_no_request
+from proxy.engines.http1_request import Broken, Incoming, begun, incoming, is_hopeless
 from proxy.engines.http1_tls import Tls
 from proxy.engines.http1_uploads import Upload, is_judged_by_head
 from proxy.engines.waits import (
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_EMPTY_LINES = re.compile(rb"(?:\r?\n)*")
 _HEAD_END = b"\r\n\r\n"
 _TLS_START_BYTES = 3
 _TLS_START = re.compile(rb"\x16\x03[\x00-\x03]")
@@ -55,6 +54,7 @@ class Client(Connection):
         self.state = self._read_head
         self._heard_seconds = self.loop.time()
         self._first_seconds = self._heard_seconds + FIRST_CALL_SECONDS
+        self._looked_bytes = 0  # of a head that is not whole
         self._works = 0  # that somebody waits for beside an exchange
         self._request: Incoming | None = None
         self._body: Body | None = None
@@ -85,19 +85,19 @@ class Client(Connection):
     # Requests
 
     def _read_head(self) -> None:
-        empty = _EMPTY_LINES.match(self.pending)
-        data = self.pending[empty.end() :] if empty else self.pending
-        self.pending = data
+        data = self.pending = begun(self.pending)
         if not data or data == b"\r":
             return
         end = data.find(_HEAD_END)
         if end < 0:
-            if is_no_request(data) or has_bare_feed(data):
+            looked_bytes, self._looked_bytes = self._looked_bytes, len(data)
+            if is_hopeless(data, looked_bytes):
                 self._refuse_page(400)
             elif len(data) > head.HEAD_BYTES_MAX:
                 self._refuse_page(431)
             return
         self.pending = data[end + len(_HEAD_END) :]
+        self._looked_bytes = 0
         sni = self.tls.sni if self.tls is not None else None
         scheme = "https" if self.tls is not None else "http"
         try:
@@ -177,12 +177,11 @@ class Client(Connection):
         if body.came_bytes > DRAIN_BYTES_MAX:
             self.drops = True
             self.abort()
-        elif body.has_ended:
+        elif body.has_ended and body.arriving.is_spooled:
             self.state = self._wait
-            if body.arriving.is_spooled:
-                self._spawn(self._fetch(request, body))
-            else:
-                self._judge(request, body, body.arriving.body())
+            self._spawn(self._fetch(request, body))
+        elif body.has_ended:
+            self._judge(request, body, body.arriving.body())
         elif body.arriving.is_beyond(body.came_bytes):
             self._spawn(self._ask_caller(request, body.arriving))
 
@@ -283,8 +282,8 @@ class Client(Connection):
 
     def _begin_tunnel(self) -> None:
         """TLS or HTTP, nothing else: what is neither fails to parse and is answered with 400."""
-        start = self.pending.lstrip(b"\r\n")  # some clients send too many line ends
-        if not start or (start[:1] == b"\x16" and len(start) < _TLS_START_BYTES):
+        start = self.pending = begun(self.pending)
+        if start in (b"", b"\r") or (start[:1] == b"\x16" and len(start) < _TLS_START_BYTES):
             return
         is_tls = _TLS_START.match(start) is not None
         if is_tls and self.engine.hand_over is not None:
@@ -369,7 +368,10 @@ class Client(Connection):
         self._heard_seconds = self.loop.time()
 
     def go_on(self) -> None:
-        """With the next request."""
+        """With the next request, once it takes the answers to the last ones."""
+        self.once_taken(self._next)
+
+    def _next(self) -> None:
         self.state = self._read_head
         self.work_soon()
 
@@ -378,7 +380,7 @@ class Client(Connection):
         try:
             self._unended(now_seconds)
             if self._is_overdue(now_seconds):
-                self.hang_up()
+                self.end()
         except Exception:
             self.crashed()
 
@@ -390,5 +392,6 @@ class Client(Connection):
             return False
         if self.is_stranger:
             return now_seconds > self._first_seconds
-        idle_seconds = now_seconds - self._heard_seconds
-        return self._body is None and idle_seconds > self.engine.timeouts.client_idle_seconds
+        timeouts, idle_seconds = self.engine.timeouts, now_seconds - self._heard_seconds
+        most = timeouts.idle_seconds if self.is_closing else timeouts.client_idle_seconds
+        return self._body is None and idle_seconds > most

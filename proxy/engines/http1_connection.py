@@ -41,6 +41,12 @@ class Connection(asyncio.Protocol):
         self._holds = 0
         self._lingers = False
         self._taken: asyncio.Event | None = None
+        self._then: Callable[[], None] | None = None
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it ends once its client has taken what was written."""
+        return self.transport is not None and self.transport.is_closing()
 
     # What is done with it
 
@@ -101,6 +107,10 @@ class Connection(asyncio.Protocol):
         self.is_full = False
         self._takes()
         self.emptied()
+        then, self._then = self._then, None
+        if then is not None:
+            self.resume()
+            then()
 
     def received(self, data: bytes) -> None:
         """As it came from the wire."""
@@ -186,6 +196,14 @@ class Connection(asyncio.Protocol):
         if self._taken is not None:
             self._taken.set()
 
+    def once_taken(self, then: Callable[[], None]) -> None:
+        """Now, or when its client takes more: until then it is not read."""
+        if self.is_full:
+            self._then = then
+            self.pause()
+        else:
+            then()
+
     # Reading
 
     def pause(self) -> None:
@@ -238,6 +256,13 @@ class Connection(asyncio.Protocol):
         transport.close()
 
     hang_up = close
+
+    def end(self) -> None:
+        """After what was written; a second time without it, since nobody takes it."""
+        if self.is_closing:
+            self.abort()
+        else:
+            self.close()
 
     def break_off(self, *, at_once: bool) -> None:
         """An answer has begun and does not end: TLS says no goodbye. `at_once`: nothing but a reset

@@ -56,7 +56,7 @@ class Pool:
         now_seconds = asyncio.get_running_loop().time()
         is_old = now_seconds - upstream.opened_seconds > KEPT_SECONDS
         if self._closed or is_old or not upstream.is_reusable or upstream.is_writing:
-            upstream.close()
+            self.drop(upstream)
             return
         upstream.resume()
         upstream.idle_seconds = now_seconds
@@ -70,8 +70,12 @@ class Pool:
             self._expire_later(IDLE_SECONDS)
 
     def drop(self, upstream: Upstream) -> None:
-        """It serves nobody else; closed in order, after what was written."""
-        upstream.close()
+        """It serves nobody else; closed in order. Who has answered and does not take the rest of
+        what was asked is not waited for: nobody would count what that holds."""
+        if upstream.is_writing:
+            upstream.abort()
+        else:
+            upstream.close()
 
     def close(self) -> None:
         """None is kept from now on; what is in use is its user's to close."""

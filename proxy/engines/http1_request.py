@@ -22,6 +22,7 @@ _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,31}) ([^\s]+) HTTP/([0-9])\.
 _AUTHORITY = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
 _NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z:-]*")
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
+_EMPTY_LINES = re.compile(rb"(?:\r?\n)*")
 _BARE_FEED = re.compile(rb"(?<!\r)\n")
 _PORTS = {"http": 80, "https": 443}
 _PORT_MAX = 65_535
@@ -92,15 +93,27 @@ class Incoming:
         )
 
 
+def begun(data: bytes) -> bytes:
+    """What came, without the empty lines that some clients send ahead (RFC 9112 section 2.2)."""
+    empty = _EMPTY_LINES.match(data)
+    return data[empty.end() :] if empty else data
+
+
 def is_no_request(start: bytes) -> bool:
     """TLS, SSH and others that never end a head: their first bytes are no method and space
     (RFC 9112 section 3), so nobody has to wait for the rest."""
     return bool(start) and not _METHOD_START.match(start[:LINE_START_BYTES])
 
 
-def has_bare_feed(data: bytes) -> bool:
-    """Whether a line ends in what only some take for an end (RFC 9112 section 2.2)."""
-    return b"\n" in data and _BARE_FEED.search(data) is not None
+def has_bare_feed(data: bytes, looked_bytes: int = 0) -> bool:
+    """Whether a line ends in what only some take for an end (RFC 9112 section 2.2). In the first
+    `looked_bytes` none does."""
+    return _BARE_FEED.search(data, looked_bytes) is not None
+
+
+def is_hopeless(start: bytes, looked_bytes: int) -> bool:
+    """Whether what came of a head makes it none, whatever follows."""
+    return is_no_request(start) or has_bare_feed(start, looked_bytes)
 
 
 def incoming(raw: bytes, tunnel: Tunnel | None, *, scheme: str, sni: str | None) -> Incoming:

@@ -132,3 +132,10 @@ def test_the_first_bytes_tell_what_is_no_request():
 def test_a_bare_feed_is_found():
     assert has_bare_feed(b"GET / HTTP/1.1\nHost: a\r\n")
     assert not has_bare_feed(b"GET / HTTP/1.1\r\nHost: a\r\n")
+
+
+@pytest.mark.parametrize("looked_bytes", [0, 4, 5])
+def test_where_a_line_ends_is_known_from_what_was_looked_at_before(looked_bytes):
+    assert not has_bare_feed(b"GET \r\n", looked_bytes)
+    assert has_bare_feed(b"GET \r\n\n", looked_bytes)
+    assert has_bare_feed(b"GET /\n", looked_bytes)

@@ -211,3 +211,26 @@ async def test_what_finds_no_room_in_memory_to_be_judged_is_told_to_come_again(
         assert head.startswith(b"HTTP/1.1 413")
         assert b"send it again" in told
     assert server.connections == 0
+
+
+async def test_bodies_that_come_slowly_give_way(monkeypatch, serving, upstream, bodies):
+    taking = Taking()
+    server = await upstream(taking)
+    each_bytes = 12 * len(PART)
+    monkeypatch.setattr(arriving, "BODIES_BYTES_MAX", 3 * each_bytes + 1000)
+    monkeypatch.setattr(arriving, "SLOW_SECONDS", 0.0)
+    async with serving(server.port, POLICY) as proxy:
+        slow = []
+        for number in range(3):
+            slow.append(await proxy.connect())
+            slow[-1][1].write(put(proxy, each_bytes, key=b"s%d" % number) + PART * 11)
+            held_bytes = 11 * len(PART) * (number + 1)
+            await until(lambda held=held_bytes: bodies and bodies[0].held_bytes == held)
+        reader, writer = await proxy.connect()
+        writer.write(put(proxy, each_bytes, key=b"quick") + PART * 12)
+        assert (await answer_of(reader))[1] == b"ok"
+        told = []
+        for reader, writer in slow:
+            writer.write(PART)
+            told.append((await answer_of(reader))[0][9:12])
+        assert told == [b"413", b"200", b"200"]  # the one that began first made room
