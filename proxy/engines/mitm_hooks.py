@@ -215,7 +215,11 @@ async def _request(handler: "Handler", flow: http.HTTPFlow) -> None:
         return
     awaited: Arriving = flow.metadata["arriving"]
     if flow.metadata["fault"] is None:
-        flow.request.data.content = await awaited.whole()
+        try:
+            flow.request.data.content = await awaited.whole()
+        except BaseException:  # this engine stops
+            awaited.release()
+            raise
     request: Request | head.Fault = flow.metadata["fault"] or head.read(
         wire.head_of(flow, handler.tunnel, handler.sni), flow.request.raw_content or b""
     )

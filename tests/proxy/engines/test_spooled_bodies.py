@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,26 @@ async def test_a_body_that_cannot_be_fetched_goes_nowhere(
         assert not proxy.gate.live
     assert server.connections == 0
     nothing_crashes.clear()
+
+
+async def test_an_engine_that_stops_holds_nothing(monkeypatch, serving, upstream, bodies):
+    reads, may_read, read = threading.Event(), threading.Event(), spool.SealedFile.read
+
+    def late(file, rest):
+        reads.set()
+        assert may_read.wait(10)
+        return read(file, rest)
+
+    monkeypatch.setattr(spool.SealedFile, "read", late)
+    server = await upstream(Taking())
+    async with serving(server.port, POLICY, drain_seconds=0.1) as proxy:
+        _, writer = await proxy.connect()
+        writer.write(put(proxy, SIZE_BYTES) + PART * COUNT)
+        await until(reads.is_set)
+    may_read.set()
+    async with asyncio.timeout(5):
+        await until(lambda: bodies[0].held_bytes == bodies[0].spool.files == 0)
+    assert server.connections == 0
 
 
 async def test_without_room_for_files_it_stays_in_memory(monkeypatch, serving, upstream, bodies):
