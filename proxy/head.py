@@ -129,12 +129,27 @@ def _named_by_connection(headers: Headers) -> set[bytes]:
     }
 
 
+def _frames_some(headers: Headers) -> bool:
+    """Whether a message says that it has content."""
+    return any(
+        (lower := name.lower()) == b"transfer-encoding"
+        or (lower == b"content-length" and value.strip().strip(b"0") != b"")
+        for name, value in headers
+    )
+
+
 def read(head: Head, body: bytes = b"", *, streamed: bool = False) -> Request | Fault:
     """The request to judge, or why it cannot be. `body` is the whole content, without framing;
     `streamed`, that it is still to come."""
     fault = _malformed(head) or _mismatched(head)
     if fault is None and _named_by_connection(head.headers) & _FRAMING:
         fault = Fault(Reason.MALFORMED_REQUEST, "Connection names a header that frames the message")
+    if (
+        fault is None
+        and is_websocket(head.headers)
+        and (body or streamed or _frames_some(head.headers))
+    ):  # a server that looks for none there would read it as a frame, which nobody has judged
+        fault = Fault(Reason.MALFORMED_REQUEST, "its client sent a body with a WebSocket handshake")
     if fault is not None:
         return fault
     return Request(

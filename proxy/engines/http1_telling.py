@@ -164,6 +164,15 @@ class Telling(Answering):
         self.client.divert(self.relay.from_client)
         self.relay.begin(rest)
 
+    def client_takes(self) -> None:
+        """A relay waits by itself for whoever takes nothing, and its upstream is not read then."""
+        if self.relay is None:
+            super().client_takes()
+
+    def client_is_full(self) -> None:
+        if self.relay is None:
+            super().client_is_full()
+
     async def said(self, content: bytes) -> bool:
         self.touch(self.engine.timeouts.idle_seconds)
         try:

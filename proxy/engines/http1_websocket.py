@@ -3,7 +3,8 @@ is judged before it leaves, and nothing passes beside the messages.
 
 Compression is never negotiated (proxy/head.py), so a frame is as long as it looks. A ping is
 answered here and goes on without its payload: each side stays alive, and no data passes in frames
-that nobody judges.
+that nobody judges. Neither side is read while what it caused to be sent is not taken: who asks and
+never listens fills no memory.
 """
 
 import asyncio
@@ -26,7 +27,9 @@ _REASON_BYTES_MAX = 120  # a control frame holds 125 bytes, two of them the code
 
 
 class Client(Protocol):
-    """The client's side of the relay."""
+    """The client's side of the relay. `is_full` while it takes nothing."""
+
+    is_full: bool
 
     def write(self, data: bytes) -> None: ...
 
@@ -34,6 +37,9 @@ class Client(Protocol):
         """It is not read, until `resume`."""
 
     def resume(self) -> None: ...
+
+    async def drained(self) -> None:
+        """Until it takes more, or has gone."""
 
     def close(self) -> None:
         """After what was written."""
@@ -53,12 +59,17 @@ class Judge(Protocol):
 
 
 class _Side:
-    """What one side says. Fragments are kept as they came, since some servers take none."""
+    """What one side says. Fragments are kept as they came, since some servers take none.
+
+    `waiting` came and was not looked at yet; `is_heard` while something of it is.
+    """
 
     def __init__(self, kind: ConnectionType) -> None:
         self.frames = Connection(kind)
         self.fragments = [bytearray()]
         self.is_text = False
+        self.waiting: deque[bytes | None] = deque()
+        self.is_heard = False
 
     def heard(self, data: bytes | None) -> list[Event]:
         """What is complete now; None for data is the end."""
@@ -87,8 +98,8 @@ class _Side:
 class Relay:
     """`from_client` is given what the client sends; what the upstream does comes by itself.
 
-    While a message is judged, or the upstream takes nothing, the client is not read. Whoever knows
-    that the client takes nothing pauses the upstream.
+    A side is not read while a message of its is judged, nor while the one that was told of what it
+    said, be it itself by a pong, takes nothing.
     """
 
     def __init__(self, client: Client, upstream: Upstream, judge: Judge) -> None:
@@ -97,24 +108,28 @@ class Relay:
         self._judge = judge
         self._here = _Side(ConnectionType.SERVER)
         self._there = _Side(ConnectionType.CLIENT)
-        self._waiting: deque[bytes | None] = deque()
-        self._hearing: asyncio.Task[None] | None = None
         self._is_denied = False  # a cut is on its way
         self._is_over = False
 
     def begin(self, rest: bytes) -> None:
         """After the client has been sent the head of the answer; `rest` is what came behind it."""
+        self._upstream.divert(self)
         if rest:
             self.received(rest)
-        if not self._is_over:
-            self._upstream.divert(self)
 
     def from_client(self, data: bytes) -> None:
-        self._queue(data)
+        self._queue_of_client(data)
 
     def client_ended(self) -> None:
         """It left."""
-        self._queue(None)
+        self._queue_of_client(None)
+
+    def received(self, data: bytes) -> None:
+        """Of the upstream."""
+        self._queue_of_upstream(data)
+
+    def upstream_ended(self) -> None:
+        self._queue_of_upstream(None)
 
     def cut(self, reason: str) -> None:
         """At once: what waits to be sent upstream does not leave, the client is told."""
@@ -125,86 +140,85 @@ class Relay:
         self._say_close(self._here, CUT_CODE, reason)
         self._client.close()
 
-    # The client's side: in order, each message after the one before it
+    # What comes of a side: in order, each frame after the one before it
 
-    def _queue(self, data: bytes | None) -> None:
-        if not self._goes_on():
-            return
-        self._waiting.append(data)
-        if self._hearing is None:
-            self._client.pause()
-            self._hearing = asyncio.get_running_loop().create_task(self._hear_client())
-            self._hearing.add_done_callback(self._heard)
+    def _queue_of_client(self, data: bytes | None) -> None:
+        if self._goes_on():
+            self._here.waiting.append(data)
+            if not self._here.is_heard:
+                self._client.pause()
+                self._begin_hearing(self._here)
+
+    def _queue_of_upstream(self, data: bytes | None) -> None:
+        """Nobody judges that: it passes in this turn, as far as it is taken."""
+        if self._goes_on():
+            self._there.waiting.append(data)
+            if not self._there.is_heard:
+                self._begin_hearing(self._there, at_once=True)
+            if self._there.is_heard:
+                self._upstream.pause()
 
     def _goes_on(self) -> bool:
         return not (self._is_over or self._is_denied)
 
-    async def _hear_client(self) -> None:
-        while self._waiting and self._goes_on():
-            for event in self._here.heard(self._waiting.popleft()):
-                await self._of_client(event)
+    def _begin_hearing(self, side: _Side, *, at_once: bool = False) -> None:
+        side.is_heard = True
+        loop = asyncio.get_running_loop()
+        hearing = asyncio.Task(self._hear(side), loop=loop, eager_start=at_once)
+        if hearing.done():
+            self._heard(hearing)
+        else:
+            hearing.add_done_callback(self._heard)
+
+    async def _hear(self, side: _Side) -> None:
+        while side.waiting and self._goes_on():
+            for event in side.heard(side.waiting.popleft()):
+                await self._of(event, side)
                 if not self._goes_on():
                     return
-            if self._here.is_too_large:
+            if side.is_too_large:
                 self._too_large()
-        self._hearing = None
-        if not self._is_over:
-            self._client.resume()
+        side.is_heard = False
+        if self._goes_on():
+            (self._client if side is self._here else self._upstream).resume()
 
-    async def _of_client(self, event: Event) -> None:
-        if not isinstance(event, Message):
-            self._of_either(event, self._here, self._there)
-            return
-        fragments = self._here.take(event)
-        if fragments is None:
-            return
-        is_text = self._here.is_text
-        passes = await self._judge.said(b"".join(fragments))
-        if self._is_over:
-            return
-        if passes:
-            self._pass_on(fragments, self._there, is_text=is_text)
-            await self._upstream.drained()
-        else:
-            self._is_denied = True
-
-    # The upstream's side
-
-    def received(self, data: bytes) -> None:
-        """Of the upstream."""
-        self._hear_upstream(data)
-
-    def upstream_ended(self) -> None:
-        self._hear_upstream(None)
-
-    def _hear_upstream(self, data: bytes | None) -> None:
-        if self._is_over:
-            return
-        for event in self._there.heard(data):
-            if not self._goes_on():
-                return
-            if not isinstance(event, Message):
-                self._of_either(event, self._there, self._here)
-                continue
-            fragments = self._there.take(event)
+    async def _of(self, event: Event, side: _Side) -> None:
+        other = self._there if side is self._here else self._here
+        if isinstance(event, Message):
+            fragments = side.take(event)
             if fragments is not None:
-                self._judge.told(b"".join(fragments))
-                self._pass_on(fragments, self._here, is_text=self._there.is_text)
-        if self._there.is_too_large and not self._is_over:
-            self._too_large()
-
-    # Both
-
-    def _of_either(self, event: Event, side: _Side, other: _Side) -> None:
-        if isinstance(event, Ping):
+                await self._whole(fragments, side, other)
+        elif isinstance(event, Ping):
             self._send(side, event.response())
             self._send(other, Ping())
+            await self._taken(side)
+            await self._taken(other)
         elif isinstance(event, CloseConnection):
             for each in (self._there, self._here):
                 self._send(each, CloseConnection(event.code, event.reason))
             self._finish()
         elif not isinstance(event, Pong):
             raise TypeError(f"{type(event).__name__} comes from no WebSocket")
+
+    async def _whole(self, fragments: list[bytearray], side: _Side, other: _Side) -> None:
+        """A message is whole."""
+        is_text, content = side.is_text, b"".join(fragments)
+        if side is self._there:
+            self._judge.told(content)
+        elif not await self._judge.said(content):
+            self._is_denied = True
+        if self._goes_on():
+            self._pass_on(fragments, other, is_text=is_text)
+            await self._taken(other)
+
+    async def _taken(self, by: _Side) -> None:
+        """Until that side takes more, has gone, or the call is cut: as late as it is idle."""
+        if by is self._there:
+            await self._upstream.drained()
+        elif self._client.is_full:  # else what it is told in one turn may leave together
+            await self._client.drained()
+
+    # What is said
 
     def _pass_on(self, fragments: list[bytearray], to: _Side, *, is_text: bool) -> None:
         last = len(fragments) - 1

@@ -9,6 +9,7 @@ from policies.verdict import Reason
 from proxy import head
 
 WHO = Identity(run="r1", tenant="acme")
+HANDSHAKE = ((b"Host", b"api.test"), (b"Upgrade", b"WebSocket"))
 TAGS = ("X-Run-Id", "X-Tenant-Id")
 
 
@@ -42,6 +43,8 @@ def test_a_plain_head_becomes_a_request_with_lower_case_names():
         {"host": "::1", "headers": ((b"Host", b"[::1]"),)},
         {"scheme": "http", "port": 80},
         {"method": "CONNECT", "target": "/", "http10": True, "headers": ()},
+        {"headers": HANDSHAKE},
+        {"headers": (*HANDSHAKE, (b"Content-Length", b"0"))},
     ],
     ids=str,
 )
@@ -73,6 +76,8 @@ def test_names_that_agree_pass(changed):
             {"headers": ((b"Host", b"api.test"), (b"Connection", b"content-length"))},
             Reason.MALFORMED_REQUEST,
         ),
+        ({"headers": (*HANDSHAKE, (b"Content-Length", b"7"))}, Reason.MALFORMED_REQUEST),
+        ({"headers": (*HANDSHAKE, (b"transfer-encoding", b"x"))}, Reason.MALFORMED_REQUEST),
         ({"target": "*"}, Reason.MALFORMED_REQUEST),
         ({"target": "/a b"}, Reason.MALFORMED_REQUEST),
         ({"target": "/a#b"}, Reason.MALFORMED_REQUEST),
@@ -204,3 +209,10 @@ def test_an_answer_that_reads_in_one_way_is_not_broken(status):
     assert not head.broken_answer(
         status, ((b"X-A", b""), (b"x_b", b"\xe2\x82\xac\t%&"), (b"C", b"1"))
     )
+
+
+@pytest.mark.parametrize("sent", [{"body": b"abc"}, {"streamed": True}], ids=str)
+def test_a_websocket_handshake_has_no_body_however_it_comes(sent):
+    fault = head.read(a_head(headers=HANDSHAKE), **sent)
+    assert isinstance(fault, head.Fault)
+    assert "its client sent a body with a WebSocket handshake" in fault.detail

@@ -68,3 +68,12 @@ def sweeping_often(engine: Engine) -> Iterator[None]:
     """A deadline is late by little."""
     with constant("SWEEP_SECONDS", 0.05, engine):
         yield
+
+
+def transports(proxy: Any) -> list[Any]:
+    """Of the one call that is under way: its client's and its upstream's."""
+    (live,) = proxy.gate.live.values()
+    exchange = live.engine.exchanges[live.call_id]
+    if ENGINE == "mitmproxy":
+        return [side.writer.transport for side in exchange.handler.transports.values()]
+    return [exchange.client.transport, exchange.upstream._transport]

@@ -27,6 +27,8 @@ class Client:
     told: bytearray = field(default_factory=bytearray)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     is_read: bool = True
+    is_full: bool = False
+    takes: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def write(self, data: bytes) -> None:
@@ -39,6 +41,17 @@ class Client:
 
     def resume(self) -> None:
         self.is_read = True
+
+    async def drained(self) -> None:
+        await self.takes.wait()
+
+    def fill(self) -> None:
+        self.is_full = True
+        self.takes.clear()
+
+    def empty(self) -> None:
+        self.is_full = False
+        self.takes.set()
 
     def close(self) -> None:
         self.closed.set()
@@ -261,6 +274,49 @@ async def test_a_ping_is_answered_here_and_carries_nothing_on(world: World) -> N
     async with asyncio.timeout(WAIT_SECONDS):
         while (10, b"pong") not in world.arrived():
             await asyncio.sleep(0.005)
+
+
+async def test_a_client_that_takes_no_pong_is_not_read_until_it_does(world: World) -> None:
+    world.client.fill()
+    world.relay.from_client(frame(b"1", 0x89) + frame(b"2", 0x89) + frame(b"hello"))
+    await world.client.until(b"\x8a\x011")
+    await asyncio.sleep(0.02)
+    assert (bytes(world.client.told), world.client.is_read) == (b"\x8a\x011", False)
+    world.client.empty()
+    await world.until_arrived(b"hello")
+    assert (bytes(world.client.told), world.client.is_read) == (b"\x8a\x011\x8a\x012", True)
+
+
+@pytest.mark.parametrize("said", [b"\x89\x00", b"\x81\x02ok"])
+async def test_an_upstream_is_not_read_while_its_client_takes_nothing(
+    world: World, said: bytes
+) -> None:
+    world.client.fill()
+    world.say.put_nowait(said * 3)
+    await world.client.until(said)
+    for _ in range(20):
+        world.say.put_nowait(said * 50_000)  # more than the kernel holds
+    await asyncio.sleep(0.05)
+    assert world.client.told == said
+    assert sum(len(part or b"") for part in world.relay._there.waiting) < 1_000_000
+    world.relay.cut("halt")
+    await world.until_over()
+    assert world.client.told == said + b"\x88\x06\x03\xf0halt"
+    assert world.judge.ends == []
+
+
+async def test_what_an_upstream_said_before_its_client_took_more_comes_in_its_order(
+    world: World,
+) -> None:
+    world.client.fill()
+    world.say.put_nowait(b"\x81\x011\x81\x012")
+    await world.client.until(b"\x81\x011")
+    world.say.put_nowait(b"\x81\x013" + CLOSE_NORMAL)
+    await asyncio.sleep(0.02)
+    world.client.empty()
+    await world.until_over()
+    assert world.client.told == b"\x81\x011\x81\x012\x81\x013" + CLOSE_NORMAL
+    assert (world.judge.answers, world.judge.ends) == ([b"1", b"2", b"3"], [""])
 
 
 @pytest.mark.parametrize("from_client", [True, False])
