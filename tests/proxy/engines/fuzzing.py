@@ -180,8 +180,9 @@ class World:
 async def _ended(ending: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     if ending == "resets":
         connected = writer.get_extra_info("socket")
-        if connected is not None:  # else it was hung up on
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        if connected is not None:
+            with suppress(OSError):  # it was hung up on
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         writer.transport.abort()
         return
     if ending == "reads":
