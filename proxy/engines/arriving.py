@@ -6,10 +6,11 @@ Of a long one what has come waits on the disk.
 import asyncio
 from dataclasses import dataclass, field
 from math import inf
+from typing import Protocol
 
 from policies.verdict import Reason
 from proxy.head import Fault
-from proxy.spool import Spool, Spooled
+from proxy.spool import PART_BYTES, Spool, Spooled
 
 RPC_PAUSE_SECONDS = 3.0  # between two parts of an RPC's request; unary ones make no pause
 RPC_REQUEST_SECONDS = 30.0  # all of it: one that never pauses must not collect for ever
@@ -18,8 +19,17 @@ BODIES_BYTES_MAX = 512 * 1024 * 1024  # all request bodies that this process hol
 SLOW_SECONDS = 30.0  # a body that takes longer to come makes room for others where there is none
 HELD_BYTES_MAX = 1024 * 1024  # of one body, in memory; a longer one waits on the disk
 
+BEHIND_BYTES_MAX = 2 * PART_BYTES  # of one body, for the disk; then its client is not read
+
 _STREAMING = ("application/grpc", "application/connect+")
 """Media types of RPCs that may wait for an answer before their request ends."""
+
+
+class Reading(Protocol):
+    """Of what a client sends: the kernel holds it, then the client, until each pause was ended."""
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -48,13 +58,15 @@ class Arriving:
     """A request that is not judged yet, since its body has not ended. Seconds are the loop's.
 
     `caller_known` is whether somebody has looked already at who sends it, `told` its
-    `Content-Length`, empty where there is none.
+    `Content-Length`, empty where there is none; `reading` is what waits for a disk that is slower
+    than its client.
     """
 
     bodies: Bodies
     told: str
     pause_seconds: float
     caller_known: bool
+    reading: Reading | None = None
     end_seconds: float = inf
     deadline_seconds: float = inf
     body_bytes: int = 0
@@ -64,6 +76,7 @@ class Arriving:
     _held_bytes: int = 0
     _spooled: Spooled | None = None
     _not_kept: str = ""
+    _is_paused: bool = False
 
     def begin(self, content_type: str) -> None:
         """Its head came."""
@@ -99,6 +112,7 @@ class Arriving:
             self._parts.append(part)
         else:
             self._spooled.add(part)
+            self._pace()
         return True
 
     def _has_room(self, size_bytes: int) -> bool:
@@ -129,6 +143,20 @@ class Arriving:
 
     def _freed(self, size_bytes: int) -> None:
         self._hold(-size_bytes)
+        self._pace()
+
+    def _pace(self) -> None:
+        """While the disk is behind nothing more is read; whether it failed is told by the next."""
+        spooled, reading = self._spooled, self.reading
+        is_behind = spooled is not None and not spooled.why and self._held_bytes > BEHIND_BYTES_MAX
+        if reading is None or is_behind is self._is_paused:
+            return
+        self._is_paused = is_behind
+        if is_behind:
+            reading.pause()
+        else:
+            self.touch()
+            reading.resume()
 
     def _spool(self) -> None:
         """From here on it waits on the disk; where there is no room, in memory as before."""
@@ -176,6 +204,7 @@ class Arriving:
         spooled, self._spooled = self._spooled, None
         if spooled is not None:
             spooled.close()
+            self._pace()
 
     def announces_too_much(self) -> bool:
         """Whether its head tells of a body that is not taken from just anybody."""

@@ -149,7 +149,7 @@ class Client(Connection):
         greeted = not request.sent_credentials and self.tunnel is not None
         timeouts, limit = self.engine.timeouts, self.engine.body_bytes_max
         arriving = Arriving(
-            self.engine.bodies, request.told, timeouts.idle_seconds, caller_known=greeted
+            self.engine.bodies, request.told, timeouts.idle_seconds, greeted, reading=self
         )
         arriving.begin(request.content_type)
         self._request = request

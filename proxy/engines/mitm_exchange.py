@@ -35,6 +35,7 @@ def arriving_of(flow: http.HTTPFlow, handler: "Handler", *, caller_known: bool) 
         flow.request.headers.get("content-length", ""),
         handler.engine.timeouts.idle_seconds,
         caller_known,
+        reader_of(handler.transports.get(handler.client)),
         flow=flow,
         handler=handler,
     )
@@ -99,14 +100,14 @@ class Exchange:
         if self.paused is None:
             self.paused = reader_of(self.handler.transports.get(self.flow.server_conn))
             if self.paused is not None:
-                self.paused.hold()
+                self.paused.pause()
         return True
 
     def release(self) -> None:
         """Read on."""
         paused, self.paused = self.paused, None
         if paused is not None:
-            paused.release()
+            paused.resume()
 
     def tee(self, chunk: bytes) -> bytes | list[bytes]:
         """Each chunk of a streamed answer, and at its end an empty one; gives what may flow.

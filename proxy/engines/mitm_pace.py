@@ -1,9 +1,9 @@
 """Back-pressure: while a stream waits for what it may still spend none of its upstream's bytes are
-read, and while an upload waits none of its client's, so that they stay in the kernel and then with
-whoever sends them.
+read; while an upload waits, or the disk is behind with a long body, none of its client's. They stay
+in the kernel and then with whoever sends them.
 
-HTTP/2 streams share a connection, so others may pause with it for as long as a draw takes; what is
-waited for comes from the decider and never from the connection.
+HTTP/2 streams share a connection, so others may pause with it for as long as a draw or a write to
+the disk takes; what is waited for never comes from the connection.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ class PacedReader:
                 self._connection.state = ConnectionState.CLOSED
             raise
 
-    def hold(self) -> None:
-        """Nothing more is read until each hold was released; a read under way still ends."""
+    def pause(self) -> None:
+        """Nothing more is read until each pause was ended; a read under way still ends."""
         self._holds += 1
         self._free.clear()
 
-    def release(self) -> None:
+    def resume(self) -> None:
         self._holds -= 1
         if not self._holds:
             self._free.set()

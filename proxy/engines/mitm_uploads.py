@@ -74,9 +74,9 @@ class Upload:
         if waits and self._paused is None and not self.flow.request.is_http2:
             self._paused = reader_of(self.handler.transports.get(self.handler.client))
             if self._paused is not None:
-                self._paused.hold()
+                self._paused.pause()
         elif not waits and self._paused is not None:
-            self._paused.release()
+            self._paused.resume()
             self._paused = None
 
     def linger(self, response: http.Response) -> None:

@@ -122,6 +122,27 @@ async def test_a_long_body_by_http2_waits_on_the_disk_too(tmp_path, serving, bod
         server.close()
 
 
+@HTTP2
+async def test_by_http2_a_client_that_is_faster_than_the_disk_is_not_read(
+    monkeypatch, tmp_path, serving, bodies
+):
+    taking, ca, disk = Taking(), tmp_path / "upstream.pem", SlowDisk(monkeypatch)
+    taking.closes = True
+    server = await asyncio.start_server(taking, "127.0.0.1", 0, ssl=tls_context(ca))
+    async with serving(server.sockets[0].getsockname()[1], POLICY, upstream_ca=ca) as proxy:
+        reader, writer = await proxy.tunnel("api.test", alpn=["h2"])
+        sending = h2_upload(reader, writer, SIZE_BYTES, parts=[PART] * COUNT)
+        task = asyncio.create_task(sending)
+        await until(disk.waits.is_set)
+        for _ in range(10):
+            await proxy.tunnel("api.test", alpn=["h2"])
+        assert bodies[0].held_bytes < arriving.HELD_BYTES_MAX + 2 * spool.PART_BYTES
+        disk.goes.set()
+        assert await task == ("200", b"ok")
+        assert bytes(taking.bodies[0]) == PART * COUNT
+        server.close()
+
+
 async def test_of_a_client_that_leaves_nothing_stays(serving, upstream, bodies):
     server = await upstream(Taking())
     async with serving(server.port, POLICY) as proxy:
@@ -205,6 +226,63 @@ async def test_an_engine_that_stops_holds_nothing(monkeypatch, serving, upstream
     async with asyncio.timeout(5):
         await until(lambda: bodies[0].held_bytes == bodies[0].spool.files == 0)
     assert server.connections == 0
+
+
+class SlowDisk:
+    """Keeps every write waiting until it `goes`."""
+
+    def __init__(self, monkeypatch):
+        self.waits, self.goes, write = threading.Event(), threading.Event(), spool.SealedFile.write
+
+        def late(file, parts):
+            self.waits.set()
+            assert self.goes.wait(10)
+            write(file, parts)
+
+        monkeypatch.setattr(spool.SealedFile, "write", late)
+
+
+async def called(proxy):
+    """Somebody else's call, which nothing keeps waiting."""
+    reader, writer = await proxy.connect()
+    writer.write(put(proxy, 2, key=None) + b"ok")
+    assert (await answer_of(reader))[1] == b"ok"
+    writer.close()
+
+
+async def test_a_client_that_is_faster_than_the_disk_is_not_read_meanwhile(
+    monkeypatch, serving, upstream, bodies
+):
+    taking, disk = Taking(), SlowDisk(monkeypatch)
+    server = await upstream(taking)
+    async with serving(server.port, POLICY) as proxy:
+        reader, writer = await proxy.connect()
+        writer.write(put(proxy, SIZE_BYTES) + PART * COUNT)
+        await until(disk.waits.is_set)
+        for _ in range(10):
+            await called(proxy)
+        assert bodies[0].held_bytes < arriving.HELD_BYTES_MAX + 2 * spool.PART_BYTES
+        disk.goes.set()
+        assert (await answer_of(reader))[1] == b"ok"
+    assert bytes(taking.bodies[-1]) == PART * COUNT
+
+
+async def test_one_that_has_to_give_way_to_others_is_read_to_its_end(
+    monkeypatch, serving, upstream, bodies
+):
+    disk = SlowDisk(monkeypatch)
+    server = await upstream(Taking())
+    async with serving(server.port, POLICY) as proxy:
+        reader, writer = await proxy.connect()
+        writer.write(put(proxy, SIZE_BYTES) + PART * COUNT)
+        await until(disk.waits.is_set)
+        await called(proxy)
+        next(iter(bodies[0].coming)).give_way()
+        head, told = await answer_of(reader)
+        assert head.startswith(b"HTTP/1.1 413")
+        assert b"send it again" in told
+        disk.goes.set()
+    assert server.connections == 1
 
 
 async def test_without_room_for_files_it_stays_in_memory(monkeypatch, serving, upstream, bodies):
