@@ -182,8 +182,9 @@ class Store(TrialActs):
         Raises LedgerUnavailable: then that is done when this is asked again."""
         self._found = (*self._found, *self._memory.watch.follow())
         if self._found:
-            with self.transaction(durable=True, patient=patient):
-                following.act_on(self._open_batch(), self._found)
+            with self._joined(patient=patient) as batch:
+                batch.must_last = True
+                following.act_on(batch, self._found)
             self._found = ()
 
     def leased(self, call_id: str) -> list[tuple[str, str]]:

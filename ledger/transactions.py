@@ -144,16 +144,23 @@ class Transactions:
         if batch.must_last and not durable:
             self.prove()
 
+    @property
+    def must_last(self) -> bool:
+        """Whether the open transaction holds what a power cut may not lose, or cannot be committed:
+        it should not stay open."""
+        batch = self._batch
+        return batch is not None and (batch.must_last or batch.broken is not None)
+
     def prove(self, *, patient: bool = True) -> None:
         """One durable commit, which takes all earlier ones to the disk with it."""
         with self.transaction(durable=True, patient=patient):
             self._conn.execute(PROOF)
 
     @contextmanager
-    def _joined(self) -> Iterator[Batch]:
+    def _joined(self, *, patient: bool = True) -> Iterator[Batch]:
         """The open transaction, or a durable one around this act alone."""
         if self._batch is None:
-            with self.transaction(durable=True):
+            with self.transaction(durable=True, patient=patient):
                 yield self._open_batch()
             return
         batch = self._open_batch()

@@ -260,6 +260,7 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     needed = app[_ROLES].get(request.match_info.route, Role.VIEW)
     try:
         await admit(app[_DOOR], request, needed)
+        app[SERVICE].decider.flush()  # who asks finds in the record all that was answered before
         response = await handler(request)
     except Denied as denied:
         what = f"{denied.status} {request.method} {request.path}: {denied}"

@@ -2,9 +2,10 @@
 
 What must be durable is queued for a thread that takes all that waits as one batch, so that many
 callers share one sync (group commit, notes/store.md section 1). A read needs no sync: while
-nothing is queued it is judged and written at once in the loop's own thread, which saves two
-switches of thread. The policy is read once a batch, so no batch mixes two. When the store fails,
-every caller of the batch is told so, and settlements wait here, in order, until it takes them.
+nothing is queued it is judged at once in the loop's own thread, which saves two switches of thread
+(sharing.py). The policy is read once a batch, so no batch mixes two. When the store fails, every
+caller of the batch is told so, and what has happened already waits here, in order, until it takes
+it.
 """
 
 import asyncio
@@ -23,23 +24,21 @@ from policies.policy import Policy
 from policies.verdict import Pull, Pulls, Reason
 from proxy.judging import UNHEARD, NotJudged, unheard, unsent
 from proxy.questions import Questions
+from proxy.sharing import LATE_SECONDS, Sharing
 from proxy.sitting import Sitting
 from proxy.tickets import LocalTickets
 from proxy.upkeep import Upkeep
 from proxy.waiting_room import WAITS, Told, WaitingRoom
-from proxy.work import Act, Admit, Settle, Turn, Work, is_durable
+from proxy.work import Act, Admit, Item, Settle, Turn, Work, is_durable, is_owed, is_proof
 
 log = structlog.get_logger()
 
 BATCH_MAX = 256  # notes/store.md: beyond this the commit grows as fast as the batch
 QUEUED_MAX = 8192  # half a second of batches on a slow disk; what settles is always taken
 PROBE_SECONDS = 1.0  # an idle store is tried this often, and what it is owed offered again
-LATE_SECONDS = 0.02  # a read's outcome waits this long for a commit to share
 CHECKPOINT_WORKS = 1000  # so much work makes a write-ahead log of some 16 MB
 REAP_BATCHES = 60  # expired claims are dropped this often: about once a minute when idle
 
-
-_Item = tuple[Work, "asyncio.Future[Any]"]
 _Stop = None
 
 
@@ -75,11 +74,12 @@ class Decider(Questions):
         self._stepped_seconds = stepped_seconds
         self._store = store
         self._upkeep = Upkeep(store)
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._owed: deque[Outcome] = deque()
-        self._late: list[_Item] = []
-        self._soon: list[_Item] = []
+        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._owed: deque[Work] = deque()
         self._writing = threading.Lock()
+        self._sharing = Sharing(self, store, self._writing)
+        self._queued = self._taken = 0  # ever; the thread counts what it has taken
+        self._wants = False  # the thread, the lock
         self._follows_late = False
         self._works = 0
         self._waiting_pulls: Pulls = {}
@@ -135,7 +135,7 @@ class Decider(Questions):
 
     @property
     def owed(self) -> int:
-        """Settlements that the store has not taken yet."""
+        """What has happened and the store has not taken yet."""
         return len(self._owed)
 
     @property
@@ -146,7 +146,7 @@ class Decider(Questions):
     @property
     def queued(self) -> int:
         """Pieces of work that wait for a batch."""
-        return self._queue.qsize() + len(self._late) + len(self._soon)
+        return self._queue.qsize() + len(self._sharing)
 
     alone = True  # every call in flight is of this process: nobody else settles one
     lost = False
@@ -161,9 +161,7 @@ class Decider(Questions):
             future = self._put(work)
         else:
             future = self._loop.create_future()
-            if not self._soon:
-                self._loop.call_soon(self._write_here)
-            self._soon.append((work, future))
+            self._sharing.soon((work, future))
         future.add_done_callback(partial(self._left, ask, self._loop.time()))
         return future
 
@@ -178,8 +176,8 @@ class Decider(Questions):
         turn = Turn(Admit(ask, policy, whole), now_seconds, now_seconds + wait_seconds, future)
         future.add_done_callback(lambda _: self._room.ended(turn))
         future.add_done_callback(partial(self._left, ask, now_seconds))
-        self._flush()
-        self._queue.put((turn, future))
+        self._sharing.flush()
+        self.queue((turn, future))
         return future
 
     def _left(self, ask: Ask, since_seconds: float, answer: "asyncio.Future[Decision]") -> None:
@@ -195,9 +193,7 @@ class Decider(Questions):
         if durable:
             return self._put(work)
         future = self._loop.create_future()
-        self._late.append((work, future))
-        if len(self._late) == 1:
-            self._loop.call_later(LATE_SECONDS, self._write_here)
+        self._sharing.late((work, future))
         return future
 
     def act[T](self, act: Callable[[Store], T], *, durable: bool = True) -> "asyncio.Future[T]":
@@ -213,15 +209,19 @@ class Decider(Questions):
         self.epoch += 1
         self.moved()
 
+    def flush(self) -> None:
+        """What was answered until now is in the record at once, unless the store fails."""
+        self._sharing.flush()
+
     async def stop(self) -> None:
-        self._flush()
-        self._queue.put(_Stop)
+        self.flush()
+        self.queue(_Stop)
         await asyncio.to_thread(self._thread.join)
 
     def _put(self, work: Work) -> "asyncio.Future[Any]":
-        self._flush()
+        self._sharing.flush()
         future = self._loop.create_future()
-        self._queue.put((work, future))
+        self.queue((work, future))
         return future
 
     def _check_room(self) -> int:
@@ -230,39 +230,44 @@ class Decider(Questions):
             raise LedgerUnavailable(Kind.OTHER, f"{QUEUED_MAX} calls wait for it")
         return waiting
 
-    def _flush(self) -> None:
-        """What waits here goes with the next batch of the thread."""
-        for item in self._waiting_here():
-            self._queue.put(item)
+    # For what is judged in the loop's own thread
 
-    def _waiting_here(self) -> list[_Item]:
-        batch = [*self._late, *self._soon]
-        self._late, self._soon = [], []
-        return batch
+    def sits(self) -> Sitting:
+        """Of either thread, with the lock."""
+        stepped = self._stepped_seconds()
+        return Sitting(self._store, self.policy, self._room, self.canary_port, stepped)
 
-    def _write_here(self) -> None:
-        """Judge and write, in this turn of the loop, what needs no sync and came in it."""
-        if not self._writing.acquire(blocking=False):
-            self._flush()
-            return
-        # Looked at with the lock: before, the thread may be about to let somebody wait.
-        if self._room or self._owed or self.failure is not None:
-            self._flush()
-        batch = self._waiting_here()
-        pulls = self._store.pulls
-        try:
-            told = self._commit(batch, patient=False) if batch else []
-        except Exception:
-            # Whatever it is, the thread meets it again, waits for a lock where there is one, and
-            # tells the callers: nothing was written, and nothing passes.
-            for item in batch:
-                self._queue.put(item)
-        else:
-            self._deliver(told, self._store.pulls is not pulls)
-        finally:
-            self._writing.release()
+    def is_wanted(self) -> bool:
+        return self._wants or self._queued != self._taken
+
+    def writes_first(self) -> bool:
+        """Looked at with the lock: before, the thread may be about to let somebody wait."""
+        return bool(self._room or self._owed or self.failure is not None or self._posted())
+
+    def deliver(self, told: list[Told], moved: bool) -> None:
+        """Tell them, each his own; `moved`: a cord has."""
+        if moved:
+            self._move()
+        for future, answer in told:
+            if future.done() or answer is WAITS:
+                continue  # the caller has gone, or waits for its turn
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+        if self._store.is_behind:
+            self._loop.call_soon(self._follow_here)  # once those who wait have gone on
+
+    def committed(self, works: int) -> None:
+        """So many pieces of work; with the lock."""
+        self._works += works
         if self._works >= CHECKPOINT_WORKS:
             self._put(Act(_nothing, durable=False))  # so that the thread wakes and does it
+
+    def queue(self, item: Item | None) -> None:
+        """For the thread, which wants the lock from now on."""
+        self._queued += 1
+        self._queue.put(item)
 
     # The decider thread from here on.
 
@@ -271,7 +276,10 @@ class Decider(Questions):
         while True:
             batch, stop = self._take()
             batches += 1
+            self._wants = True
             with self._writing:
+                self._wants = False
+                self._taken += len(batch) + stop
                 if batch or self._owed or self._posted() or not self._idle_seconds():
                     self._answer(batch)
                 else:
@@ -286,15 +294,15 @@ class Decider(Questions):
                     self._upkeep.checkpoint()
             if stop:
                 over = self._room.fail(NotJudged(Reason.SHUTTING_DOWN))
-                self._loop.call_soon_threadsafe(self._deliver, over, False)
+                self._loop.call_soon_threadsafe(self.deliver, over, False)
                 return
 
     def _idle_seconds(self) -> float:
         return min(PROBE_SECONDS, self._room.idle_seconds(self._store.pulls, self.policy))
 
-    def _take(self) -> tuple[list[_Item], bool]:
+    def _take(self) -> tuple[list[Item], bool]:
         """Wait for one piece of work, then take all that has queued behind it."""
-        batch: list[_Item] = []
+        batch: list[Item] = []
         try:
             item = self._queue.get(timeout=self._idle_seconds())
             while item is not _Stop:
@@ -306,12 +314,12 @@ class Decider(Questions):
             return batch, False
         return batch, True
 
-    def _answer(self, batch: list[_Item]) -> None:
+    def _answer(self, batch: list[Item]) -> None:
         pulls = self._store.pulls
         try:
             # A lock that was waited for once in vain is not waited for by every batch after.
             told = self._commit(batch, patient=self.failure is None)
-            if any(map(_is_proof, batch)):
+            if any(map(is_proof, batch)):
                 self._upkeep.failure = None
         except LedgerUnavailable as failure:
             self._upkeep.failure = failure
@@ -321,25 +329,24 @@ class Decider(Questions):
             log.exception("decider.failed")
             told = self._owe(batch, failure)
         moved = self._store.pulls is not pulls
-        self._loop.call_soon_threadsafe(self._deliver, told, moved)
+        self._loop.call_soon_threadsafe(self.deliver, told, moved)
 
-    def _owe(self, batch: list[_Item], failure: Exception) -> list[Told]:
-        self._owed += [work.outcome for work, _ in batch if isinstance(work, Settle)]
+    def _owe(self, batch: list[Item], failure: Exception) -> list[Told]:
+        self._owed += [work for work, _ in batch if is_owed(work)]
         return [(future, failure) for _, future in batch] + self._room.fail(failure)
 
-    def _commit(self, batch: list[_Item], *, patient: bool = True) -> list[Told]:
+    def _commit(self, batch: list[Item], *, patient: bool = True) -> list[Told]:
         self._works += len(batch)
         owed = list(self._owed)
         posted = self._posted()
-        stepped = self._stepped_seconds()
         durable = bool(owed or posted) or any(is_durable(work) for work, _ in batch)
         self._store.follow(patient=patient)  # what is judged now meets what was found before
         with self._store.transaction(durable=durable, patient=patient):
-            sitting = Sitting(self._store, self.policy, self._room, self.canary_port, stepped)
+            sitting = self.sits()
             for cord in posted:
                 self._store.pull(cord)
-            for outcome in owed:
-                self._store.settle(outcome, self.policy)
+            for work in owed:
+                sitting.do(work)
                 sitting.stir()
             told = [(future, sitting.do(work)) for work, future in batch]
             told += sitting.close()
@@ -350,24 +357,11 @@ class Decider(Questions):
 
     # The loop thread again.
 
-    def _deliver(self, told: list[Told], moved: bool) -> None:
-        if moved:
-            self._move()
-        for future, answer in told:
-            if future.done() or answer is WAITS:
-                continue  # the caller has gone, or waits for its turn
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
-        if self._store.is_behind:
-            self._loop.call_soon(self._follow_here)  # once those who wait have gone on
-
     def _follow_here(self) -> None:
         """While nobody writes. The next one who does does it first, and nothing is left here."""
         if not self._store.is_behind:
             return
-        if not self._writing.acquire(blocking=False):
+        if not self._sharing.holds():
             if not self._follows_late:  # one is enough, however many calls meanwhile end
                 self._follows_late = True
                 self._loop.call_later(LATE_SECONDS, self._follow_late)
@@ -375,19 +369,13 @@ class Decider(Questions):
         try:
             moved = self._upkeep.follow(patient=False)
         finally:
-            self._writing.release()
+            self._sharing.let_go()
         if moved:
             self._move()
 
     def _follow_late(self) -> None:
         self._follows_late = False
         self._follow_here()
-
-
-def _is_proof(item: _Item) -> bool:
-    """Whether its commit shows that the ledger can be written: a look at it does not."""
-    work, _ = item
-    return not isinstance(work, Act) or work.durable
 
 
 def _nothing(store: Store) -> None:

@@ -12,7 +12,7 @@ from ledger.records import Ask, Decision
 from ledger.store import LedgerError, LedgerUnavailable, Store
 from policies.decide import decide
 from policies.policy import Policy
-from policies.verdict import Reason
+from policies.verdict import Reason, Verdict
 from proxy.canary import identified
 from proxy.judging import NotJudged, PolicyMoved
 from proxy.waiting_room import TRIES_MAX, Told, WaitingRoom
@@ -87,12 +87,19 @@ class Sitting:
         return self._store.admit(ask, self._policy, judge)
 
     def _admitted(self, work: Admit) -> Any:
+        if work.told is not None:
+            return self._written(work, work.told)
         self._call()
         admit = self.current(work)
         if admit is None:
             return PolicyMoved()
         queues = self._room and admit.ask.may_wait
         return self.judged(admit.ask, self._room.newcomer() if queues else decide)
+
+    def _written(self, work: Admit, told: Verdict) -> Decision:
+        """A call that has gone on already: it is not judged another time."""
+        admit = self.current(work) or work
+        return self._store.admit(admit.ask, self._policy, lambda *_: told)
 
     def _call(self) -> None:
         if self._room and not self._stepped_seconds:

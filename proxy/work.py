@@ -8,6 +8,7 @@ from typing import Any
 from ledger.store import Ask, Decision, Outcome, Store
 from policies.call import Effect
 from policies.policy import Policy
+from policies.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class Admit:
     ask: Ask
     policy: Policy  # the one that identified the call
     whole: bool  # whether the request came with its headers and body
+    told: Verdict | None = None  # it has gone on by this, and is only to be written
 
 
 @dataclass(eq=False, slots=True)
@@ -46,6 +48,9 @@ class Act:
 
 Work = Admit | Turn | Settle | Act
 
+Item = tuple[Work, "asyncio.Future[Any]"]
+"""A piece of work, and who waits for it."""
+
 
 def is_durable(work: Work) -> bool:
     """Whether a power cut may not lose it: claims, their outcomes, and operators' acts."""
@@ -56,3 +61,14 @@ def is_durable(work: Work) -> bool:
     if isinstance(work, Admit):
         return work.ask.call.effect is not Effect.READ or bool(work.ask.approval)
     return work.durable
+
+
+def is_proof(item: Item) -> bool:
+    """Whether its commit shows that the ledger can be written: a look at it does not."""
+    work, _ = item
+    return not isinstance(work, Act) or work.durable
+
+
+def is_owed(work: Work) -> bool:
+    """Whether it has happened already, so that the store has to take it, now or later."""
+    return isinstance(work, Settle) or (isinstance(work, Admit) and work.told is not None)

@@ -9,7 +9,7 @@ sent to the tracer at all, which is some three thousandths of a call.
 from unittest.mock import patch
 
 from ledger import incidents
-from proxy import decider, deciding, notifying, sealing, tracing
+from proxy import decider, deciding, notifying, sealing, sharing, tracing
 from proxy.cli.main import main
 from proxy.engines import waits
 
@@ -19,7 +19,7 @@ FAR_SECONDS, FAR_BATCHES = 1_000.0, 1_000_000  # beyond the end of the count
 def stretched() -> None:
     with (
         patch.object(decider, "PROBE_SECONDS", FAR_SECONDS),
-        patch.object(decider, "LATE_SECONDS", FAR_SECONDS),
+        patch.object(sharing, "LATE_SECONDS", FAR_SECONDS),
         patch.object(decider, "REAP_BATCHES", FAR_BATCHES),
         patch.object(sealing, "LOOK_SECONDS", FAR_SECONDS),
         patch.object(notifying, "LOOK_SECONDS", FAR_SECONDS),

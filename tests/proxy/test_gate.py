@@ -53,7 +53,7 @@ async def test_a_call_that_cannot_be_begun_is_refused_and_holds_no_place(
 async def test_a_call_whose_verdict_comes_as_its_asker_leaves_is_settled_as_not_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deliver = Decider._deliver
+    deliver = Decider.deliver
     async with controlled(tmp_path) as running:
         asking = asyncio.ensure_future(running.gate.ask(READ, WHO, running))
 
@@ -62,7 +62,7 @@ async def test_a_call_whose_verdict_comes_as_its_asker_leaves_is_settled_as_not_
             asking.cancel()
 
         with monkeypatch.context() as patch:
-            patch.setattr(Decider, "_deliver", delivering)
+            patch.setattr(Decider, "deliver", delivering)
             with pytest.raises(asyncio.CancelledError):
                 await asking
         assert await states(running) == [("not_sent", "not_sent")]

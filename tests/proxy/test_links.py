@@ -278,14 +278,14 @@ async def test_what_was_asked_and_not_answered_was_not_sent(place, monkeypatch):
     async with place.engine() as (remote, _), place.deciding():
         await remote.ready.wait()
         ask = an_ask(remote.policy)
-        deliver = Decider._deliver
+        deliver = Decider.deliver
 
         def gone(self, told, moved):
             remote._peer.close()
             deliver(self, told, moved)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Decider, "_deliver", gone)
+            patch.setattr(Decider, "deliver", gone)
             with pytest.raises(NotJudged):
                 await remote.admit(ask, remote.policy)
         await until(lambda: place.calls().get(ask.call_id) == "not_sent")

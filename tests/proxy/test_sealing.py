@@ -95,6 +95,7 @@ async def test_rows_are_sealed_after_a_while_and_not_before(
     made = running.service.sealing
     going = asyncio.create_task(made.run(running.service.decider.act))
     await running.called("r1")
+    running.service.decider.flush()
     rows = made.unsealed
     assert rows > 0
     running.clock.us += round((SEAL_SECONDS - 1) * 1e6)

@@ -207,14 +207,14 @@ async def test_who_leaves_when_it_was_just_let_through_is_settled_as_not_sent(wo
     ask = world.ask()
     turn = world.waits(ask)
     await world.looked()
-    deliver = Decider._deliver
+    deliver = Decider.deliver
 
     def late(self, told, moved):
         turn.cancel()
         deliver(self, told, moved)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Decider, "_deliver", late)
+        patch.setattr(Decider, "deliver", late)
         await world.settled(first)
     await world.looked()
     await world.looked()

@@ -93,12 +93,14 @@ async def test_what_is_written_in_the_loop_waits_while_the_thread_lets_somebody_
         taken.set()
 
     monkeypatch.setattr(decider, "_answer", answering)
+    decider._sharing.flush()
     writing.acquire()
     turn = world.waits(world.ask())
     while decider._queue.qsize():
         await asyncio.sleep(0.01)
     settled = decider.settle(done(first), durable=False)
-    monkeypatch.setattr(decider, "_writing", Late())
+    monkeypatch.setattr(decider, "is_wanted", lambda: False)  # asked before the thread wants it
+    monkeypatch.setattr(decider._sharing, "_writing", Late())
     for answer in (settled, turn):
         with pytest.raises(LedgerUnavailable):
             await answer

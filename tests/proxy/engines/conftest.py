@@ -114,7 +114,8 @@ class Proxy:
         return reader, writer
 
     def calls(self) -> list[dict[str, Any]]:
-        """The ledger's calls, oldest first."""
+        """The ledger's calls, oldest first; those that were answered before are there."""
+        self.service.decider.flush()
         with closing(open_reader(self.data)) as reader:
             return list(queries.calls(reader, limit=1000))[::-1]
 

@@ -139,7 +139,7 @@ STEPS = {
     "queueing": (Decider, "admit"),
     "opening the transaction": (Store, "transaction"),
     "admitting": (Store, "admit"),
-    "committing": (Decider, "_commit"),
+    "sitting down": (Decider, "sits"),
     "the last look": (gate_module.Gate, "sent"),
     "choosing the headers": (head, "upstream_headers"),
 }
