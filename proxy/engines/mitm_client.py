@@ -27,7 +27,7 @@ from proxy.engines import (
 from proxy.engines.heard import Tunnel
 from proxy.engines.mitm_exchange import Exchange
 from proxy.engines.mitm_layers import InTunnel
-from proxy.engines.mitm_pace import PacedReader
+from proxy.engines.mitm_pace import PacedReader, reader_of
 from proxy.engines.waits import FIRST_CALL_SECONDS, LINGER_SECONDS
 
 if TYPE_CHECKING:
@@ -130,18 +130,17 @@ class Handler(mode_servers.ProxyConnectionHandler):
 
     @contextlib.contextmanager
     def not_reading(self) -> Iterator[None]:
-        """While this lasts the kernel holds what the client sends."""
-        side = self.transports.get(self.client)
-        writer = side.writer if side else None
-        if not isinstance(writer, asyncio.StreamWriter):
+        """While this lasts the kernel holds what the client sends. To pause the transport would not
+        do: asyncio's reader, which pauses it too, makes it go on as soon as it has been read."""
+        reader = reader_of(self.transports.get(self.client))
+        if reader is None:
             yield
             return
-        reading: Any = writer.transport  # a socket's goes both ways
-        reading.pause_reading()
+        reader.pause()
         try:
             yield
         finally:
-            reading.resume_reading()
+            reader.resume()
 
     def leave(self, wait_seconds: float | None = None) -> None:
         """It was refused and is to go: what it still sends is read for a while, and dropped."""

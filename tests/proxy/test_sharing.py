@@ -197,4 +197,6 @@ async def test_what_cannot_be_looked_at_here_is_judged_by_the_thread(world, monk
     monkeypatch.setattr(decider, "writes_first", lambda: 1 // 0)
     await read(decider, policy)
     assert states(data) == ["pending"]
-    assert not decider._writing.locked()
+    async with asyncio.timeout(5):
+        while decider._writing.locked():  # by the thread, which has told already
+            await asyncio.sleep(0.001)

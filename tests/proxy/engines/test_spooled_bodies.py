@@ -10,6 +10,7 @@ import pytest
 
 from proxy import serve, spool
 from proxy.engines import arriving
+from proxy.gate import Gate
 from tests.engine import HTTP2
 from tests.proxy.engines.conftest import tls_context
 from tests.proxy.engines.test_fail_closed import failing
@@ -17,6 +18,7 @@ from tests.proxy.engines.uploading import PART, Taking, answer_of, chunk, h2_upl
 
 COUNT = 48  # parts of a body
 SIZE_BYTES = COUNT * len(PART)
+STRANGERS, LONG_BYTES = 8, 15 * 1024 * 1024
 POLICY = """
 version: 1
 tools:
@@ -265,6 +267,35 @@ async def test_a_client_that_is_faster_than_the_disk_is_not_read_meanwhile(
         disk.goes.set()
         assert (await answer_of(reader))[1] == b"ok"
     assert bytes(taking.bodies[-1]) == PART * COUNT
+
+
+async def test_of_a_client_that_is_not_known_yet_nothing_more_is_read(
+    monkeypatch, serving, upstream, bodies
+):
+    """However much of its body has come already when that is asked."""
+    asks, may_tell, greet = [], asyncio.Event(), Gate.greet
+
+    async def late(gate, credentials, seen):
+        asks.append(seen)
+        await may_tell.wait()
+        return await greet(gate, credentials, seen)
+
+    monkeypatch.setattr(Gate, "greet", late)
+    server = await upstream(Taking())
+    async with serving(server.port, POLICY) as proxy:
+        writers = []
+        for _ in range(STRANGERS):
+            _, writer = await proxy.connect()
+            writer.write(put(proxy, LONG_BYTES) + bytes(LONG_BYTES))
+            writers.append(writer)
+        await until(lambda: len(asks) == STRANGERS)
+        for _ in range(20):
+            await called(proxy)
+        left_bytes = [writer.transport.get_write_buffer_size() for writer in writers]
+        assert min(left_bytes) > LONG_BYTES // 4  # the kernel holds some
+        for writer in writers:
+            writer.transport.abort()
+        may_tell.set()
 
 
 async def test_one_that_has_to_give_way_to_others_is_read_to_its_end(
