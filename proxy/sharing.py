@@ -2,10 +2,10 @@
 waits for. Those of some milliseconds share one transaction.
 
 A read that may go goes on before its row is committed (design, section 3.4), if another commit was
-just before: a store that fails is found out before anything passes, unless it
-fails between two calls that follow each other closely. Whoever is told anything else is told it
-after. A crash of ours takes the rows that are not committed with it. If the commit fails, what has
-happened is written anew, as it was told, by whoever has the patience.
+just before: a store that fails is found out before anything passes, unless it fails between two
+calls that follow each other closely. Whoever is told anything else is told it after. A crash of
+ours takes the rows that are not committed with it. If the commit fails, what has happened is
+written anew, as it was told, by whoever has the patience.
 """
 
 import asyncio

@@ -11,6 +11,7 @@ from mitmproxy.proxy.layers import http as mhttp
 from mitmproxy.proxy.layers import tls as mtls
 from mitmproxy.proxy.layers import websocket as mwebsocket
 
+from ledger.connection import Writer
 from ledger.store import Store
 from proxy import gate as gate_module
 from proxy import head, logs
@@ -140,6 +141,7 @@ STEPS = {
     "opening the transaction": (Store, "transaction"),
     "admitting": (Store, "admit"),
     "sitting down": (Decider, "sits"),
+    "committing": (Writer, "commit"),
     "the last look": (gate_module.Gate, "sent"),
     "choosing the headers": (head, "upstream_headers"),
 }
